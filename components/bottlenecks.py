@@ -1,0 +1,184 @@
+"""Extract: the backbone over every example shard, computing only the bottlenecks that no earlier run has left."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import apache_beam as beam
+import numpy as np
+import tensorflow as tf
+from apache_beam.metrics import Metrics
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.utils.shared import Shared
+
+from components import features
+from components.backbone import Backbone, BackboneSession, prepare_backbone
+from components.features import SPLITS, Bottlenecks, Examples, RunDir, Work, shard_name
+from components.files import remove_partials, write_text
+from components.progress import Progress
+from components.shards import (
+    IMAGE_SPEC,
+    bytes_feature,
+    float_feature,
+    int_feature,
+    read_batches,
+    read_bottlenecks,
+    serialize_record,
+    writing_shards,
+)
+
+BATCH_SIZE = 32
+# While one batch is in the network's convolutions, the next is being decoded.
+BATCHES_IN_FLIGHT = 2
+# Bytes of a bottleneck record beside its floats, for the progress bar.
+RECORD_OVERHEAD = 250
+
+
+class ShardOutcome(NamedTuple):
+    """What one shard number took: images whose bottlenecks were taken over, and were computed."""
+
+    reused: int
+    computed: int
+
+
+class ExtractShard(beam.DoFn):
+    """Turns a shard number into the bottleneck files of its three splits; yields a ShardOutcome."""
+
+    def __init__(self, examples: Path, bottlenecks: Path, backbone_folder: Path, dim: int, shards: int, shared: Shared):
+        self._examples = examples
+        self._bottlenecks = bottlenecks
+        self._backbone_folder = backbone_folder
+        self._dim = dim
+        self._shards = shards
+        self._shared = shared
+        self._reused = Metrics.counter("extract", "reused")
+        self._computed = Metrics.counter("extract", "computed")
+
+    def process(self, shard: int) -> Iterator[ShardOutcome]:
+        known = read_known_bottlenecks(self._bottlenecks, shard, self._shards, self._dim)
+        reused = computed = 0
+        with writing_shards(self._bottlenecks, shard, self._shards) as write:
+            for batch in self._complete(read_shard(self._examples, shard, self._shards), known):
+                for split, record, vector in zip(batch.splits, batch.records, batch.vectors):
+                    write[split](bottleneck_record(record, vector))
+                computed += batch.computed
+                reused += len(batch.records) - batch.computed
+        self._reused.inc(reused)
+        self._computed.inc(computed)
+        yield ShardOutcome(reused, computed)
+
+    def _complete(self, records: Iterable[tuple[str, dict]], known: dict[bytes, np.ndarray]) -> Iterator[_Completed]:
+        pending: deque[Future[_Completed]] = deque()
+        rows = iter(records)
+        with ThreadPoolExecutor(BATCHES_IN_FLIGHT) as pool:
+            while batch := list(itertools.islice(rows, BATCH_SIZE)):
+                pending.append(pool.submit(self._complete_batch, batch, known))
+                if len(pending) > BATCHES_IN_FLIGHT:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+
+    def _complete_batch(self, batch: list[tuple[str, dict]], known: dict[bytes, np.ndarray]) -> _Completed:
+        splits, records = zip(*batch)
+        missing = [record[features.ENCODED] for record in records if record[features.SHA256] not in known]
+        computed = iter(self._session().compute_bottlenecks(missing) if missing else ())
+        vectors = [known[r[features.SHA256]] if r[features.SHA256] in known else next(computed) for r in records]
+        return _Completed(splits, records, vectors, len(missing))
+
+    def _session(self) -> BackboneSession:
+        # Loaded on the first miss, once a process: a run that finds every bottleneck needs no backbone.
+        return self._shared.acquire(lambda: BackboneSession(self._backbone_folder), tag=str(self._backbone_folder))
+
+
+class _Completed(NamedTuple):
+    splits: tuple[str, ...]
+    records: tuple[dict, ...]
+    vectors: list[np.ndarray]
+    computed: int
+
+
+def read_shard(examples: Path, shard: int, shards: int) -> Iterator[tuple[str, dict]]:
+    """Yield (split, parsed record) of one shard number, split by split, sorted by key within each."""
+    for split in SPLITS:
+        for batch in read_batches([str(examples / shard_name(split, shard, shards))], IMAGE_SPEC):
+            for row in range(len(batch[features.KEY])):
+                yield split, {name: column[row] for name, column in batch.items()}
+
+
+def read_known_bottlenecks(folder: Path, shard: int, shards: int, dim: int) -> dict[bytes, np.ndarray]:
+    """Return bottlenecks by SHA-256 from every readable file, of whatever split and shard count, that overlaps a shard."""
+    known: dict[bytes, np.ndarray] = {}
+    for file in sorted(folder.glob("*.tfrecord")):
+        match = re.fullmatch(r"[a-z]+-(\d{5})-of-(\d{5})\.tfrecord", file.name)
+        if not match or not _overlap(shard, shards, int(match[1]), int(match[2])):
+            continue
+        try:
+            table = read_bottlenecks([str(file)], dim)
+        except tf.errors.OpError:  # damaged: its bottlenecks are computed again and the file is replaced
+            continue
+        known.update(zip(table.sha256, table.vectors))
+    return known
+
+
+def _overlap(shard: int, shards: int, other: int, others: int) -> bool:
+    """Tell whether two shards can hold the same key: shard s of n covers the hash interval [s/n, (s+1)/n)."""
+    return shard * others < (other + 1) * shards and other * shards < (shard + 1) * others
+
+
+def bottleneck_record(record: dict, vector: np.ndarray) -> bytes:
+    """Serialize the bottleneck of an image record, with all that is known of the image but its bytes."""
+    return serialize_record(
+        {
+            features.BOTTLENECK: float_feature(vector),
+            features.KEY: bytes_feature(record[features.KEY]),
+            features.SHA256: bytes_feature(record[features.SHA256]),
+            features.LABEL: int_feature(record[features.LABEL]),
+            features.TEXT: bytes_feature(record[features.TEXT]),
+            features.SOURCE: bytes_feature(record[features.SOURCE]),
+        }
+    )
+
+
+def extract_bottlenecks(examples: Examples, run: RunDir, backbone_name: str, options: PipelineOptions, progress: Progress) -> Bottlenecks:
+    """Write a bottleneck shard for every example shard; raises UserError for an unknown backbone."""
+    backbone: Backbone = prepare_backbone(backbone_name, run.backbones)
+    folder = run.bottlenecks(backbone.id)
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_partials(folder)
+    outcome_file = folder / "outcome.json"
+    extract = ExtractShard(
+        run.examples, folder, run.backbones / backbone.id, backbone.dim, examples.shards, Shared()
+    )
+    size = examples.written * (4 * backbone.dim + RECORD_OVERHEAD)
+    watch = progress.watch_folder(folder, size, examples.written, "images")
+    with watch, beam.Pipeline(options=options) as pipeline:
+        _ = (
+            pipeline
+            | "List shards" >> beam.Create(range(examples.shards))
+            | "Spread shards" >> beam.Reshuffle()
+            | "Extract shards" >> beam.ParDo(extract)
+            | "Collect outcomes" >> beam.combiners.ToList()
+            | "Write outcome" >> beam.Map(lambda outcomes: write_text(outcome_file, json.dumps(outcomes)))
+        )
+    outcomes = [ShardOutcome(*row) for row in json.loads(outcome_file.read_text(encoding="utf-8"))]
+    outcome_file.unlink()
+    for file in folder.glob("*.tfrecord"):
+        if not file.name.endswith(f"-of-{examples.shards:05d}.tfrecord"):
+            file.unlink()
+    return Bottlenecks(
+        work=Work(
+            items=examples.written,
+            reused=sum(outcome.reused for outcome in outcomes),
+            computed=sum(outcome.computed for outcome in outcomes),
+        ),
+        backbone_name=backbone.name,
+        backbone_id=backbone.id,
+        dim=backbone.dim,
+    )

@@ -1,0 +1,84 @@
+"""Export: backbone, head and labels as one SavedModel with an image signature and a bottleneck signature."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
+
+from components.backbone import load_graph
+from components.features import (
+    BOTTLENECK,
+    BOTTLENECK_SIGNATURE,
+    IMAGE_BYTES,
+    SERVING_SIGNATURE,
+    Bottlenecks,
+    Examples,
+    Export,
+    Head,
+    RunDir,
+    Work,
+)
+from components.files import replacing_folder, write_json
+from components.train import load_classifier
+
+v1 = tf.compat.v1
+
+
+def export_model(examples: Examples, bottlenecks: Bottlenecks, head: Head, run: RunDir, seed: int) -> Export:
+    """Write export/<version>/, version being the time in seconds: serving_default takes image bytes, bottleneck takes vectors."""
+    graph_def = load_graph(run.backbones / bottlenecks.backbone_id)
+
+    def receive_images() -> tf.estimator.export.ServingInputReceiver:
+        image_bytes = v1.placeholder(tf.string, [None], IMAGE_BYTES)
+        # Imported as constants: a backbone with variables would be looked up in the head's checkpoint.
+        (vectors,) = tf.import_graph_def(graph_def, {IMAGE_BYTES: image_bytes}, [f"{BOTTLENECK}:0"], name="backbone")
+        vectors = tf.ensure_shape(vectors, [None, bottlenecks.dim])
+        return tf.estimator.export.ServingInputReceiver(
+            {BOTTLENECK: vectors}, {IMAGE_BYTES: image_bytes}, {BOTTLENECK_SIGNATURE: {BOTTLENECK: vectors}}
+        )
+
+    version = _next_version(run.exports)
+    with replacing_folder(run.exports / version) as partial:
+        scratch = partial / "scratch"
+        exported = Path(load_classifier(examples, run, seed).export_saved_model(str(scratch), receive_images).decode())
+        for item in exported.iterdir():
+            item.rename(partial / item.name)
+        exported.rmdir()
+        scratch.rmdir()
+        _name_signatures(partial / "saved_model.pb")
+        write_json(partial / "model_card.json", describe_model(examples, bottlenecks, head))
+    return Export(Work(items=1, computed=1), version)
+
+
+def _next_version(exports: Path) -> str:
+    taken = [int(folder.name) + 1 for folder in list_versions(exports)]
+    return str(max([int(time.time()), *taken]))
+
+
+def _name_signatures(path: Path) -> None:
+    # The Estimator calls an alternative input's signature '<receiver>:<output>'; the contract says '<receiver>'.
+    model = saved_model_pb2.SavedModel.FromString(path.read_bytes())
+    signatures = model.meta_graphs[0].signature_def
+    signatures[BOTTLENECK_SIGNATURE].CopyFrom(signatures[f"{BOTTLENECK_SIGNATURE}:{SERVING_SIGNATURE}"])
+    for name in [name for name in signatures if name not in (SERVING_SIGNATURE, BOTTLENECK_SIGNATURE)]:
+        del signatures[name]
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def describe_model(examples: Examples, bottlenecks: Bottlenecks, head: Head) -> dict:
+    """Return the facts of model_card.json: what went in and how the head did on the validation split."""
+    return {
+        "backbone": {"name": bottlenecks.backbone_name, "id": bottlenecks.backbone_id, "dim": bottlenecks.dim},
+        "classes": examples.labels,
+        "images": examples.splits,
+        "validation": {"accuracy": head.val_accuracy, "loss": head.val_loss, "epoch": head.best_epoch},
+    }
+
+
+def list_versions(exports: Path) -> list[Path]:
+    """Return the complete exports, oldest first."""
+    folders = [folder for folder in exports.glob("*") if folder.name.isdecimal()]
+    return sorted(folders, key=lambda folder: int(folder.name))

@@ -1,0 +1,195 @@
+"""The contract between stages: every feature key, artifact name and stage outcome stands here once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+STAGES = ("ingest", "validate", "extract", "train", "export", "evaluate", "report")
+SPLITS = ("train", "val", "test")
+
+# Keys of the image record and of the bottleneck record (both are tf.Example).
+KEY = "image/key"
+ENCODED = "image/encoded"
+FORMAT = "image/format"
+SHA256 = "image/sha256"
+HEIGHT = "image/height"
+WIDTH = "image/width"
+LABEL = "image/class/label"
+TEXT = "image/class/text"
+SOURCE = "image/source"
+BOTTLENECK = "bottleneck"
+
+# Tensors of a canonical backbone, and the signatures of an export.
+IMAGE_BYTES = "image_bytes"
+PIXELS = "pixels"
+INDEX = "index"
+LABEL_NAME = "label"
+PROBABILITIES = "probabilities"
+SERVING_SIGNATURE = "serving_default"
+BOTTLENECK_SIGNATURE = "bottleneck"
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """Where each artifact of one run lies."""
+
+    root: Path
+
+    @property
+    def record(self) -> Path:
+        return self.root / "run.json"
+
+    @property
+    def stages(self) -> Path:
+        return self.root / "stages"
+
+    @property
+    def examples(self) -> Path:
+        return self.root / "examples"
+
+    @property
+    def labels(self) -> Path:
+        return self.examples / "labels.txt"
+
+    @property
+    def rejects(self) -> Path:
+        return self.examples / "rejects.jsonl"
+
+    @property
+    def validation(self) -> Path:
+        return self.root / "validation"
+
+    @property
+    def backbones(self) -> Path:
+        return self.root / "backbone"
+
+    def bottlenecks(self, backbone_id: str) -> Path:
+        return self.root / "bottlenecks" / backbone_id
+
+    @property
+    def model(self) -> Path:
+        return self.root / "model"
+
+    @property
+    def history(self) -> Path:
+        return self.model / "history.csv"
+
+    @property
+    def exports(self) -> Path:
+        return self.root / "export"
+
+    @property
+    def evaluation(self) -> Path:
+        return self.root / "evaluation"
+
+    @property
+    def predictions(self) -> Path:
+        return self.evaluation / "predictions.csv"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report"
+
+
+def shard_name(split: str, shard: int, shards: int) -> str:
+    """File name of one shard, such as train-00003-of-00008.tfrecord."""
+    return f"{split}-{shard:05d}-of-{shards:05d}.tfrecord"
+
+
+@dataclass(frozen=True)
+class Work:
+    """How much a stage had to do: items seen, taken over from before, computed anew."""
+
+    items: int = 0
+    reused: int = 0
+    computed: int = 0
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Outcome of ingest: counts always satisfy found == written + rejected."""
+
+    work: Work
+    found: int
+    written: int
+    rejected: int
+    duplicates: int
+    splits: dict[str, int]
+    labels: list[str]
+    shards: int
+
+    def folder(self, run: RunDir) -> Path:
+        return run.examples
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Outcome of validate: TFDV's anomalies that did not stop the run, one sentence each."""
+
+    work: Work
+    warnings: list[str]
+
+    def folder(self, run: RunDir) -> Path:
+        return run.validation
+
+
+@dataclass(frozen=True)
+class Bottlenecks:
+    """Outcome of extract: which backbone, and the width of its bottleneck."""
+
+    work: Work
+    backbone_name: str
+    backbone_id: str
+    dim: int
+
+    def folder(self, run: RunDir) -> Path:
+        return run.bottlenecks(self.backbone_id)
+
+
+@dataclass(frozen=True)
+class Head:
+    """Outcome of train: the epoch whose checkpoint was kept and its validation accuracy and loss."""
+
+    work: Work
+    best_epoch: int
+    val_accuracy: float
+    val_loss: float
+
+    def folder(self, run: RunDir) -> Path:
+        return run.model
+
+
+@dataclass(frozen=True)
+class Export:
+    """Outcome of export: the version folder below export/."""
+
+    work: Work
+    version: str
+
+    def folder(self, run: RunDir) -> Path:
+        return run.exports / self.version
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Outcome of evaluate: metrics of the test split, and the blessing with its reasons."""
+
+    work: Work
+    metrics: dict[str, float]
+    blessed: bool
+    reasons: list[str] = field(default_factory=list)
+
+    def folder(self, run: RunDir) -> Path:
+        return run.evaluation
+
+
+@dataclass(frozen=True)
+class Report:
+    """Outcome of report: the page, relative to the run directory."""
+
+    work: Work
+    page: str
+
+    def folder(self, run: RunDir) -> Path:
+        return run.report

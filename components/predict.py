@@ -1,0 +1,134 @@
+"""Predict: an exported SavedModel over image files, one row a file, in input order."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple, Union
+
+import numpy as np
+import tensorflow as tf
+
+from components import features
+from components.errors import UserError
+from components.files import replacing_file, write_csv
+from components.images import SKIPPED_NAMES
+
+BATCH_SIZE = 32
+TOP_K = 5
+
+
+class Unreadable(NamedTuple):
+    """A file that could not be predicted, and why."""
+
+    path: str
+    reason: str
+
+
+def prediction_columns(classes: int, top_k: int = TOP_K) -> list[str]:
+    """Return the columns of a prediction file: path, label, probability, index, then the rest of the top k."""
+    rest = [name for rank in range(2, min(top_k, classes) + 1) for name in (f"label_{rank}", f"probability_{rank}")]
+    return ["path", "label", "probability", "index", *rest]
+
+
+def prediction_row(path: str, probabilities: np.ndarray, labels: Sequence[str], top_k: int = TOP_K) -> list[Any]:
+    """Return one row under prediction_columns for probabilities float32[C]; ties go to the lower index, as argmax does."""
+    ranked = np.argsort(-probabilities, kind="stable")[:top_k]
+    best, *rest = ((labels[index], f"{probabilities[index]:.6f}") for index in ranked)
+    return [path, *best, int(ranked[0]), *(value for pair in rest for value in pair)]
+
+
+def find_files(paths: Iterable[Path]) -> Iterator[str]:
+    """Yield the files named, and those below the folders named, in order; raises UserError for a path that does not exist."""
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
+            yield from (str(file) for file in inside if file.name not in SKIPPED_NAMES)
+        elif path.exists():
+            yield str(path)
+        else:
+            raise UserError(f"There is no file or folder '{path}': give paths of images or of folders of images.")
+
+
+class Predictor:
+    """A loaded export with the names of its classes."""
+
+    def __init__(self, export: Path):
+        if not (export / "saved_model.pb").exists():
+            raise UserError(f"'{export}' holds no SavedModel: give a version folder such as runs/<name>/export/<version>.")
+        model = tf.saved_model.load(str(export))
+        if features.SERVING_SIGNATURE not in model.signatures or not (export / "assets" / "labels.txt").exists():
+            raise UserError(f"The SavedModel '{export}' was not exported by topgraft: it lacks signature or labels.")
+        self._model = model  # the signature alone does not keep the graph's tables alive
+        self._predict = model.signatures[features.SERVING_SIGNATURE]
+        self.labels = (export / "assets" / "labels.txt").read_text(encoding="utf-8", errors="surrogateescape").split("\n")[:-1]
+
+    def predict_probabilities(self, encoded: list[bytes]) -> np.ndarray:
+        """Map encoded images to float32[N, C]; raises tf.errors.InvalidArgumentError where one does not decode."""
+        return self._predict(image_bytes=tf.constant(encoded, tf.string))[features.PROBABILITIES].numpy()
+
+    def predict_files(self, files: Iterable[str]) -> Iterator[tuple[str, Union[np.ndarray, Unreadable]]]:
+        """Yield (path, probabilities float32[C] or Unreadable) in input order, a batch in memory at a time."""
+        rows = iter(files)
+        while batch := list(islice(rows, BATCH_SIZE)):
+            contents = [_read(path) for path in batch]
+            encoded = [content for content in contents if isinstance(content, bytes)]
+            predicted = iter(self._predict_each(encoded))
+            for path, content in zip(batch, contents):
+                outcome = next(predicted) if isinstance(content, bytes) else content
+                yield path, Unreadable(path, outcome) if isinstance(outcome, str) else outcome
+
+    def _predict_each(self, encoded: list[bytes]) -> Sequence[Union[np.ndarray, str]]:
+        if not encoded:
+            return []
+        try:
+            return list(self.predict_probabilities(encoded))
+        except tf.errors.InvalidArgumentError as error:
+            if len(encoded) == 1:
+                return [f"not an image that TensorFlow reads ({(error.message or '').splitlines()[0][:120]})"]
+            # One bad image fails its batch: take the batch one by one.
+            return [self._predict_each([content])[0] for content in encoded]
+
+
+def _read(path: str) -> Union[bytes, str]:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        return error.strerror or str(error)
+
+
+def _write_jsonl(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    with replacing_file(path) as partial, open(partial, "w", encoding="utf-8", errors="backslashreplace") as file:
+        file.writelines(json.dumps(dict(zip(columns, row)), ensure_ascii=False) + "\n" for row in rows)
+
+
+WRITERS = {".csv": write_csv, ".jsonl": _write_jsonl}
+
+
+def predict_to_output(export: Path, paths: list[Path], output: Path | None, top_k: int) -> None:
+    """Classify files and folders; rows go to a .csv or .jsonl file, else to the terminal; unreadable files to stderr."""
+    if output is not None and output.suffix not in WRITERS:
+        raise UserError(f"Cannot write '{output}': expected a name that ends in {' or '.join(WRITERS)}.")
+    files = list(find_files(paths))
+    predictor = Predictor(export)
+    unreadable: list[Unreadable] = []
+
+    def rows() -> Iterator[list[Any]]:
+        for path, outcome in predictor.predict_files(files):
+            if isinstance(outcome, Unreadable):
+                unreadable.append(outcome)
+            else:
+                yield prediction_row(path, outcome, predictor.labels, top_k)
+
+    if output is None:
+        for path, label, probability, _, *rest in rows():
+            more = "".join(f"  {float(p):.4f} {name}" for name, p in zip(rest[::2], rest[1::2]))
+            print(f"{path}: {float(probability):.4f} {label}{more}")
+    else:
+        WRITERS[output.suffix](output, prediction_columns(len(predictor.labels), top_k), rows())
+    for path, reason in unreadable:
+        print(f"{path}: {reason}", file=sys.stderr)
+    print(f"{len(files) - len(unreadable)} predicted, {len(unreadable)} unreadable", file=sys.stderr)

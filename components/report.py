@@ -1,0 +1,171 @@
+"""Report: csv and json files, and one self-contained page that shows the model to a person."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import plotly.graph_objects as go
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from PIL import Image
+
+from components import features
+from components.evaluate import read_confusion, read_slice_metrics
+from components.features import Bottlenecks, Evaluation, Examples, Head, Report, RunDir, Work
+from components.files import replacing_folder, write_csv, write_json
+from components.shards import IMAGE_SPEC, read_batches, shard_files
+
+GALLERY_IMAGES = 9
+MISTAKES_SHOWN = 60
+THUMBNAIL = 160  # pixels, the longer side
+
+
+class ClassRow(NamedTuple):
+    """One row of classes.csv; precision and recall are 0 where nothing was predicted or nothing was there."""
+
+    label: str
+    precision: float
+    recall: float
+    f1: float
+    support: int
+
+
+def score_classes(confusion: np.ndarray, labels: Sequence[str]) -> list[ClassRow]:
+    """Return per-class scores from a confusion matrix int[C, C], row actual, column predicted."""
+    hits, actual, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
+    precision = np.divide(hits, predicted, out=np.zeros(len(labels)), where=predicted > 0)
+    recall = np.divide(hits, actual, out=np.zeros(len(labels)), where=actual > 0)
+    both = precision + recall
+    f1 = np.divide(2 * precision * recall, both, out=np.zeros(len(labels)), where=both > 0)
+    return [ClassRow(*row) for row in zip(labels, precision.tolist(), recall.tolist(), f1.tolist(), actual.tolist())]
+
+
+def write_report(
+    name: str, examples: Examples, bottlenecks: Bottlenecks, head: Head, evaluation: Evaluation, run: RunDir, seed: int
+) -> Report:
+    """Write report/: confusion.csv, classes.csv, mistakes.csv, history.csv, summary.json and index.html."""
+    labels = examples.labels
+    confusion = read_confusion(run.evaluation, len(labels))
+    classes = score_classes(confusion, labels)
+    predictions = _read_csv(run.predictions)
+    history = _read_csv(run.history)
+    mistakes = sorted((row for row in predictions if row["label"] != row["actual"]), key=lambda row: -float(row["probability"]))
+    picked = np.random.default_rng(seed).permutation(len(predictions))[:GALLERY_IMAGES]
+    gallery = [predictions[row] for row in picked]
+    shown = mistakes[:MISTAKES_SHOWN]
+    thumbnails = make_thumbnails({row["path"] for row in [*gallery, *shown]}, shard_files(run.examples, "test", examples.shards))
+    summary = {
+        "name": name,
+        "metrics": evaluation.metrics,
+        "blessed": evaluation.blessed,
+        "reasons": evaluation.reasons,
+        "macro": {score: float(np.mean([getattr(row, score) for row in classes])) for score in ("precision", "recall", "f1")},
+        "most_confused": most_confused(confusion, labels),
+        "examples": {key: value for key, value in asdict(examples).items() if key not in ("work", "labels")},
+        "backbone": {"name": bottlenecks.backbone_name, "id": bottlenecks.backbone_id, "dim": bottlenecks.dim},
+        "best_epoch": head.best_epoch,
+    }
+    page = _template().render(
+        summary=summary,
+        classes=classes,
+        slices=read_slice_metrics(run.evaluation, features.SOURCE),
+        gallery=gallery,
+        mistakes=shown,
+        mistakes_count=len(mistakes),
+        thumbnails=thumbnails,
+        rejects=[json.loads(line) for line in run.rejects.read_text(encoding="utf-8").splitlines()],
+        curves=[_figure_html(plot_history(history, key)) for key in ("loss", "accuracy")],
+        confusion=_figure_html(plot_confusion(confusion, labels)),
+        plotly=_plotly_source(),
+    )
+    with replacing_folder(run.report) as folder:
+        write_csv(folder / "confusion.csv", ["actual", *labels], ([text, *row] for text, row in zip(labels, confusion.tolist())))
+        write_csv(folder / "classes.csv", ClassRow._fields, ([row.label, *(f"{v:.6f}" for v in row[1:4]), row.support] for row in classes))
+        write_csv(folder / "mistakes.csv", list(predictions[0]), (row.values() for row in mistakes))
+        write_csv(folder / "history.csv", list(history[0]), (row.values() for row in history))
+        write_json(folder / "summary.json", summary)
+        (folder / "index.html").write_text(page, encoding="utf-8", errors="backslashreplace")
+    return Report(Work(len(predictions), computed=len(predictions)), str((run.report / "index.html").relative_to(run.root)))
+
+
+def most_confused(confusion: np.ndarray, labels: Sequence[str], count: int = 10) -> list[dict[str, Any]]:
+    """Return the off-diagonal cells with the most images, as actual, predicted and count."""
+    off = confusion - np.diag(np.diag(confusion))
+    cells = sorted(zip(*np.nonzero(off)), key=lambda cell: (-off[cell], cell))[:count]
+    return [{"actual": labels[a], "predicted": labels[p], "count": int(off[a, p])} for a, p in cells]
+
+
+def make_thumbnails(keys: set[str], files: list[str]) -> dict[str, str]:
+    """Return a data URI of a small JPEG for each key that is found in the shards."""
+    thumbnails = {}
+    for batch in read_batches(files, IMAGE_SPEC):
+        for key, encoded in zip(batch[features.KEY], batch[features.ENCODED]):
+            text = key.decode("utf-8", "backslashreplace")
+            if text in keys:
+                thumbnails[text] = _thumbnail(encoded)
+    return thumbnails
+
+
+def _thumbnail(encoded: bytes) -> str:
+    image = Image.open(io.BytesIO(encoded)).convert("RGB")
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    if max(image.size) < THUMBNAIL // 2:  # small images such as 8x8 digits, enlarged as they are
+        factor = THUMBNAIL // max(image.size)
+        image = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=80)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def plot_history(history: list[dict[str, str]], key: str) -> go.Figure:
+    """Draw loss or accuracy of train and validation over the epochs."""
+    figure = go.Figure()
+    for split, style in (("train", "dot"), ("val", "solid")):
+        values = [float(row[f"{split}_{key}"]) for row in history]
+        figure.add_scatter(x=[int(row["epoch"]) for row in history], y=values, name=split, line={"dash": style})
+    return figure.update_layout(title=key, xaxis_title="epoch", height=300, margin={"l": 50, "r": 20, "t": 40, "b": 40})
+
+
+def plot_confusion(confusion: np.ndarray, labels: Sequence[str]) -> go.Figure:
+    """Draw the confusion matrix, each row as shares of its class; counts on hover."""
+    shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+    hover = "actual %{y}<br>predicted %{x}<br>%{customdata} images, %{z:.1%} of the class<extra></extra>"
+    heatmap = go.Heatmap(
+        z=np.round(shares, 4), x=labels, y=labels, customdata=confusion, colorscale="Blues", hovertemplate=hover,
+        xgap=1 if len(labels) <= 30 else 0, ygap=1 if len(labels) <= 30 else 0,
+    )
+    if len(labels) <= 15:
+        heatmap.texttemplate = "%{customdata}"
+    side = max(420, min(1100, 9 * len(labels)))
+    figure = go.Figure(heatmap)
+    figure.update_xaxes(title="predicted", type="category", side="bottom", tickfont={"size": 9 if len(labels) > 30 else 12})
+    figure.update_yaxes(title="actual", type="category", autorange="reversed", tickfont={"size": 9 if len(labels) > 30 else 12})
+    return figure.update_layout(height=side + 120, width=side + 220, margin={"l": 120, "r": 20, "t": 20, "b": 120})
+
+
+def _figure_html(figure: go.Figure) -> str:
+    return figure.to_html(full_html=False, include_plotlyjs=False, config={"displaylogo": False, "responsive": True})
+
+
+def _plotly_source() -> str:
+    from plotly.offline import get_plotlyjs
+
+    source: str = get_plotlyjs()
+    return source
+
+
+def _template() -> Any:
+    environment = Environment(loader=PackageLoader("components", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    return environment.get_template("report.html.j2")
+
+
+def _read_csv(path: Path) -> list[dict[str, str]]:
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))

@@ -1,0 +1,103 @@
+"""Read and write the TFRecord shards that all stages share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from components import features
+from components.features import SPLITS, shard_name
+from components.files import replacing_file
+
+Write = Callable[[bytes], None]
+
+META_SPEC = {
+    features.KEY: tf.io.FixedLenFeature([], tf.string),
+    features.SHA256: tf.io.FixedLenFeature([], tf.string),
+    features.LABEL: tf.io.FixedLenFeature([], tf.int64),
+    features.TEXT: tf.io.FixedLenFeature([], tf.string),
+    features.SOURCE: tf.io.FixedLenFeature([], tf.string),
+}
+IMAGE_SPEC = {**META_SPEC, features.ENCODED: tf.io.FixedLenFeature([], tf.string)}
+
+# Records parsed at once; it bounds memory, images of usual size given.
+PARSED_AT_ONCE = 64
+
+
+def bytes_feature(value: bytes) -> tf.train.Feature:
+    """Wrap one byte string."""
+    return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+
+
+def int_feature(value: int) -> tf.train.Feature:
+    """Wrap one integer."""
+    return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
+
+
+def float_feature(values: np.ndarray) -> tf.train.Feature:
+    """Wrap a vector of floats."""
+    return tf.train.Feature(float_list=tf.train.FloatList(value=values))
+
+
+def serialize_record(record: dict[str, tf.train.Feature]) -> bytes:
+    """Serialize a tf.Example; equal records give equal bytes."""
+    return tf.train.Example(features=tf.train.Features(feature=record)).SerializeToString(deterministic=True)
+
+
+@contextmanager
+def writing_shards(folder: Path, shard: int, shards: int) -> Iterator[dict[str, Write]]:
+    """Yield a write function per split for one shard number; the files appear together when the block ends well."""
+    with ExitStack() as stack:
+        partials = {split: stack.enter_context(replacing_file(folder / shard_name(split, shard, shards))) for split in SPLITS}
+        writers = {split: stack.enter_context(tf.io.TFRecordWriter(str(partial))) for split, partial in partials.items()}
+        yield {split: writer.write for split, writer in writers.items()}
+
+
+def shard_files(folder: Path, split: str, shards: int) -> list[str]:
+    """Return the paths of a split's shards, in order."""
+    return [str(folder / shard_name(split, shard, shards)) for shard in range(shards)]
+
+
+def read_batches(files: Sequence[str], spec: dict, batch_size: int = PARSED_AT_ONCE) -> Iterator[dict[str, np.ndarray]]:
+    """Yield parsed batches of records in file order; raises tf.errors.DataLossError for a damaged file."""
+    records = tf.data.TFRecordDataset(list(files)).batch(batch_size)
+    yield from records.map(lambda batch: tf.io.parse_example(batch, spec)).prefetch(2).as_numpy_iterator()
+
+
+@dataclass(frozen=True)
+class BottleneckTable:
+    """The bottlenecks of some shards in memory, rows sorted as in the files; vectors is float32[N, D]."""
+
+    keys: list[str]
+    sha256: list[bytes]
+    vectors: np.ndarray
+    labels: np.ndarray
+    texts: list[str]
+    sources: list[str]
+
+
+def read_bottlenecks(files: Sequence[str], dim: int) -> BottleneckTable:
+    """Read bottleneck shards into memory; raises tf.errors.DataLossError for a damaged file."""
+    spec = {**META_SPEC, features.BOTTLENECK: tf.io.FixedLenFeature([dim], tf.float32)}
+    batches = list(read_batches(files, spec, batch_size=1024))
+
+    def column(name: str) -> list:
+        return [value for batch in batches for value in batch[name]]
+
+    def texts(name: str) -> list[str]:
+        return [value.decode("utf-8", "surrogateescape") for value in column(name)]
+
+    return BottleneckTable(
+        keys=texts(features.KEY),
+        sha256=column(features.SHA256),
+        vectors=np.concatenate([batch[features.BOTTLENECK] for batch in batches] or [np.zeros((0, dim), np.float32)]),
+        labels=np.array(column(features.LABEL), np.int64),
+        texts=texts(features.TEXT),
+        sources=texts(features.SOURCE),
+    )

@@ -1,0 +1,1 @@
+"""The pipeline over the components: its configuration, its story, its command line."""

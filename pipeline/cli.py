@@ -1,0 +1,135 @@
+"""The command line: topgraft run, topgraft predict."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any, Optional
+
+from components.errors import UserError
+from components.features import STAGES
+
+DONE, USER_ERROR, NOT_BLESSED, INTERRUPTED = 0, 2, 3, 130
+
+
+def main(arguments: Optional[list[str]] = None) -> int:
+    """Run one command; return 0 when done (and blessed), 2 for the user's mistake, 3 when done but not blessed."""
+    options = parse_arguments(arguments)
+    silence_libraries(options.verbose)
+    try:
+        status: int = options.command(options)
+        return status
+    except UserError as error:
+        print(f"topgraft: {error}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print("topgraft: interrupted; the same command continues where it stopped.", file=sys.stderr)
+        return INTERRUPTED
+
+
+def parse_arguments(arguments: Optional[list[str]]) -> argparse.Namespace:
+    """Parse the command line; argparse itself exits with status 2 for a wrong one."""
+    parser = argparse.ArgumentParser(
+        prog="topgraft", description="Folders of labelled images in, a validated, blessed, servable classifier out."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--verbose", action="store_true", help="show what TensorFlow and Beam have to say")
+
+    run = commands.add_parser("run", parents=[shared], help="images to report; finished stages are not run again")
+    run.add_argument("config", type=Path, help="a YAML file, such as configs/digits.yaml")
+    run.add_argument("overrides", nargs="*", metavar="key=value", help="keys of the config to set, such as train.epochs=20")
+    stage = run.add_mutually_exclusive_group()
+    stage.add_argument("--from", dest="first", choices=STAGES, help="run again from this stage on")
+    stage.add_argument("--only", choices=STAGES, help="run just this stage again")
+    run.set_defaults(command=run_command)
+
+    predict = commands.add_parser("predict", parents=[shared], help="classify images with an exported model")
+    predict.add_argument("export_dir", type=Path, help="a version folder, such as runs/digits/export/<version>")
+    predict.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="image files, or folders of them")
+    predict.add_argument("--output", type=Path, help="write rows to this .csv or .jsonl file instead of the terminal")
+    predict.add_argument("--top-k", type=int, default=5, help="how many classes to name for each image (default 5)")
+    predict.set_defaults(command=predict_command)
+    options, rest = parser.parse_known_args(arguments)
+    if rest and options.command is run_command and not any(word.startswith("-") for word in rest):
+        options.overrides += rest  # overrides that stand behind an option
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return options
+
+
+def silence_libraries(verbose: bool) -> None:
+    """Keep the libraries' own messages off the terminal unless they are asked for; call before they are imported."""
+    if verbose:
+        return
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    warnings.filterwarnings("ignore")
+    logging.getLogger().setLevel(logging.ERROR)
+    for name in ("apache_beam", "tensorflow", "absl", "root"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def run_command(options: argparse.Namespace) -> int:
+    """topgraft run."""
+    from rich.console import Console
+
+    from components.features import RunDir
+    from components.progress import Progress
+    from pipeline.config import load_config
+    from pipeline.pipeline import run_stages
+    from pipeline.record import write_record
+    from pipeline.stages import Stages, StopAfterStage
+
+    config = load_config(options.config, options.overrides)
+    run = RunDir(config.run_folder)
+    progress = Progress(Console(stderr=True))
+    stages = Stages(run, progress, options.first, options.only)
+    try:
+        run_stages(config, run, stages, progress)
+    except StopAfterStage:
+        pass
+    finally:
+        if stages.summary:
+            record = write_record(config, run, stages)
+    print_summary(record, run)
+    return DONE if record["blessed"] or options.only not in (None, "evaluate", "report") else NOT_BLESSED
+
+
+def print_summary(record: dict[str, Any], run: Any) -> None:
+    """Print a line a stage, then the verdict."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("stage", box=None, pad_edge=False)
+    for column in ("items", "reused", "computed", "seconds"):
+        table.add_column(column, justify="right")
+    table.add_column("")
+    for name, stage in record["stages"].items():
+        numbers = [f"{stage[column]:,}" for column in ("items", "reused", "computed")]
+        table.add_row(name, *numbers, f"{stage['seconds']:.1f}", "as before" if stage["skipped"] else "")
+    console = Console()
+    console.print(table)
+    if record["metrics"]:
+        metrics = "  ".join(f"{name} {value:.4f}" for name, value in record["metrics"].items())
+        console.print(f"\n{metrics}", highlight=False)
+        console.print("BLESSED" if record["blessed"] else f"NOT BLESSED: {'; '.join(record['reasons'])}", highlight=False, markup=False)
+    if "report" in record["stages"]:
+        console.print(f"report: {run.report / 'index.html'}", highlight=False, soft_wrap=True, markup=False)
+
+
+def predict_command(options: argparse.Namespace) -> int:
+    """topgraft predict."""
+    from components.predict import predict_to_output
+
+    if options.top_k < 1:
+        raise UserError(f"--top-k is {options.top_k}: expected 1 or more.")
+    predict_to_output(options.export_dir, options.paths, options.output, options.top_k)
+    return DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

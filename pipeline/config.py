@@ -1,0 +1,171 @@
+"""A run's configuration: one short YAML file, every key of it checked."""
+
+from __future__ import annotations
+
+import math
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, Optional
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from components.errors import UserError
+
+
+class Section(BaseModel):
+    """A part of the configuration: unknown keys are errors, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Split(Section):
+    """Shares of the images in each split; they sum to 1."""
+
+    train: float = Field(0.6, gt=0, lt=1)
+    val: float = Field(0.2, gt=0, lt=1)
+    test: float = Field(0.2, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _sum_to_one(self) -> Split:
+        if not math.isclose(self.train + self.val + self.test, 1, abs_tol=1e-6):
+            raise ValueError(f"the shares sum to {self.train + self.val + self.test:g}, expected 1")
+        return self
+
+
+class Data(Section):
+    """Where the images are: a folder of class folders, or a data set by name."""
+
+    path: Optional[str] = None
+    source: Optional[Literal["digits"]] = None
+    split: Split = Split()
+    max_reject_share: float = Field(0.05, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Data:
+        if (self.path is None) == (self.source is None):
+            raise ValueError("expected either data.path (a folder with one sub-folder of images per class) or data.source")
+        return self
+
+
+class Validate(Section):
+    """Limits of the data gate."""
+
+    split_skew: float = Field(0.1, gt=0, le=1)
+    schema_path: Optional[Path] = Field(None, alias="schema")
+
+
+class Train(Section):
+    """How the head is trained."""
+
+    epochs: int = Field(40, ge=1)
+    batch_size: int = Field(128, ge=1)
+    learning_rate: float = Field(0.001, gt=0)
+    l2: float = Field(0.005, ge=0)
+
+
+class Thresholds(Section):
+    """What the test split must reach to be blessed: accuracy and top5 at least, loss at most."""
+
+    accuracy: Optional[float] = Field(None, ge=0, le=1)
+    top5: Optional[float] = Field(None, ge=0, le=1)
+    loss: Optional[float] = Field(None, ge=0)
+
+
+class Evaluate(Section):
+    """The model gate."""
+
+    thresholds: Thresholds = Thresholds()
+    max_accuracy_drop: Optional[float] = Field(None, ge=0, le=1)
+
+
+class BeamSettings(Section):
+    """Where Beam runs, and into how many shards the data is cut."""
+
+    runner: str = "DirectRunner"
+    shards: Optional[int] = Field(None, ge=1, le=99999)
+
+
+class Config(Section):
+    """All that decides a run."""
+
+    name: str = Field(min_length=1)
+    output_dir: str = ""
+    data: Data
+    backbone: str = "efficientnet_lite0"
+    head: Literal["linear"] = "linear"
+    validation: Validate = Field(Validate(), alias="validate")
+    train: Train = Train()
+    evaluate: Evaluate = Evaluate()
+    beam: BeamSettings = BeamSettings()
+    seed: int = Field(0, ge=0)
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, name: str) -> str:
+        if "/" in name or name.startswith("."):
+            raise ValueError("expected a name that can be a folder's")
+        return name
+
+    @property
+    def run_folder(self) -> Path:
+        """The run directory: output_dir, else runs/<name>."""
+        return Path(self.output_dir or f"runs/{self.name}")
+
+
+def load_config(path: Path, overrides: list[str]) -> Config:
+    """Read a YAML file and key=value overrides with dotted keys; raises UserError for the first thing wrong with them."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"Cannot read the config '{path}' ({error.strerror}): give the path of a YAML file.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        place = str(error).replace("\n", " ")
+        raise UserError(f"The config '{path}' is not valid YAML ({place}): mend it there.") from error
+    if not isinstance(values, dict):
+        raise UserError(f"The config '{path}' holds no keys: expected at least 'name' and 'data', see configs/digits.yaml.")
+    for override in overrides:
+        _apply_override(values, override)
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"{_describe(error)} (config '{path}').") from error
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise UserError(f"Cannot read '{override}': expected key=value, such as train.epochs=20.")
+    *parents, last = key.split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise UserError(f"Cannot set '{key}': '{parent}' is a single value, not a section.")
+    try:
+        values[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"Cannot read the value of '{override}': expected a YAML value, such as {key}=20.") from error
+
+
+def _describe(error: ValidationError) -> str:
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"]]
+    key = ".".join(path)
+    if first["type"] == "extra_forbidden":
+        known = _keys_of(Config, path[:-1])
+        nearest = get_close_matches(path[-1], known, 1, 0)
+        return f"Unknown key '{key}'; did you mean '{'.'.join([*path[:-1], *nearest])}'? Known there are {', '.join(known)}"
+    if first["type"] == "missing":
+        return f"The key '{key}' is missing: set it"
+    message = first["msg"].removeprefix("Value error, ")
+    found = "" if isinstance(first["input"], dict) else f" is {first['input']!r}"
+    return f"'{key}'{found}: {message[0].lower()}{message[1:]}" if key else message
+
+
+def _keys_of(section: type[BaseModel], path: list[str]) -> list[str]:
+    fields = {field.alias or name: field.annotation for name, field in section.model_fields.items()}
+    if not path:
+        return list(fields)
+    inner = fields[path[0]]
+    assert isinstance(inner, type) and issubclass(inner, BaseModel)
+    return _keys_of(inner, path[1:])

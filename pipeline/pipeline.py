@@ -1,0 +1,115 @@
+"""The story: images to a blessed, servable classifier and a report, one statement a stage."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import components  # its submodules load on first use: a run with nothing to do imports no TensorFlow
+from components.catalog import check_backbone
+from components.features import Bottlenecks, Evaluation, Examples, Export, Head, Report, RunDir, Validation
+from components.images import list_images
+from components.progress import Progress
+from components.split import choose_shards
+from pipeline.config import Config
+from pipeline.stages import Stages, open_run_folder
+
+if TYPE_CHECKING:
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+
+def run_stages(config: Config, run: RunDir, stages: Stages, progress: Progress) -> None:
+    """Run or skip every stage in turn; the outcomes are kept by stages."""
+    do, seed, data = stages.do, config.seed, config.data
+    shares, thresholds = data.split.model_dump(), config.evaluate.thresholds.model_dump(exclude_none=True)
+    max_drop, beam = config.evaluate.max_accuracy_drop, config.beam.runner
+
+    check_backbone(config.backbone)
+    listing = list_images(data_folder(config))
+    open_run_folder(run)
+    shards = config.beam.shards or choose_shards(len(listing.files))
+
+    # Read and check every image, write it to the shard and split of its key.
+    examples = do(
+        "ingest",
+        Examples,
+        lambda: components.ingest.ingest_images(
+            listing, run, shards, shares, data.max_reject_share, seed, make_options(beam), progress
+        ),
+        settings=[listing.fingerprint(), shards, shares, data.max_reject_share, seed],
+    )
+    # Stop here if the data is not what it should be.
+    do(
+        "validate",
+        Validation,
+        lambda: components.validate.validate_examples(
+            examples, run, config.validation.split_skew, config.validation.schema_path, make_options(beam)
+        ),
+        settings=[config.validation.model_dump(), fingerprint_file(config.validation.schema_path)],
+        after=["ingest"],
+    )
+    # Turn every image into its bottleneck, once.
+    bottlenecks = do(
+        "extract",
+        Bottlenecks,
+        lambda: components.bottlenecks.extract_bottlenecks(examples, run, config.backbone, make_options(beam), progress),
+        settings=[config.backbone],
+        after=["ingest"],
+    )
+    # Fit the head on the train split, keep the epoch that is best on the validation split.
+    head = do(
+        "train",
+        Head,
+        lambda: components.train.train_head(
+            examples, bottlenecks, run, seed=seed, progress=progress, **config.train.model_dump()
+        ),
+        settings=[config.head, config.train.model_dump(), seed],
+        after=["validate", "extract"],
+    )
+    # Join backbone, head and labels in one SavedModel.
+    export = do(
+        "export",
+        Export,
+        lambda: components.export.export_model(examples, bottlenecks, head, run, seed),
+        after=["train"],
+    )
+    # Measure that very model on the test split, and bless it or not.
+    evaluation = do(
+        "evaluate",
+        Evaluation,
+        lambda: components.evaluate.evaluate_model(
+            examples, bottlenecks, export, run, thresholds, max_drop, make_options(beam)
+        ),
+        settings=[config.evaluate.model_dump()],
+        after=["export"],
+    )
+    # Show all of it to a person.
+    do(
+        "report",
+        Report,
+        lambda: components.report.write_report(config.name, examples, bottlenecks, head, evaluation, run, seed),
+        settings=[config.name],
+        after=["evaluate"],
+    )
+
+
+def data_folder(config: Config) -> Path:
+    """Return the folder of class folders: the user's, or the built-in data set written out."""
+    if config.data.path is not None:
+        return Path(config.data.path)
+    folder: Path = components.datasets.locate_digits()
+    return folder
+
+
+def fingerprint_file(path: Path | None) -> str:
+    """Return a hash of a file's content, '' where there is none to read."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path and path.is_file() else ""
+
+
+def make_options(runner: str) -> PipelineOptions:
+    """Return the options of every Beam pipeline of a run."""
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    # Since Beam 2.68 the name DirectRunner first tries to download another runner's binary; this is the in-process one.
+    return PipelineOptions(["--runner", "FnApiRunner" if runner == "DirectRunner" else runner])

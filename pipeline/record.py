@@ -1,0 +1,34 @@
+"""run.json: what a run did and what came of it, stable because scripts read it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from components.features import Bottlenecks, Evaluation, Examples, RunDir
+from components.files import write_json
+from pipeline.config import Config
+from pipeline.stages import VERSION, Stages
+
+
+def write_record(config: Config, run: RunDir, stages: Stages) -> dict[str, Any]:
+    """Write and return the record of the stages that have run or been skipped so far."""
+    record: dict[str, Any] = {
+        "version": VERSION,
+        "config": config.model_dump(mode="json", by_alias=True),
+        "backbone": {},
+        "stages": stages.summary,
+        "counts": {},
+        "metrics": {},
+        "blessed": False,
+        "reasons": [],
+    }
+    examples, bottlenecks, evaluation = (stages.outcomes.get(name) for name in ("ingest", "extract", "evaluate"))
+    if isinstance(examples, Examples):
+        counts = {name: getattr(examples, name) for name in ("found", "written", "rejected", "duplicates")}
+        record["counts"] = {**counts, **examples.splits, "classes": len(examples.labels)}
+    if isinstance(bottlenecks, Bottlenecks):
+        record["backbone"] = {"name": bottlenecks.backbone_name, "id": bottlenecks.backbone_id, "dim": bottlenecks.dim}
+    if isinstance(evaluation, Evaluation):
+        record.update(metrics=evaluation.metrics, blessed=evaluation.blessed, reasons=evaluation.reasons)
+    write_json(run.record, record)
+    return record

