@@ -48,7 +48,8 @@ def evaluate_model(
     files = shard_files(run.bottlenecks(bottlenecks.backbone_id), "test", examples.shards)
     with replacing_folder(run.evaluation) as folder:
         config = make_eval_config(thresholds, max_accuracy_drop if baseline else None, len(examples.labels))
-        _run_tfma(config, candidate, baseline, files, folder, options)
+        models = {CANDIDATE: candidate, BASELINE: baseline} if baseline else {"": candidate}
+        _run_tfma(config, models, files, folder, options)
         metrics = read_metrics(folder)
         reasons = describe_failures(tfma.load_validation_result(str(folder)), baseline)
         if not thresholds and max_accuracy_drop is None:
@@ -78,17 +79,11 @@ def find_baseline(exports: Path, candidate: Path) -> Path | None:
 def make_eval_config(thresholds: Mapping[str, float], max_accuracy_drop: float | None, classes: int) -> config_pb2.EvalConfig:
     """Return TFMA's configuration; max_accuracy_drop, where given, asks for a baseline model."""
 
-    def model(name: str) -> config_pb2.ModelSpec:
-        return config_pb2.ModelSpec(
-            name=name,
-            signature_name=features.BOTTLENECK_SIGNATURE,
-            label_key=features.LABEL,
-            prediction_key=features.PROBABILITIES,
-            is_baseline=name == BASELINE,
-        )
-
     def metric(class_name: str, **settings: object) -> config_pb2.MetricConfig:
-        return config_pb2.MetricConfig(class_name=class_name, config=json.dumps(settings))
+        # The thresholds hang on the metric, not on the specification: there TFMA looks for them under another key.
+        bound = bounds.get(str(settings.get("name")))
+        per_slice = [config_pb2.PerSliceMetricThreshold(slicing_specs=[overall], threshold=bound)] if bound else []
+        return config_pb2.MetricConfig(class_name=class_name, config=json.dumps(settings), per_slice_thresholds=per_slice)
 
     bounds: dict[str, config_pb2.MetricThreshold] = {}
     for name, bound in thresholds.items():
@@ -98,6 +93,19 @@ def make_eval_config(thresholds: Mapping[str, float], max_accuracy_drop: float |
         change = bounds.setdefault(ACCURACY, config_pb2.MetricThreshold()).change_threshold
         change.direction = config_pb2.MetricDirection.HIGHER_IS_BETTER
         change.absolute.value = -max_accuracy_drop
+    overall = config_pb2.SlicingSpec()
+    # TFMA finds the metrics of a single model only under the empty name.
+    names = [""] if max_accuracy_drop is None else [CANDIDATE, BASELINE]
+    models = [
+        config_pb2.ModelSpec(
+            name=name,
+            signature_name=features.BOTTLENECK_SIGNATURE,
+            label_key=features.LABEL,
+            prediction_key=features.PROBABILITIES,
+            is_baseline=name == BASELINE,
+        )
+        for name in names
+    ]
     metrics = [
         metric("ExampleCount"),
         metric("SparseCategoricalAccuracy", name=ACCURACY),
@@ -107,10 +115,10 @@ def make_eval_config(thresholds: Mapping[str, float], max_accuracy_drop: float |
         metric("MultiClassConfusionMatrixAtThresholds", thresholds=[0.0]),
     ]
     return config_pb2.EvalConfig(
-        model_specs=[model(CANDIDATE)] + ([model(BASELINE)] if max_accuracy_drop is not None else []),
-        metrics_specs=[config_pb2.MetricsSpec(metrics=metrics, thresholds=bounds)],
+        model_specs=models,
+        metrics_specs=[config_pb2.MetricsSpec(metrics=metrics)],
         slicing_specs=[
-            config_pb2.SlicingSpec(),
+            overall,
             config_pb2.SlicingSpec(feature_keys=[features.TEXT]),
             config_pb2.SlicingSpec(feature_keys=[features.SOURCE]),
         ],
@@ -118,20 +126,13 @@ def make_eval_config(thresholds: Mapping[str, float], max_accuracy_drop: float |
 
 
 def _run_tfma(
-    config: config_pb2.EvalConfig,
-    candidate: Path,
-    baseline: Path | None,
-    files: list[str],
-    folder: Path,
-    options: PipelineOptions,
+    config: config_pb2.EvalConfig, models: Mapping[str, Path], files: list[str], folder: Path, options: PipelineOptions
 ) -> None:
-    paths = {CANDIDATE: candidate, BASELINE: baseline}
-    models = [
-        tfma.default_eval_shared_model(str(paths[spec.name]), model_name=spec.name, eval_config=config)
-        for spec in config.model_specs
+    loaders = [
+        tfma.default_eval_shared_model(str(path), model_name=name, eval_config=config) for name, path in models.items()
     ]
-    pattern = files[0].replace("00000-of-", "*-of-")
-    tfma.run_model_analysis(models, config, pattern, output_path=str(folder), pipeline_options=options)
+    pattern = files[0].replace("-00000-of-", "-*-of-")
+    tfma.run_model_analysis(loaders, config, pattern, output_path=str(folder), pipeline_options=options)
 
 
 def _read_slices(folder: Path) -> list[tuple[str, str, dict[str, metrics_for_slice_pb2.MetricsForSlice]]]:
