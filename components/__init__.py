@@ -1,4 +1,4 @@
-"""Topgraft's components: one role a file. Submodules load on first use (PEP 562), so an idle run needs no TensorFlow."""
+"""Topgraft's components, one role a file; they load on first use (PEP 562), so an idle run needs no TensorFlow."""
 
 import os
 from importlib import import_module

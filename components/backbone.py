@@ -46,7 +46,7 @@ def prepare_backbone(name: str, folder: Path) -> Backbone:
 
 
 def add_decoding(size: int, shift: float, scale: float) -> tf.Tensor:
-    """Add the placeholder image_bytes string[N] and return pixels float32[N, size, size, 3], (value - shift) / scale."""
+    """Add the placeholder image_bytes string[N]; return pixels float32[N, size, size, 3], (value - shift) / scale."""
     image_bytes = tf.compat.v1.placeholder(tf.string, [None], features.IMAGE_BYTES)
 
     def decode(encoded: tf.Tensor) -> tf.Tensor:

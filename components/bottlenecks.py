@@ -113,7 +113,7 @@ def read_shard(examples: Path, shard: int, shards: int) -> Iterator[tuple[str, d
 
 
 def read_known_bottlenecks(folder: Path, shard: int, shards: int, dim: int) -> dict[bytes, np.ndarray]:
-    """Return bottlenecks by SHA-256 from every readable file, of whatever split and shard count, that overlaps a shard."""
+    """Return bottlenecks by SHA-256 from every readable file, of any split and shard count, that overlaps a shard."""
     known: dict[bytes, np.ndarray] = {}
     for file in sorted(folder.glob("*.tfrecord")):
         match = re.fullmatch(r"[a-z]+-(\d{5})-of-(\d{5})\.tfrecord", file.name)
@@ -146,16 +146,16 @@ def bottleneck_record(record: dict, vector: np.ndarray) -> bytes:
     )
 
 
-def extract_bottlenecks(examples: Examples, run: RunDir, backbone_name: str, options: PipelineOptions, progress: Progress) -> Bottlenecks:
+def extract_bottlenecks(
+    examples: Examples, run: RunDir, backbone_name: str, options: PipelineOptions, progress: Progress
+) -> Bottlenecks:
     """Write a bottleneck shard for every example shard; raises UserError for an unknown backbone."""
     backbone: Backbone = prepare_backbone(backbone_name, run.backbones)
     folder = run.bottlenecks(backbone.id)
     folder.mkdir(parents=True, exist_ok=True)
     remove_partials(folder)
     outcome_file = folder / "outcome.json"
-    extract = ExtractShard(
-        run.examples, folder, run.backbones / backbone.id, backbone.dim, examples.shards, Shared()
-    )
+    extract = ExtractShard(run.examples, folder, run.backbones / backbone.id, backbone.dim, examples.shards, Shared())
     size = examples.written * (4 * backbone.dim + RECORD_OVERHEAD)
     watch = progress.watch_folder(folder, size, examples.written, "images")
     with watch, beam.Pipeline(options=options) as pipeline:

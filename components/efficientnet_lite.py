@@ -45,7 +45,9 @@ def add_network(pixels: tf.Tensor, weights: dict[str, np.ndarray], depth: float)
         shift = weights[f"{norm}.bias"] - weights[f"{norm}.running_mean"] * scale
         kernel = (weights[f"{name}.weight"] * scale[:, None, None, None]).transpose(2, 3, 1, 0)
         if "depthwise" in name:
-            x = tf.nn.depthwise_conv2d(x, kernel.transpose(0, 1, 3, 2), [1, stride, stride, 1], "SAME", name=name.strip("_"))
+            x = tf.nn.depthwise_conv2d(
+                x, kernel.transpose(0, 1, 3, 2), [1, stride, stride, 1], "SAME", name=name.strip("_")
+            )
         else:
             x = tf.nn.conv2d(x, kernel, stride, "SAME", name=name.strip("_"))
         return tf.nn.bias_add(x, shift)

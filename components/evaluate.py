@@ -39,9 +39,9 @@ def evaluate_model(
 ) -> Evaluation:
     """Write TFMA's results, predictions.csv and BLESSED or NOT_BLESSED for the test split.
 
-    thresholds bound accuracy and top5 from below and loss from above; max_accuracy_drop bounds how far accuracy may fall
-    behind the last blessed model of the same backbone and classes. Without thresholds nothing is blessed, without such a
-    model no drop is checked: the rules of TFX's Evaluator.
+    thresholds bound accuracy and top5 from below and loss from above; max_accuracy_drop bounds how far accuracy may
+    fall behind the last blessed model of the same backbone and classes. Without thresholds nothing is blessed, without
+    such a model no drop is checked: the rules of TFX's Evaluator.
     """
     candidate = run.exports / export.version
     baseline = find_baseline(run.exports, candidate) if max_accuracy_drop is not None else None
@@ -54,7 +54,12 @@ def evaluate_model(
         reasons = describe_failures(tfma.load_validation_result(str(folder)), baseline)
         if not thresholds and max_accuracy_drop is None:
             reasons = ["no thresholds are set under evaluate, so there is nothing to bless it by"]
-        verdict = {"export": export.version, "baseline": baseline and baseline.name, "metrics": metrics, "reasons": reasons}
+        verdict = {
+            "export": export.version,
+            "baseline": baseline and baseline.name,
+            "metrics": metrics,
+            "reasons": reasons,
+        }
         write_json(folder / (NOT_BLESSED if reasons else BLESSED), verdict)
         _write_predictions(folder / run.predictions.name, candidate, examples.labels, files, bottlenecks.dim)
     if not reasons:
@@ -76,14 +81,18 @@ def find_baseline(exports: Path, candidate: Path) -> Path | None:
     return None
 
 
-def make_eval_config(thresholds: Mapping[str, float], max_accuracy_drop: float | None, classes: int) -> config_pb2.EvalConfig:
+def make_eval_config(
+    thresholds: Mapping[str, float], max_accuracy_drop: float | None, classes: int
+) -> config_pb2.EvalConfig:
     """Return TFMA's configuration; max_accuracy_drop, where given, asks for a baseline model."""
 
     def metric(class_name: str, **settings: object) -> config_pb2.MetricConfig:
-        # The thresholds hang on the metric, not on the specification: there TFMA looks for them under another key.
+        # On the metric, not on the specification: TFMA takes those for metrics computed in the graph.
         bound = bounds.get(str(settings.get("name")))
         per_slice = [config_pb2.PerSliceMetricThreshold(slicing_specs=[overall], threshold=bound)] if bound else []
-        return config_pb2.MetricConfig(class_name=class_name, config=json.dumps(settings), per_slice_thresholds=per_slice)
+        return config_pb2.MetricConfig(
+            class_name=class_name, config=json.dumps(settings), per_slice_thresholds=per_slice
+        )
 
     bounds: dict[str, config_pb2.MetricThreshold] = {}
     for name, bound in thresholds.items():
@@ -172,7 +181,9 @@ def read_confusion(folder: Path, classes: int) -> np.ndarray:
     """Return TFMA's confusion matrix of the test split: int64[C, C], row actual, column predicted."""
     (overall,) = [values for name, _, values in _read_slices(folder) if not name]
     matrix = np.zeros((classes, classes), np.int64)
-    for at_threshold in overall["multi_class_confusion_matrix_at_thresholds"].multi_class_confusion_matrix_at_thresholds.matrices:
+    for at_threshold in overall[
+        "multi_class_confusion_matrix_at_thresholds"
+    ].multi_class_confusion_matrix_at_thresholds.matrices:
         for entry in at_threshold.entries:
             matrix[entry.actual_class_id, entry.predicted_class_id] = round(entry.num_weighted_examples)
     return matrix
@@ -187,14 +198,19 @@ def describe_failures(result: validation_result_pb2.ValidationResult, baseline: 
             bound = failure.metric_threshold.value_threshold
             if failure.metric_key.is_diff and baseline:
                 allowed = -failure.metric_threshold.change_threshold.absolute.value
-                sentences.append(f"{name} changed by {value:+.4f} against the blessed export {baseline.name}, allowed is a drop of {allowed:g}")
+                sentences.append(
+                    f"{name} changed by {value:+.4f} against the blessed {baseline.name}, allowed is a drop of {allowed:g}"
+                )
             elif bound.HasField("upper_bound"):
                 sentences.append(f"{name} is {value:.4f}, at most {bound.upper_bound.value:g} was asked for")
             elif bound.HasField("lower_bound"):
                 sentences.append(f"{name} is {value:.4f}, at least {bound.lower_bound.value:g} was asked for")
             else:
                 sentences.append(f"{name} could not be checked: {failure.message}")
-    sentences += [f"the slice {spec.feature_keys or dict(spec.feature_values)} that has a threshold is empty" for spec in result.missing_slices]
+    sentences += [
+        f"the slice {spec.feature_keys or dict(spec.feature_values)} that has a threshold is empty"
+        for spec in result.missing_slices
+    ]
     if not result.validation_ok and not sentences and not result.missing_thresholds:
         sentences.append("TFMA refused the model without naming a threshold")
     return sentences
@@ -204,9 +220,15 @@ def _write_predictions(path: Path, model: Path, labels: Sequence[str], files: li
     table = read_bottlenecks(files, dim)
     predict = tf.saved_model.load(str(model)).signatures[features.BOTTLENECK_SIGNATURE]
     starts = range(0, len(table.keys), BATCH)
-    batches = [predict(bottleneck=tf.constant(table.vectors[start : start + BATCH]))[features.PROBABILITIES] for start in starts]
+    batches = [
+        predict(bottleneck=tf.constant(table.vectors[start : start + BATCH]))[features.PROBABILITIES]
+        for start in starts
+    ]
     probabilities = np.concatenate(batches)
     order = sorted(range(len(table.keys)), key=table.keys.__getitem__)
     columns = [*prediction_columns(len(labels)), "actual", "source"]
-    rows = [[*prediction_row(table.keys[row], probabilities[row], labels), table.texts[row], table.sources[row]] for row in order]
+    rows = [
+        [*prediction_row(table.keys[row], probabilities[row], labels), table.texts[row], table.sources[row]]
+        for row in order
+    ]
     write_csv(path, columns, rows)

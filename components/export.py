@@ -28,7 +28,7 @@ v1 = tf.compat.v1
 
 
 def export_model(examples: Examples, bottlenecks: Bottlenecks, head: Head, run: RunDir, seed: int) -> Export:
-    """Write export/<version>/, version being the time in seconds: serving_default takes image bytes, bottleneck takes vectors."""
+    """Write export/<version>/ with the signatures serving_default (image bytes in) and bottleneck (vectors in)."""
     graph_def = load_graph(run.backbones / bottlenecks.backbone_id)
 
     def receive_images() -> tf.estimator.export.ServingInputReceiver:

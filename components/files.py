@@ -63,7 +63,10 @@ def remove_partials(folder: Path) -> None:
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Write a csv table in one step."""
-    with replacing_file(path) as partial, open(partial, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+    with (
+        replacing_file(path) as partial,
+        open(partial, "w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+    ):
         table = csv.writer(file)
         table.writerow(columns)
         table.writerows(rows)

@@ -28,7 +28,7 @@ SIGNATURES = (
 
 
 class ImageFile(NamedTuple):
-    """One file below the data root; key is its path there, '/' separated; text its class; source the folders between."""
+    """A file: key is its path below the data root, '/' separated; text its class; source the folders between."""
 
     key: str
     text: str
@@ -62,11 +62,15 @@ def natural_key(name: str) -> list[tuple[int, int, str]]:
 
 
 def list_images(root: Path) -> Listing:
-    """List <root>/<class>/.../<file>; files beside the class folders are strays. Raises UserError for an unusable root."""
+    """List <root>/<class>/.../<file>, strays beside the class folders; raises UserError for an unusable root."""
     if not root.exists():
-        raise UserError(f"There is no folder '{root}': set data.path to a folder with one sub-folder of images per class.")
+        raise UserError(
+            f"There is no folder '{root}': set data.path to a folder with one sub-folder of images per class."
+        )
     if not root.is_dir():
-        raise UserError(f"'{root}' is a file, not a folder: set data.path to a folder with one sub-folder of images per class.")
+        raise UserError(
+            f"'{root}' is a file, not a folder: set data.path to a folder with one sub-folder of images per class."
+        )
     try:
         files = list(_walk(root))
     except OSError as error:

@@ -71,7 +71,7 @@ class RejectedImage(Exception):
 
 
 class WriteExampleShard(beam.DoFn):
-    """Turns (shard number, its ImageFiles) into three TFRecord files; yields outcomes, and sha256 sums tagged 'sums'."""
+    """Turns (shard number, ImageFiles) into three TFRecord files; yields counts, and rejects and sums under tags."""
 
     def __init__(self, root: str, folder: Path, shards: int, labels: list[str], shares: Mapping[str, float], seed: int):
         self._root = root
@@ -235,7 +235,7 @@ def _check_share(rejects: list[Reject], found: int, max_reject_share: float, pat
         first = min(rejects)
         raise UserError(
             f"{len(rejects)} of {found} files are not usable images (the first: '{first.key}', {first.reason}), "
-            f"more than data.max_reject_share={max_reject_share} allows: read '{path}', then mend the files or raise it."
+            f"more than data.max_reject_share={max_reject_share} allows: read '{path}', then mend the files."
         )
 
 
@@ -245,4 +245,6 @@ def _check_splits(splits: dict[str, int], per_class: Mapping[str, int], labels: 
             raise UserError(f"The {split} split has no image at all: add images or enlarge data.split.{split}.")
     untrained = [text for text in labels if not per_class.get(f"train\0{text}")]
     if untrained:
-        raise UserError(f"Class '{untrained[0]}' has no readable image in the train split: add images to it or remove its folder.")
+        raise UserError(
+            f"Class '{untrained[0]}' has no readable image in the train split: add images to it or remove its folder."
+        )

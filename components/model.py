@@ -41,7 +41,9 @@ def add_final_training_ops(
             add_variable_summaries(name, values)
         if label is None:
             return logits, None
-        cross_entropy = tf.reduce_mean(v1.nn.sparse_softmax_cross_entropy_with_logits(labels=label, logits=logits), name="cross_entropy")
+        cross_entropy = tf.reduce_mean(
+            v1.nn.sparse_softmax_cross_entropy_with_logits(labels=label, logits=logits), name="cross_entropy"
+        )
         v1.summary.scalar("cross_entropy", cross_entropy)
         return logits, cross_entropy
 
@@ -76,11 +78,10 @@ def add_evaluation_step(logits: tf.Tensor, label: tf.Tensor) -> dict[str, tuple[
         v1.summary.scalar("batch_accuracy", batch_accuracy)
         each = v1.nn.sparse_softmax_cross_entropy_with_logits(labels=label, logits=logits)
         # The metrics keep their counts per example, so a short last batch weighs what it should.
-        metrics = {
+        return {
             "accuracy": v1.metrics.accuracy(label, index, name="accuracy"),
             "cross_entropy": v1.metrics.mean(each, name="cross_entropy"),
         }
-        return metrics
 
 
 def predict_classes(logits: tf.Tensor, labels_file: str) -> dict[str, tf.Tensor]:
@@ -97,13 +98,17 @@ def predict_classes(logits: tf.Tensor, labels_file: str) -> dict[str, tf.Tensor]
     }
 
 
-def model_fn(features: dict[str, tf.Tensor], labels: tf.Tensor | None, mode: str, params: dict) -> tf.estimator.EstimatorSpec:
+def model_fn(
+    features: dict[str, tf.Tensor], labels: tf.Tensor | None, mode: str, params: dict
+) -> tf.estimator.EstimatorSpec:
     """Build the head for one mode of the Estimator; params are classes, labels_file and, to train, an Optimisation."""
     logits, cross_entropy = add_final_training_ops(features[BOTTLENECK], labels, params["classes"])
     if cross_entropy is None:
         predictions = predict_classes(logits, params["labels_file"])
         return tf.estimator.EstimatorSpec(
-            mode, predictions=predictions, export_outputs={SERVING_SIGNATURE: tf.estimator.export.PredictOutput(predictions)}
+            mode,
+            predictions=predictions,
+            export_outputs={SERVING_SIGNATURE: tf.estimator.export.PredictOutput(predictions)},
         )
     metrics = add_evaluation_step(logits, labels)
     if mode == tf.estimator.ModeKeys.EVAL:

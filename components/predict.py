@@ -35,14 +35,14 @@ def prediction_columns(classes: int, top_k: int = TOP_K) -> list[str]:
 
 
 def prediction_row(path: str, probabilities: np.ndarray, labels: Sequence[str], top_k: int = TOP_K) -> list[Any]:
-    """Return one row under prediction_columns for probabilities float32[C]; ties go to the lower index, as argmax does."""
+    """Return a row of prediction_columns for probabilities float32[C]; ties go to the lower index, as in argmax."""
     ranked = np.argsort(-probabilities, kind="stable")[:top_k]
     best, *rest = ((labels[index], f"{probabilities[index]:.6f}") for index in ranked)
     return [path, *best, int(ranked[0]), *(value for pair in rest for value in pair)]
 
 
 def find_files(paths: Iterable[Path]) -> Iterator[str]:
-    """Yield the files named, and those below the folders named, in order; raises UserError for a path that does not exist."""
+    """Yield the files named and those below the folders named, in order; raises UserError for a missing path."""
     for path in paths:
         if path.is_dir():
             inside = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
@@ -58,13 +58,17 @@ class Predictor:
 
     def __init__(self, export: Path):
         if not (export / "saved_model.pb").exists():
-            raise UserError(f"'{export}' holds no SavedModel: give a version folder such as runs/<name>/export/<version>.")
+            raise UserError(
+                f"'{export}' holds no SavedModel: give a version folder such as runs/<name>/export/<version>."
+            )
         model = tf.saved_model.load(str(export))
         if features.SERVING_SIGNATURE not in model.signatures or not (export / "assets" / "labels.txt").exists():
             raise UserError(f"The SavedModel '{export}' was not exported by topgraft: it lacks signature or labels.")
         self._model = model  # the signature alone does not keep the graph's tables alive
         self._predict = model.signatures[features.SERVING_SIGNATURE]
-        self.labels = (export / "assets" / "labels.txt").read_text(encoding="utf-8", errors="surrogateescape").split("\n")[:-1]
+        self.labels = (
+            (export / "assets" / "labels.txt").read_text(encoding="utf-8", errors="surrogateescape").split("\n")[:-1]
+        )
 
     def predict_probabilities(self, encoded: list[bytes]) -> np.ndarray:
         """Map encoded images to float32[N, C]; raises tf.errors.InvalidArgumentError where one does not decode."""
@@ -109,7 +113,7 @@ WRITERS = {".csv": write_csv, ".jsonl": _write_jsonl}
 
 
 def predict_to_output(export: Path, paths: list[Path], output: Path | None, top_k: int) -> None:
-    """Classify files and folders; rows go to a .csv or .jsonl file, else to the terminal; unreadable files to stderr."""
+    """Classify files and folders; rows go to a .csv or .jsonl file or the terminal, unreadable files to stderr."""
     if output is not None and output.suffix not in WRITERS:
         raise UserError(f"Cannot write '{output}': expected a name that ends in {' or '.join(WRITERS)}.")
     files = list(find_files(paths))

@@ -19,7 +19,13 @@ class Progress:
     """One bar a stage; an unknown total is shown as a moving bar."""
 
     def __init__(self, console: Console):
-        columns = (TextColumn("{task.description:9}"), BarColumn(), TextColumn("{task.fields[done]}"), TimeElapsedColumn(), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description:9}"),
+            BarColumn(),
+            TextColumn("{task.fields[done]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
         self._bars = Bars(*columns, console=console, transient=True)
         self._task: TaskID | None = None
 
@@ -37,7 +43,9 @@ class Progress:
     def report(self, done: float, total: float, unit: str) -> None:
         """Set the current stage's bar to done of total."""
         if self._task is not None:
-            self._bars.update(self._task, completed=min(done, total), total=total, done=f"{done:,.0f}/{total:,.0f} {unit}")
+            self._bars.update(
+                self._task, completed=min(done, total), total=total, done=f"{done:,.0f}/{total:,.0f} {unit}"
+            )
 
     @contextmanager
     def watch_folder(self, folder: Path, expected_bytes: int, items: int, unit: str) -> Iterator[None]:

@@ -6,7 +6,7 @@ import base64
 import csv
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -56,17 +56,23 @@ def write_report(
     classes = score_classes(confusion, labels)
     predictions = _read_csv(run.predictions)
     history = _read_csv(run.history)
-    mistakes = sorted((row for row in predictions if row["label"] != row["actual"]), key=lambda row: -float(row["probability"]))
+    mistakes = sorted(
+        (row for row in predictions if row["label"] != row["actual"]), key=lambda row: -float(row["probability"])
+    )
     picked = np.random.default_rng(seed).permutation(len(predictions))[:GALLERY_IMAGES]
     gallery = [predictions[row] for row in picked]
     shown = mistakes[:MISTAKES_SHOWN]
-    thumbnails = make_thumbnails({row["path"] for row in [*gallery, *shown]}, shard_files(run.examples, "test", examples.shards))
+    thumbnails = make_thumbnails(
+        {row["path"] for row in [*gallery, *shown]}, shard_files(run.examples, "test", examples.shards)
+    )
     summary = {
         "name": name,
         "metrics": evaluation.metrics,
         "blessed": evaluation.blessed,
         "reasons": evaluation.reasons,
-        "macro": {score: float(np.mean([getattr(row, score) for row in classes])) for score in ("precision", "recall", "f1")},
+        "macro": {
+            score: float(np.mean([getattr(row, score) for row in classes])) for score in ("precision", "recall", "f1")
+        },
         "most_confused": most_confused(confusion, labels),
         "examples": {key: value for key, value in asdict(examples).items() if key not in ("work", "labels")},
         "backbone": {"name": bottlenecks.backbone_name, "id": bottlenecks.backbone_id, "dim": bottlenecks.dim},
@@ -86,13 +92,23 @@ def write_report(
         plotly=_plotly_source(),
     )
     with replacing_folder(run.report) as folder:
-        write_csv(folder / "confusion.csv", ["actual", *labels], ([text, *row] for text, row in zip(labels, confusion.tolist())))
-        write_csv(folder / "classes.csv", ClassRow._fields, ([row.label, *(f"{v:.6f}" for v in row[1:4]), row.support] for row in classes))
-        write_csv(folder / "mistakes.csv", list(predictions[0]), (row.values() for row in mistakes))
-        write_csv(folder / "history.csv", list(history[0]), (row.values() for row in history))
+        write_csv(
+            folder / "confusion.csv",
+            ["actual", *labels],
+            ([text, *row] for text, row in zip(labels, confusion.tolist())),
+        )
+        write_csv(
+            folder / "classes.csv",
+            ClassRow._fields,
+            ([row.label, *(f"{v:.6f}" for v in row[1:4]), row.support] for row in classes),
+        )
+        write_csv(folder / "mistakes.csv", list(predictions[0]), (list(row.values()) for row in mistakes))
+        write_csv(folder / "history.csv", list(history[0]), (list(row.values()) for row in history))
         write_json(folder / "summary.json", summary)
         (folder / "index.html").write_text(page, encoding="utf-8", errors="backslashreplace")
-    return Report(Work(len(predictions), computed=len(predictions)), str((run.report / "index.html").relative_to(run.root)))
+    return Report(
+        Work(len(predictions), computed=len(predictions)), str((run.report / "index.html").relative_to(run.root))
+    )
 
 
 def most_confused(confusion: np.ndarray, labels: Sequence[str], count: int = 10) -> list[dict[str, Any]]:
@@ -138,15 +154,25 @@ def plot_confusion(confusion: np.ndarray, labels: Sequence[str]) -> go.Figure:
     shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
     hover = "actual %{y}<br>predicted %{x}<br>%{customdata} images, %{z:.1%} of the class<extra></extra>"
     heatmap = go.Heatmap(
-        z=np.round(shares, 4), x=labels, y=labels, customdata=confusion, colorscale="Blues", hovertemplate=hover,
-        xgap=1 if len(labels) <= 30 else 0, ygap=1 if len(labels) <= 30 else 0,
+        z=np.round(shares, 4),
+        x=labels,
+        y=labels,
+        customdata=confusion,
+        colorscale="Blues",
+        hovertemplate=hover,
+        xgap=1 if len(labels) <= 30 else 0,
+        ygap=1 if len(labels) <= 30 else 0,
     )
     if len(labels) <= 15:
         heatmap.texttemplate = "%{customdata}"
     side = max(420, min(1100, 9 * len(labels)))
     figure = go.Figure(heatmap)
-    figure.update_xaxes(title="predicted", type="category", side="bottom", tickfont={"size": 9 if len(labels) > 30 else 12})
-    figure.update_yaxes(title="actual", type="category", autorange="reversed", tickfont={"size": 9 if len(labels) > 30 else 12})
+    figure.update_xaxes(
+        title="predicted", type="category", side="bottom", tickfont={"size": 9 if len(labels) > 30 else 12}
+    )
+    figure.update_yaxes(
+        title="actual", type="category", autorange="reversed", tickfont={"size": 9 if len(labels) > 30 else 12}
+    )
     return figure.update_layout(height=side + 120, width=side + 220, margin={"l": 120, "r": 20, "t": 20, "b": 120})
 
 
@@ -162,7 +188,9 @@ def _plotly_source() -> str:
 
 
 def _template() -> Any:
-    environment = Environment(loader=PackageLoader("components", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    environment = Environment(
+        loader=PackageLoader("components", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
     return environment.get_template("report.html.j2")
 
 

@@ -54,8 +54,12 @@ def serialize_record(record: dict[str, tf.train.Feature]) -> bytes:
 def writing_shards(folder: Path, shard: int, shards: int) -> Iterator[dict[str, Write]]:
     """Yield a write function per split for one shard number; the files appear together when the block ends well."""
     with ExitStack() as stack:
-        partials = {split: stack.enter_context(replacing_file(folder / shard_name(split, shard, shards))) for split in SPLITS}
-        writers = {split: stack.enter_context(tf.io.TFRecordWriter(str(partial))) for split, partial in partials.items()}
+        partials = {
+            split: stack.enter_context(replacing_file(folder / shard_name(split, shard, shards))) for split in SPLITS
+        }
+        writers = {
+            split: stack.enter_context(tf.io.TFRecordWriter(str(partial))) for split, partial in partials.items()
+        }
         yield {split: writer.write for split, writer in writers.items()}
 
 

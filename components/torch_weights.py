@@ -64,19 +64,21 @@ class _RestrictedUnpickler(pickle.Unpickler):
 
 
 def read_state_dict(path: Path, sha256: str) -> dict[str, np.ndarray]:
-    """Return the tensors of a legacy state dict by name; raises UserError if the file is not the one with that SHA-256."""
+    """Return the tensors of a legacy state dict by name; raises UserError for a file with another SHA-256."""
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise UserError(f"Cannot read the weights '{path}' ({error.strerror}): install the package that holds them again.") from error
+        raise UserError(f"Cannot read the weights '{path}' ({error.strerror}): install their package again.") from error
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
-        raise UserError(f"The weights '{path}' have SHA-256 {found}, expected {sha256}: install the package that holds them again.")
+        raise UserError(
+            f"The weights '{path}' have SHA-256 {found}, expected {sha256}: install the package that holds them again."
+        )
     return parse_state_dict(content, str(path))
 
 
 def parse_state_dict(content: bytes, name: str) -> dict[str, np.ndarray]:
-    """Parse a legacy state dict; raises UserError for anything else, and for a pickle that wants to import other names."""
+    """Parse a legacy state dict; raises UserError for anything else, such as a pickle that imports other names."""
     try:
         file = io.BytesIO(content)
         if _RestrictedUnpickler(file).load() != MAGIC:
@@ -95,4 +97,6 @@ def parse_state_dict(content: bytes, name: str) -> dict[str, np.ndarray]:
         return {key: tensor.array() for key, tensor in tensors.items()}
     # Unpickling hostile bytes can raise nearly anything; whatever it is, the file is not a state dict.
     except Exception as error:
-        raise UserError(f"'{name}' is not a legacy PyTorch state dict ({error}): expected tensors and nothing else.") from error
+        raise UserError(
+            f"'{name}' is not a legacy PyTorch state dict ({error}): expected tensors and nothing else."
+        ) from error

@@ -36,7 +36,9 @@ class Epoch(NamedTuple):
 class HeadClassifier(tf.estimator.Estimator):
     """The Estimator of the head; its model directory holds one checkpoint, the best by validation accuracy."""
 
-    def __init__(self, model_dir: Path, labels_file: Path, classes: int, seed: int, optimisation: Optimisation | None = None):
+    def __init__(
+        self, model_dir: Path, labels_file: Path, classes: int, seed: int, optimisation: Optimisation | None = None
+    ):
         config = tf.estimator.RunConfig(
             tf_random_seed=seed,
             save_checkpoints_steps=None,  # fit keeps the best epoch itself
@@ -52,15 +54,19 @@ class HeadClassifier(tf.estimator.Estimator):
     ) -> list[Epoch]:
         """Train for a number of epochs, evaluating after each; return their history."""
         steps_per_epoch = math.ceil(len(train.labels) / batch_size)
-        recorder = EpochRecorder(self, evaluation_input(val), steps_per_epoch, lambda done: progress.report(done, epochs, "epochs"))
+        recorder = EpochRecorder(
+            self, evaluation_input(val), steps_per_epoch, lambda done: progress.report(done, epochs, "epochs")
+        )
         self.train(training_input(train, epochs, batch_size, seed), hooks=[recorder])
         return recorder.history
 
 
 class EpochRecorder(tf.estimator.experimental.InMemoryEvaluatorHook):
-    """After each epoch evaluates on the validation split inside the training process; saves a checkpoint when it is the best."""
+    """Evaluates on the validation split after each epoch, within training; saves a checkpoint when it is the best."""
 
-    def __init__(self, estimator: HeadClassifier, input_fn: InputFn, steps_per_epoch: int, on_epoch: Callable[[int], None]):
+    def __init__(
+        self, estimator: HeadClassifier, input_fn: InputFn, steps_per_epoch: int, on_epoch: Callable[[int], None]
+    ):
         self._metrics = _MetricReader()
         super().__init__(estimator, input_fn, hooks=[self._metrics], every_n_iter=steps_per_epoch)
         self._steps_per_epoch = steps_per_epoch
@@ -78,21 +84,21 @@ class EpochRecorder(tf.estimator.experimental.InMemoryEvaluatorHook):
         ]
         self._saver = v1.train.Saver(max_to_keep=1, save_relative_paths=True)
 
-    def after_create_session(self, session: v1.Session, coord: tf.train.Coordinator) -> None:
+    def after_create_session(self, session: tf.compat.v1.Session, coord: tf.train.Coordinator) -> None:
         v1.summary.FileWriterCache.get(self._estimator.model_dir).add_graph(self._graph_def)
         super().after_create_session(session, coord)
 
-    def before_run(self, run_context: Any) -> v1.train.SessionRunArgs:
+    def before_run(self, run_context: Any) -> tf.compat.v1.train.SessionRunArgs:
         return v1.train.SessionRunArgs(self._fetches)
 
-    def after_run(self, run_context: Any, run_values: v1.train.SessionRunValues) -> None:
+    def after_run(self, run_context: Any, run_values: tf.compat.v1.train.SessionRunValues) -> None:
         self._batches.append(tuple(run_values.results))
         super().after_run(run_context, run_values)
 
-    def end(self, session: v1.Session) -> None:
+    def end(self, session: tf.compat.v1.Session) -> None:
         """Nothing more: the last epoch was evaluated when it ended."""
 
-    def _evaluate(self, train_session: v1.Session) -> None:
+    def _evaluate(self, train_session: tf.compat.v1.Session) -> None:
         super()._evaluate(train_session)
         if not self._batches:  # before the first step
             return
@@ -107,16 +113,17 @@ class EpochRecorder(tf.estimator.experimental.InMemoryEvaluatorHook):
         self._on_epoch(len(self.history))
 
 
-class _MetricReader(v1.train.SessionRunHook):
+class _MetricReader(tf.compat.v1.train.SessionRunHook):
     """Reads the streaming metrics when an evaluation ends."""
 
     def begin(self) -> None:
         graph = v1.get_default_graph()
         self._tensors = {
-            name: graph.get_tensor_by_name(f"{EVALUATION_SCOPE}/{name}/value:0") for name in ("accuracy", "cross_entropy")
+            name: graph.get_tensor_by_name(f"{EVALUATION_SCOPE}/{name}/value:0")
+            for name in ("accuracy", "cross_entropy")
         }
 
-    def end(self, session: v1.Session) -> None:
+    def end(self, session: tf.compat.v1.Session) -> None:
         self.values = {name: float(value) for name, value in session.run(self._tensors).items()}
 
 
@@ -169,7 +176,9 @@ def train_head(
 ) -> Head:
     """Fit the head on the train split; leaves model/ with TensorBoard events, history.csv and the best checkpoint."""
     folder = run.bottlenecks(bottlenecks.backbone_id)
-    train, val = (read_bottlenecks(shard_files(folder, split, examples.shards), bottlenecks.dim) for split in ("train", "val"))
+    train, val = (
+        read_bottlenecks(shard_files(folder, split, examples.shards), bottlenecks.dim) for split in ("train", "val")
+    )
     steps = epochs * math.ceil(len(train.labels) / batch_size)
     with replacing_folder(run.model) as partial:
         optimisation = Optimisation(steps, learning_rate, l2)

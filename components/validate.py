@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import apache_beam as beam
@@ -22,14 +21,16 @@ from components.files import replacing_folder, write_json, write_text
 def validate_examples(
     examples: Examples, run: RunDir, split_skew: float, schema_file: Path | None, options: PipelineOptions
 ) -> Validation:
-    """Write statistics, schema and anomalies of every split; raises UserError naming the first anomaly of severity error.
+    """Write statistics, schema and anomalies of every split; raises UserError naming anomalies of severity error.
 
     split_skew is the largest allowed difference of a class's share between two splits (L-infinity norm).
     """
     with replacing_folder(run.validation) as folder:
         _compute_statistics(run.examples, folder, options)
         statistics = {split: tfdv.load_statistics(str(_statistics_file(folder, split))) for split in SPLITS}
-        schema = _load_schema(schema_file) if schema_file else infer_schema(statistics["train"], examples.labels, split_skew)
+        schema = (
+            _load_schema(schema_file) if schema_file else infer_schema(statistics["train"], examples.labels, split_skew)
+        )
         write_text(folder / "schema.pbtxt", text_format.MessageToString(schema, as_utf8=True))
         anomalies = {split: _find_anomalies(split, statistics, schema) for split in SPLITS}
         write_json(folder / "anomalies.json", {split: MessageToDict(found) for split, found in anomalies.items()})
@@ -82,7 +83,9 @@ def _load_schema(path: Path) -> schema_pb2.Schema:
     try:
         return tfdv.load_schema_text(str(path))
     except (OSError, text_format.ParseError) as error:
-        raise UserError(f"Cannot read the schema '{path}' ({error}): validate.schema takes a TFDV schema.pbtxt.") from error
+        raise UserError(
+            f"Cannot read the schema '{path}' ({error}): validate.schema takes a TFDV schema.pbtxt."
+        ) from error
 
 
 def _find_anomalies(
@@ -101,4 +104,6 @@ def describe_anomalies(split: str, anomalies: anomalies_pb2.Anomalies) -> list[t
     if anomalies.HasField("dataset_anomaly_info"):
         info = anomalies.dataset_anomaly_info
         described.append((info, f"{split} split: {info.description}"))
-    return [(anomalies_pb2.AnomalyInfo.Severity.Name(info.severity), sentence.rstrip(".")) for info, sentence in described]
+    return [
+        (anomalies_pb2.AnomalyInfo.Severity.Name(info.severity), sentence.rstrip(".")) for info, sentence in described
+    ]

@@ -42,7 +42,9 @@ def parse_arguments(arguments: Optional[list[str]]) -> argparse.Namespace:
 
     run = commands.add_parser("run", parents=[shared], help="images to report; finished stages are not run again")
     run.add_argument("config", type=Path, help="a YAML file, such as configs/digits.yaml")
-    run.add_argument("overrides", nargs="*", metavar="key=value", help="keys of the config to set, such as train.epochs=20")
+    run.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="keys of the config to set, such as train.epochs=20"
+    )
     stage = run.add_mutually_exclusive_group()
     stage.add_argument("--from", dest="first", choices=STAGES, help="run again from this stage on")
     stage.add_argument("--only", choices=STAGES, help="run just this stage again")
@@ -116,7 +118,11 @@ def print_summary(record: dict[str, Any], run: Any) -> None:
     if record["metrics"]:
         metrics = "  ".join(f"{name} {value:.4f}" for name, value in record["metrics"].items())
         console.print(f"\n{metrics}", highlight=False)
-        console.print("BLESSED" if record["blessed"] else f"NOT BLESSED: {'; '.join(record['reasons'])}", highlight=False, markup=False)
+        console.print(
+            "BLESSED" if record["blessed"] else f"NOT BLESSED: {'; '.join(record['reasons'])}",
+            highlight=False,
+            markup=False,
+        )
     if "report" in record["stages"]:
         console.print(f"report: {run.report / 'index.html'}", highlight=False, soft_wrap=True, markup=False)
 

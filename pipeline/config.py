@@ -44,7 +44,9 @@ class Data(Section):
     @model_validator(mode="after")
     def _one_place(self) -> Data:
         if (self.path is None) == (self.source is None):
-            raise ValueError("expected either data.path (a folder with one sub-folder of images per class) or data.source")
+            raise ValueError(
+                "expected either data.path (a folder with one sub-folder of images per class) or data.source"
+            )
         return self
 
 
@@ -114,7 +116,7 @@ class Config(Section):
 
 
 def load_config(path: Path, overrides: list[str]) -> Config:
-    """Read a YAML file and key=value overrides with dotted keys; raises UserError for the first thing wrong with them."""
+    """Read a YAML file and key=value overrides with dotted keys; raises UserError for the first thing wrong."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -123,7 +125,9 @@ def load_config(path: Path, overrides: list[str]) -> Config:
         place = str(error).replace("\n", " ")
         raise UserError(f"The config '{path}' is not valid YAML ({place}): mend it there.") from error
     if not isinstance(values, dict):
-        raise UserError(f"The config '{path}' holds no keys: expected at least 'name' and 'data', see configs/digits.yaml.")
+        raise UserError(
+            f"The config '{path}' holds no keys: expected at least 'name' and 'data', see configs/digits.yaml."
+        )
     for override in overrides:
         _apply_override(values, override)
     try:
@@ -154,7 +158,8 @@ def _describe(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         known = _keys_of(Config, path[:-1])
         nearest = get_close_matches(path[-1], known, 1, 0)
-        return f"Unknown key '{key}'; did you mean '{'.'.join([*path[:-1], *nearest])}'? Known there are {', '.join(known)}"
+        meant = ".".join([*path[:-1], *nearest])
+        return f"Unknown key '{key}'; did you mean '{meant}'? Known there are {', '.join(known)}"
     if first["type"] == "missing":
         return f"The key '{key}' is missing: set it"
     message = first["msg"].removeprefix("Value error, ")

@@ -53,7 +53,9 @@ def run_stages(config: Config, run: RunDir, stages: Stages, progress: Progress) 
     bottlenecks = do(
         "extract",
         Bottlenecks,
-        lambda: components.bottlenecks.extract_bottlenecks(examples, run, config.backbone, make_options(beam), progress),
+        lambda: components.bottlenecks.extract_bottlenecks(
+            examples, run, config.backbone, make_options(beam), progress
+        ),
         settings=[config.backbone],
         after=["ingest"],
     )

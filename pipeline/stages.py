@@ -60,7 +60,7 @@ class Stages:
     def do(
         self, name: str, kind: type[T], work: Callable[[], T], settings: Sequence[Any] = (), after: Sequence[str] = ()
     ) -> T:
-        """Return a stage's outcome: the recorded one where settings, earlier stages and files are as they were, else work()'s.
+        """Return a stage's outcome: the recorded one if settings, earlier stages and files are as then, else work()'s.
 
         Raises StopAfterStage once the only stage asked for is done.
         """
@@ -70,17 +70,25 @@ class Stages:
         done = record is not None and record.key == key and self._is_intact(record)
         forced = name == self._only or (self._first is not None and STAGES.index(name) >= STAGES.index(self._first))
         if self._only not in (None, name) and not done:
-            raise UserError(f"Stage '{name}' has no finished result for this config: run without --only {self._only} first.")
+            raise UserError(
+                f"Stage '{name}' has no finished result for this config: run without --only {self._only} first."
+            )
         if done and not forced:
             assert record is not None
             return self._finish(name, record, _restore(kind, record.outcome), skipped=True)
-        self._path(name).unlink(missing_ok=True)  # from here on its files may change: a killed stage must not pass as done
+        self._path(name).unlink(
+            missing_ok=True
+        )  # from here on its files may change: a killed stage must not pass as done
         started = time.perf_counter()
         with self._progress.stage(name):
             outcome = work()
         seconds = round(time.perf_counter() - started, 3)
         folder = outcome.folder(self._run)
-        files = {str(file.relative_to(self._run.root)): file.stat().st_size for file in sorted(folder.rglob("*")) if file.is_file()}
+        files = {
+            str(file.relative_to(self._run.root)): file.stat().st_size
+            for file in sorted(folder.rglob("*"))
+            if file.is_file()
+        }
         record = StageRecord(key, seconds, asdict(outcome), files)  # type: ignore[call-overload]
         write_json(self._path(name), asdict(record))
         return self._finish(name, record, outcome, skipped=False)
