@@ -36,5 +36,5 @@ setup(
     package_data={"components": ["report.html.j2"]},
     install_requires=REQUIRED,
     extras_require={"dev": DEVELOPMENT},
-    entry_points={"console_scripts": ["topgraft=pipeline.cli:main"]},
+    entry_points={"console_scripts": ["topgraft=pipeline.cli:run_and_exit"]},
 )

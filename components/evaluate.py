@@ -199,7 +199,7 @@ def describe_failures(result: validation_result_pb2.ValidationResult, baseline: 
             if failure.metric_key.is_diff and baseline:
                 allowed = -failure.metric_threshold.change_threshold.absolute.value
                 sentences.append(
-                    f"{name} changed by {value:+.4f} against the blessed {baseline.name}, allowed is a drop of {allowed:g}"
+                    f"{name} changed by {value:+.4f} against export {baseline.name}, allowed is a drop of {allowed:g}"
                 )
             elif bound.HasField("upper_bound"):
                 sentences.append(f"{name} is {value:.4f}, at most {bound.upper_bound.value:g} was asked for")

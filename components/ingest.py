@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import hashlib
 import json
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -49,6 +50,8 @@ class CheckedImage(NamedTuple):
 def check_image(path: str) -> CheckedImage:
     """Read and decode one file; raises RejectedImage with the reason."""
     try:
+        if not stat.S_ISREG(Path(path).stat().st_mode):  # reading a pipe would wait for ever
+            raise RejectedImage(images.UNREADABLE, "not a regular file")
         encoded = Path(path).read_bytes()
     except OSError as error:
         raise RejectedImage(images.UNREADABLE, error.strerror or str(error)) from error

@@ -13,7 +13,7 @@ IMAGES_PER_SHARD = 1200
 
 def hash_fraction(key: str, salt: str) -> float:
     """Map a key to [0, 1), uniformly and independently for each salt."""
-    digest = hashlib.blake2b(f"{salt}\0{key}".encode("utf-8", "surrogateescape"), digest_size=8).digest()
+    digest = hashlib.blake2b(f"{salt}\0{key}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return (int.from_bytes(digest, "big") >> 11) / 2**53  # 53 bits: exact in a double and never rounded up to 1
 
 

@@ -137,5 +137,14 @@ def predict_command(options: argparse.Namespace) -> int:
     return DONE
 
 
+def run_and_exit() -> None:
+    """Run one command and end the process with its status."""
+    status = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Not sys.exit: while the interpreter takes its modules down, TensorFlow's functions print errors about it.
+    os._exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    run_and_exit()

@@ -1,0 +1,126 @@
+"""Painted images, a toy backbone, and a finished run over them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+import components
+from components import catalog
+from components.features import RunDir
+from pipeline.cli import main, silence_libraries
+
+silence_libraries(verbose=False)
+
+COLOURS = {"cyan": (0, 255, 255), "magenta": (255, 0, 255), "yellow": (255, 255, 0)}
+SHARED_DATA = Path(os.environ.get("TOPGRAFT_TEST_DATA", Path(__file__).parents[1] / "../shared/data")).resolve()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory):
+    os.environ["TOPGRAFT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+def shared_data(name: str) -> Path:
+    """Return a folder of real data; the test skips where it is absent."""
+    folder = SHARED_DATA / name
+    if not folder.exists():
+        pytest.skip(f"needs the data set '{name}' below TOPGRAFT_TEST_DATA={SHARED_DATA}")
+    return folder
+
+
+def paint_images(root: Path, per_class: int = 30, seed: int = 0) -> Path:
+    """Write cyan, magenta and yellow images, some hard to tell, of changing size and format, some in sub-folders."""
+    random = np.random.default_rng(seed)
+    for colour, rgb in COLOURS.items():
+        for number in range(per_class):
+            size = random.integers(20, 60, 2)
+            tint = np.array(rgb) * random.uniform(0, 1) + random.normal(80, 25, 3)
+            pixels = np.clip(tint + random.normal(0, 30, (*size, 3)), 0, 255).astype(np.uint8)
+            suffix = ("jpg", "png", "gif", "bmp")[number % 4]
+            folder = root / colour / ("camera" if number % 3 == 0 else "phone" if number % 3 == 1 else "")
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(folder / f"{number:03d}.{suffix}")
+    return root
+
+
+def add_toy_network(pixels):
+    """Map pixels float32[N, 32, 32, 3] to the mean colours of a 4x4 grid, float32[N, 48]."""
+    import tensorflow as tf
+
+    return tf.reshape(tf.nn.avg_pool2d(pixels, 8, 8, "VALID"), [-1, 48])
+
+
+def write_toy_backbone(name: str, folder: Path):
+    """Stand in for prepare_backbone."""
+    import tensorflow as tf
+
+    from components.backbone import _v1_control_flow, add_decoding, write_backbone
+
+    with _v1_control_flow(), tf.Graph().as_default() as graph:
+        tf.identity(add_toy_network(add_decoding(32, 127.0, 128.0)), "bottleneck")
+    return write_backbone(name, graph, folder)
+
+
+@pytest.fixture(scope="session")
+def toy_backbone():
+    """Let configs name the backbone 'toy'."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(catalog.EMBEDDED, "toy", None)
+        patch.setattr(components.bottlenecks, "prepare_backbone", write_toy_backbone)
+        yield "toy"
+
+
+def write_config(path: Path, **values) -> Path:
+    """Write a config file."""
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+@pytest.fixture(scope="session")
+def toy_config(tmp_path_factory, toy_backbone) -> dict:
+    """A config of the toy run, every call of the fixture's user may copy and change it."""
+    folder = tmp_path_factory.mktemp("toy")
+    images = paint_images(folder / "images", per_class=60)
+    (images / "cyan" / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 no more")
+    return {
+        "name": "toy",
+        "output_dir": str(folder / "run"),
+        "data": {"path": str(images)},
+        "backbone": toy_backbone,
+        "train": {"epochs": 8, "batch_size": 16, "learning_rate": 0.05},
+        "evaluate": {"thresholds": {"accuracy": 0.7, "loss": 1.0}, "max_accuracy_drop": 0.5},
+        "beam": {"shards": 2},
+    }
+
+
+@pytest.fixture(scope="session")
+def toy_run(toy_config, tmp_path_factory) -> RunDir:
+    """A finished, blessed run over painted images; tests must not change it."""
+    config = write_config(tmp_path_factory.mktemp("config") / "toy.yaml", **toy_config)
+    assert main(["run", str(config)]) == 0
+    return RunDir(Path(toy_config["output_dir"]))
+
+
+@pytest.fixture(scope="session")
+def options():
+    """Beam's options for tests."""
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    return PipelineOptions(["--runner", "FnApiRunner"])
+
+
+@pytest.fixture
+def progress():
+    """A progress display that shows nothing."""
+    from rich.console import Console
+
+    from components.progress import Progress
+
+    return Progress(Console(file=sys.stderr, quiet=True))

@@ -1,0 +1,99 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import write_config
+
+from pipeline.cli import main
+
+ROOT = Path(__file__).parents[1]
+
+
+def topgraft(*arguments, cwd=ROOT, **environment):
+    """Run the installed command in a process of its own."""
+    command = [str(Path(sys.executable).parent / "topgraft"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env={**os.environ, **environment})
+
+
+# The toy backbone is known to the testing process only: name it for the commands under test.
+PRINT_MODULES = """
+import sys
+from components import catalog
+from pipeline.cli import main
+catalog.EMBEDDED["toy"] = None
+try:
+    status = main(sys.argv[1:])
+except SystemExit as stop:
+    status = stop.code
+print("MODULES", status, *sys.modules)
+"""
+
+
+def modules_of(*arguments):
+    """Run a command; return its status, its output, and the modules that it loaded."""
+    command = [sys.executable, "-c", PRINT_MODULES, *map(str, arguments)]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    output, _, rest = result.stdout.partition("MODULES ")
+    assert rest, result.stderr
+    status, *modules = rest.split()
+    return int(status), output, set(modules)
+
+
+def test_help_loads_nothing_heavy():
+    status, _, modules = modules_of("--help")
+    assert status == 0
+    assert not modules & {"tensorflow", "apache_beam", "pydantic", "rich", "numpy"}
+
+
+def test_help_names_every_command():
+    result = topgraft("--help")
+    assert result.returncode == 0
+    assert "run" in result.stdout and "predict" in result.stdout
+
+
+def test_a_run_with_nothing_to_do_loads_neither_tensorflow_nor_beam(toy_run, toy_config, tmp_path):
+    status, output, modules = modules_of("run", write_config(tmp_path / "toy.yaml", **toy_config))
+    assert status == 0
+    assert output.count("as before") == 7
+    assert not modules & {"tensorflow", "apache_beam"}
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"data": {"path": "nowhere"}}, "no folder 'nowhere'"),
+        ({"data": {"path": __file__}}, "is a file, not a folder"),
+        ({"backbone": "efficientnet_lite9"}, "no backbone 'efficientnet_lite9'; did you mean 'efficientnet_lite"),
+        ({"output_dir": f"{__file__}/run"}, "Cannot write to"),
+        ({"bakcbone": "x"}, "did you mean 'backbone'"),
+    ],
+)
+def test_a_mistake_is_one_sentence_status_2_and_leaves_nothing(tmp_path, toy_config, capsys, values, words):
+    config = write_config(tmp_path / "c.yaml", **{**toy_config, "output_dir": str(tmp_path / "run"), **values})
+    assert main(["run", str(config)]) == 2
+    errors = capsys.readouterr().err
+    assert words in errors and errors.startswith("topgraft: ")
+    assert len(errors.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_refused_model_is_status_3_with_the_reason(tmp_path, toy_run, toy_config, capsys):
+    import shutil
+
+    shutil.copytree(toy_run.root, tmp_path / "run")
+    strict = {**toy_config, "output_dir": str(tmp_path / "run"), "evaluate": {"thresholds": {"accuracy": 1.0}}}
+    assert main(["run", str(write_config(tmp_path / "c.yaml", **strict))]) == 3
+    output = capsys.readouterr().out
+    assert "NOT BLESSED: accuracy is" in output
+    assert output.count("as before") == 5  # all but evaluate and report
+
+
+def test_overrides_may_stand_behind_options(tmp_path, toy_config, capsys):
+    config = write_config(tmp_path / "c.yaml", **toy_config)
+    assert main(["run", str(config), "--from", "train", "trian.epochs=2"]) == 2
+    assert "did you mean 'train'" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as raised:
+        main(["run", str(config), "--frm", "train"])
+    assert raised.value.code == 2

@@ -1,0 +1,41 @@
+import csv
+
+import pytest
+
+from components.files import PARTIAL, remove_partials, replacing_file, replacing_folder, write_csv, write_text
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "file"
+    write_text(path, "old")
+    with pytest.raises(RuntimeError), replacing_file(path) as partial:
+        partial.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failed_folder_leaves_the_old_folder_and_nothing_else(tmp_path):
+    folder = tmp_path / "folder"
+    for content in ("one", "two"):
+        with replacing_folder(folder) as partial:
+            (partial / content).touch()
+    with pytest.raises(RuntimeError), replacing_folder(folder) as partial:
+        (partial / "half").touch()
+        raise RuntimeError
+    assert [file.name for file in folder.iterdir()] == ["two"]
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_left_overs_of_a_killed_run_are_removed(tmp_path):
+    (tmp_path / f"shard.123{PARTIAL}").touch()
+    (tmp_path / f"folder{PARTIAL}").mkdir()
+    (tmp_path / "shard").touch()
+    remove_partials(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["shard"]
+
+
+def test_csv_survives_separators_and_broken_names(tmp_path):
+    write_csv(tmp_path / "t.csv", ["a", "b"], [['x,"y"', "line\nbreak"], ["\udcff", "ü"]])
+    with (tmp_path / "t.csv").open(encoding="utf-8", newline="") as file:
+        assert list(csv.reader(file)) == [["a", "b"], ['x,"y"', "line\nbreak"], ["\\udcff", "ü"]]

@@ -1,0 +1,124 @@
+"""The whole pipeline: painted images with a toy backbone, digits with the real one."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import write_config
+
+from components.features import RunDir
+from pipeline.cli import main
+
+ROOT = Path(__file__).parents[1]
+
+
+def read_record(run):
+    return json.loads(run.record.read_text())
+
+
+def test_the_run_directory_is_as_the_contract_says(toy_run):
+    names = {str(path.relative_to(toy_run.root)) for path in toy_run.root.rglob("*")}
+    assert {
+        "run.json",
+        "examples/train-00000-of-00002.tfrecord",
+        "examples/labels.txt",
+        "examples/rejects.jsonl",
+        "validation/schema.pbtxt",
+        "validation/anomalies.json",
+        "model/checkpoint",
+        "evaluation/BLESSED",
+        "report/index.html",
+        "report/confusion.csv",
+        "report/classes.csv",
+        "report/mistakes.csv",
+        "report/history.csv",
+        "report/summary.json",
+    } <= names
+    assert not [name for name in names if "partial" in name]
+
+
+def test_the_record_is_as_the_contract_says(toy_run):
+    record = read_record(toy_run)
+    assert list(record) == ["version", "config", "backbone", "stages", "counts", "metrics", "blessed", "reasons"]
+    assert list(record["stages"]) == ["ingest", "validate", "extract", "train", "export", "evaluate", "report"]
+    assert all(
+        set(stage) == {"seconds", "items", "reused", "computed", "skipped"} for stage in record["stages"].values()
+    )
+    counts = record["counts"]
+    assert counts["found"] == counts["written"] + counts["rejected"] == 181
+    assert counts["train"] + counts["val"] + counts["test"] == counts["written"] == 180
+    assert record["blessed"] is True and record["reasons"] == []
+    assert 0.7 <= record["metrics"]["accuracy"] <= 1
+
+
+def test_two_runs_from_scratch_give_identical_predictions_and_bottlenecks(toy_run, toy_config, tmp_path):
+    config = write_config(tmp_path / "c.yaml", **{**toy_config, "output_dir": str(tmp_path / "run")})
+    assert main(["run", str(config)]) == 0
+    again = RunDir(tmp_path / "run")
+    assert again.predictions.read_bytes() == toy_run.predictions.read_bytes()
+    shards = sorted(toy_run.root.glob("bottlenecks/*/*.tfrecord"))
+    assert len(shards) == 6
+    for shard in shards:
+        assert (again.root / shard.relative_to(toy_run.root)).read_bytes() == shard.read_bytes()
+
+
+def test_only_and_from_and_a_change_run_what_they_should(toy_run, toy_config, tmp_path, capsys):
+    import shutil
+
+    shutil.copytree(toy_run.root, tmp_path / "run")
+    run = RunDir(tmp_path / "run")
+    config = str(write_config(tmp_path / "c.yaml", **{**toy_config, "output_dir": str(run.root)}))
+
+    def stages_run(*arguments):
+        main(["run", config, *arguments])
+        return [name for name, stage in read_record(run)["stages"].items() if not stage["skipped"]]
+
+    assert stages_run() == []
+    assert stages_run("--only", "validate") == ["validate"]
+    assert stages_run("train.epochs=3") == ["train", "export", "evaluate", "report"]
+    assert stages_run("train.epochs=3", "evaluate.thresholds.accuracy=0.1") == ["evaluate", "report"]
+    assert stages_run("train.epochs=3", "evaluate.thresholds.accuracy=0.1", "--from", "report") == ["report"]
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("digits") / "run"
+    command = [str(Path(sys.executable).parent / "topgraft"), "run", "configs/digits.yaml", f"output_dir={folder}"]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT), RunDir(folder)
+
+
+def test_digits_are_blessed_with_the_real_backbone(digits):
+    result, run = digits
+    assert result.returncode == 0, result.stderr
+    record = read_record(run)
+    assert record["backbone"]["name"] == "efficientnet_lite0"
+    assert record["counts"]["found"] == record["counts"]["written"] == 1797
+    assert record["metrics"]["accuracy"] >= 0.90
+    assert "BLESSED" in result.stdout and str(run.report / "index.html") in result.stdout
+
+
+def test_libraries_keep_quiet(digits):
+    result, _ = digits
+    assert not [line for line in result.stderr.splitlines() if line.strip()]
+
+
+def test_real_bottlenecks_and_image_bytes_give_the_same_index_for_every_test_image(digits):
+    import tensorflow as tf
+
+    from components.datasets import locate_digits
+    from components.export import list_versions
+
+    _, run = digits
+    with run.predictions.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    encoded = [(locate_digits() / row["path"]).read_bytes() for row in rows]
+    predict = tf.saved_model.load(str(list_versions(run.exports)[-1])).signatures["serving_default"]
+    indices = [
+        i
+        for start in range(0, len(rows), 50)
+        for i in predict(image_bytes=tf.constant(encoded[start : start + 50]))["index"].numpy()
+    ]
+    assert indices == [int(row["index"]) for row in rows]

@@ -1,0 +1,93 @@
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import paint_images
+
+from components.errors import UserError
+from components.export import list_versions
+from components.predict import find_files, prediction_columns, prediction_row
+from pipeline.cli import main
+
+
+@pytest.fixture(scope="module")
+def export(toy_run):
+    return str(list_versions(toy_run.exports)[-1])
+
+
+@pytest.fixture
+def images(tmp_path):
+    return paint_images(tmp_path / "new", per_class=15, seed=9)
+
+
+def test_csv_and_jsonl_hold_a_row_for_every_image_in_input_order(export, images, tmp_path, capsys):
+    for suffix in ("csv", "jsonl"):
+        assert main(["predict", export, str(images), "--output", str(tmp_path / f"out.{suffix}")]) == 0
+    with (tmp_path / "out.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["path"] for row in rows] == sorted(str(file) for file in images.rglob("*.*"))
+    right = [Path(row["path"]).relative_to(images).parts[0] == row["label"] for row in rows]
+    assert np.mean(right) > 0.7
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [{key: str(value) for key, value in line.items()} for line in lines] == rows
+    assert "45 predicted, 0 unreadable" in capsys.readouterr().err
+
+
+def test_an_unreadable_file_is_listed_and_the_rest_is_predicted(export, images, tmp_path, capsys):
+    (images / "cyan" / "bad.jpg").write_bytes(b"\xff\xd8\xff no")
+    assert main(["predict", export, str(images), "--output", str(tmp_path / "out.csv")]) == 0
+    errors = capsys.readouterr().err
+    assert "bad.jpg: not an image" in errors
+    assert "45 predicted, 1 unreadable" in errors
+    assert len((tmp_path / "out.csv").read_text().splitlines()) == 46
+
+
+def test_the_terminal_gets_a_line_an_image(export, images, capsys):
+    (image,) = images.glob("cyan/camera/000.*")
+    assert main(["predict", export, str(image), "--top-k", "2"]) == 0
+    line = capsys.readouterr().out.strip()
+    assert line.startswith(f"{image}: 0.")
+    assert len(line.removeprefix(f"{image}: ").split()) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["EXPORT", "nowhere.jpg"], "no file or folder 'nowhere.jpg'"),
+        (["nowhere", "IMAGES"], "holds no SavedModel"),
+        (["EXPORT", "IMAGES", "--output", "x.txt"], "ends in .csv or .jsonl"),
+        (["EXPORT", "IMAGES", "--top-k", "0"], "expected 1 or more"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_status_2(export, images, capsys, arguments, words):
+    names = {"EXPORT": export, "IMAGES": str(images)}
+    assert main(["predict", *(names.get(word, word) for word in arguments)]) == 2
+    errors = capsys.readouterr().err
+    assert words in errors
+    assert len(errors.splitlines()) == 1
+
+
+def test_ties_go_to_the_lower_index_as_in_argmax():
+    probabilities = np.array([0.2, 0.4, 0.4], np.float32)
+    assert prediction_row("p", probabilities, ["a", "b", "c"])[1:] == [
+        "b",
+        "0.400000",
+        1,
+        "c",
+        "0.400000",
+        "a",
+        "0.200000",
+    ]
+    assert len(prediction_columns(3)) == len(prediction_row("p", probabilities, ["a", "b", "c"]))
+
+
+def test_files_and_folders_are_found_in_order(tmp_path):
+    for name in ("b/2.jpg", "b/1.jpg", "a.jpg", "b/.hidden", "b/Thumbs.db"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found = list(find_files([tmp_path / "b", tmp_path / "a.jpg"]))
+    assert [Path(path).name for path in found] == ["1.jpg", "2.jpg", "a.jpg"]
+    with pytest.raises(UserError):
+        list(find_files([tmp_path / "c"]))

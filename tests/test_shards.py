@@ -1,0 +1,64 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from components import features
+from components.bottlenecks import bottleneck_record
+from components.features import SPLITS
+from components.shards import read_bottlenecks, serialize_record, shard_files, writing_shards
+
+
+def write_bottlenecks(folder, rows):
+    with writing_shards(folder, 0, 1) as write:
+        for number, vector in enumerate(rows):
+            key = f"class/{number}.jpg".encode()
+            record = {
+                features.KEY: key,
+                features.SHA256: b"sum%d" % number,
+                features.LABEL: number,
+                features.TEXT: b"class",
+                features.SOURCE: b"",
+            }
+            write["train"](bottleneck_record(record, vector))
+
+
+def test_bottlenecks_come_back_as_they_were_written(tmp_path):
+    rows = np.random.default_rng(0).normal(size=(5, 7)).astype(np.float32)
+    write_bottlenecks(tmp_path, rows)
+    table = read_bottlenecks(shard_files(tmp_path, "train", 1), 7)
+    np.testing.assert_array_equal(table.vectors, rows)
+    assert table.keys == [f"class/{number}.jpg" for number in range(5)]
+    assert table.labels.tolist() == list(range(5))
+    assert table.sha256[3] == b"sum3"
+
+
+def test_an_empty_shard_reads_as_an_empty_table(tmp_path):
+    write_bottlenecks(tmp_path, [])
+    assert read_bottlenecks(shard_files(tmp_path, "val", 1), 7).vectors.shape == (0, 7)
+
+
+def test_a_flipped_bit_is_noticed(tmp_path):
+    write_bottlenecks(tmp_path, np.ones((5, 7), np.float32))
+    (path,) = shard_files(tmp_path, "train", 1)
+    content = bytearray(Path(path).read_bytes())
+    content[len(content) // 2] ^= 1
+    Path(path).write_bytes(content)
+    with pytest.raises(tf.errors.DataLossError):
+        read_bottlenecks([path], 7)
+
+
+def test_shards_appear_only_when_their_worker_ends_well(tmp_path):
+    with pytest.raises(RuntimeError), writing_shards(tmp_path, 0, 1) as write:
+        write["train"](b"half")
+        raise RuntimeError
+    assert not list(tmp_path.iterdir())
+    with writing_shards(tmp_path, 0, 1):
+        assert not list(tmp_path.glob("*.tfrecord"))
+    assert {file.name for file in tmp_path.iterdir()} == {features.shard_name(split, 0, 1) for split in SPLITS}
+
+
+def test_equal_records_give_equal_bytes():
+    feature = {name: tf.train.Feature(bytes_list=tf.train.BytesList(value=[b"x"])) for name in "abcdefgh"}
+    assert serialize_record(feature) == serialize_record(dict(reversed(feature.items())))

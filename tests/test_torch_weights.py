@@ -1,0 +1,105 @@
+import collections
+import io
+import pickle
+import struct
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from components.errors import UserError
+from components.torch_weights import MAGIC, parse_state_dict, read_state_dict
+
+
+class Reference:
+    """Pickles as torch pickles a storage: by persistent id."""
+
+    def __init__(self, key, count):
+        self.id = ("storage", Opaque("torch", "FloatStorage"), key, "cpu", count, None)
+
+
+class Opaque:
+    def __init__(self, module, name):
+        self.module, self.name = module, name
+
+
+class Pickler(pickle._Pickler):
+    """Writes names of modules that are not installed."""
+
+    def persistent_id(self, value):
+        return value.id if isinstance(value, Reference) else None
+
+    def save(self, value, save_persistent_id=True):
+        if isinstance(value, Opaque):
+            self.write(b"c" + f"{value.module}\n{value.name}\n".encode())
+        elif isinstance(value, tuple) and value and value[0] == "tensor":
+            self.save(Opaque("torch._utils", "_rebuild_tensor_v2"))
+            self.save(value[1:])
+            self.write(b"R")
+        else:
+            super().save(value, save_persistent_id)
+
+
+def dump(value):
+    buffer = io.BytesIO()
+    Pickler(buffer, 2).dump(value)
+    return buffer.getvalue()
+
+
+def legacy_file(tensors, storages):
+    parts = [dump(MAGIC), dump(1001), dump({"little_endian": True}), dump(tensors), dump(list(storages))]
+    data = [struct.pack("<q", len(v)) + np.asarray(v, "<f4").tobytes() for v in storages.values()]
+    return b"".join([*parts, *data])
+
+
+VALUES = np.arange(12, dtype=np.float32)
+
+
+def tensor(offset, shape, stride, count=12):
+    return ("tensor", Reference("0", count), offset, shape, stride, False, collections.OrderedDict())
+
+
+def test_tensors_with_offset_and_stride_come_back():
+    content = legacy_file({"a": tensor(0, (3, 4), (4, 1)), "b": tensor(4, (2, 2), (1, 4))}, {"0": VALUES})
+    tensors = parse_state_dict(content, "file")
+    np.testing.assert_array_equal(tensors["a"], VALUES.reshape(3, 4))
+    np.testing.assert_array_equal(tensors["b"], VALUES.reshape(3, 4)[1:, :2].T)
+
+
+def test_a_pickle_that_imports_anything_else_is_refused_and_not_run(tmp_path):
+    trap = tmp_path / "trap"
+
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(trap), "w"))
+
+    content = dump(MAGIC) + dump(1001) + dump({}) + pickle.dumps({"a": Evil()}, 2)
+    with pytest.raises(UserError, match=r"asks for .*open"):
+        parse_state_dict(content, "file")
+    assert not trap.exists()
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (13,), (-1,)])
+def test_a_tensor_beyond_its_storage_is_refused(shape):
+    with pytest.raises(UserError, match="beyond its storage"):
+        parse_state_dict(legacy_file({"a": tensor(0, shape, (4, 1)[-len(shape) :])}, {"0": VALUES}), "file")
+
+
+@given(st.integers(0, 10**6))
+def test_a_truncated_file_is_refused(cut):
+    content = legacy_file({"a": tensor(0, (12,), (1,))}, {"0": VALUES})
+    with pytest.raises(UserError, match="file"):
+        parse_state_dict(content[: cut % len(content)], "file")
+
+
+@given(st.binary(max_size=200))
+def test_anything_else_is_refused(content):
+    with pytest.raises(UserError):
+        parse_state_dict(content, "file")
+
+
+def test_a_file_with_another_sum_is_refused(tmp_path):
+    (tmp_path / "w.pth").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"SHA-256 2d71.* expected 00"):
+        read_state_dict(tmp_path / "w.pth", "00")
