@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -109,4 +110,8 @@ class BackboneSession:
 
     def compute_bottlenecks(self, image_bytes: list[bytes]) -> np.ndarray:
         """Map encoded images to float32[N, dim]."""
-        return self._session.run(f"{features.BOTTLENECK}:0", {f"{features.IMAGE_BYTES}:0": image_bytes})
+        return self.run(features.BOTTLENECK, features.IMAGE_BYTES, image_bytes)
+
+    def run(self, output: str, source: str, value: Any) -> np.ndarray:
+        """Return one named tensor of the graph for a value of another."""
+        return self._session.run(f"{output}:0", {f"{source}:0": value})

@@ -26,7 +26,7 @@ class Progress:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
-        self._bars = Bars(*columns, console=console, transient=True)
+        self._bars = Bars(*columns, console=console, transient=True, disable=not console.is_terminal)
         self._task: TaskID | None = None
 
     @contextmanager

@@ -146,7 +146,9 @@ def plot_history(history: list[dict[str, str]], key: str) -> go.Figure:
     for split, style in (("train", "dot"), ("val", "solid")):
         values = [float(row[f"{split}_{key}"]) for row in history]
         figure.add_scatter(x=[int(row["epoch"]) for row in history], y=values, name=split, line={"dash": style})
-    return figure.update_layout(title=key, xaxis_title="epoch", height=300, margin={"l": 50, "r": 20, "t": 40, "b": 40})
+    return figure.update_layout(
+        title=key, xaxis_title="epoch", height=300, template="plotly_white", margin={"l": 50, "r": 20, "t": 40, "b": 40}
+    )
 
 
 def plot_confusion(confusion: np.ndarray, labels: Sequence[str]) -> go.Figure:
