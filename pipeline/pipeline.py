@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import components  # its submodules load on first use: a run with nothing to do imports no TensorFlow
-from components.catalog import check_backbone
+from components.catalog import source_files
 from components.features import Bottlenecks, Evaluation, Examples, Export, Head, Report, RunDir, Validation
 from components.images import list_images
 from components.progress import Progress
@@ -25,7 +26,6 @@ def run_stages(config: Config, run: RunDir, stages: Stages, progress: Progress) 
     shares, thresholds = data.split.model_dump(), config.evaluate.thresholds.model_dump(exclude_none=True)
     max_drop, beam = config.evaluate.max_accuracy_drop, config.beam.runner
 
-    check_backbone(config.backbone)
     listing = list_images(data_folder(config))
     open_run_folder(run)
     shards = config.beam.shards or choose_shards(len(listing.files))
@@ -54,9 +54,9 @@ def run_stages(config: Config, run: RunDir, stages: Stages, progress: Progress) 
         "extract",
         Bottlenecks,
         lambda: components.bottlenecks.extract_bottlenecks(
-            examples, run, config.backbone, make_options(beam), progress
+            examples, config.backbone, run, make_options(beam), progress
         ),
-        settings=[config.backbone],
+        settings=[[asdict(spec) for spec in config.backbone], *map(fingerprint_file, source_files(config.backbone))],
         after=["ingest"],
     )
     # Fit the head on the train split, keep the epoch that is best on the validation split.
@@ -105,8 +105,12 @@ def data_folder(config: Config) -> Path:
 
 
 def fingerprint_file(path: Path | None) -> str:
-    """Return a hash of a file's content, '' where there is none to read."""
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path and path.is_file() else ""
+    """Return a hash of names, sizes and times of change of a file or of all below a folder, '' where there is none."""
+    if path is None:
+        return ""
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    stamps = [f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files if file.exists()]
+    return hashlib.sha256("\n".join(stamps).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def make_options(runner: str) -> PipelineOptions:

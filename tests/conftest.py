@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +10,6 @@ import pytest
 import yaml
 from PIL import Image
 
-import components
-from components import catalog
 from components.features import RunDir
 from pipeline.cli import main, silence_libraries
 
@@ -57,24 +54,48 @@ def add_toy_network(pixels):
     return tf.reshape(tf.nn.avg_pool2d(pixels, 8, 8, "VALID"), [-1, 48])
 
 
-def write_toy_backbone(name: str, folder: Path):
-    """Stand in for prepare_backbone."""
+def write_toy_graph(path: Path) -> Path:
+    """Write the toy network as a frozen GraphDef."""
     import tensorflow as tf
 
-    from components.backbone import _v1_control_flow, add_decoding, write_backbone
-
-    with _v1_control_flow(), tf.Graph().as_default() as graph:
-        tf.identity(add_toy_network(add_decoding(32, 127.0, 128.0)), "bottleneck")
-    return write_backbone(name, graph, folder)
+    with tf.Graph().as_default() as graph:
+        pixels = tf.compat.v1.placeholder(tf.float32, [None, 32, 32, 3], "input")
+        tf.identity(add_toy_network(pixels), "features")
+    path.write_bytes(graph.as_graph_def().SerializeToString())
+    return path
 
 
 @pytest.fixture(scope="session")
-def toy_backbone():
-    """Let configs name the backbone 'toy'."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(catalog.EMBEDDED, "toy", None)
-        patch.setattr(components.bottlenecks, "prepare_backbone", write_toy_backbone)
-        yield "toy"
+def toy_backbone(tmp_path_factory) -> dict:
+    """The toy network as a config names it."""
+    path = write_toy_graph(tmp_path_factory.mktemp("toy_graph") / "toy.pb")
+    return {"frozen_graph": str(path), "input": "input", "bottleneck": "features", "scale": [-1, 1]}
+
+
+def check_bottlenecks_agree(run: RunDir, images: Path) -> None:
+    """Assert that extraction, the exported SavedModel and the plain backbone give the same bottlenecks."""
+    import json
+
+    import tensorflow as tf
+
+    from components.backbone import BackboneSession, read_backbone
+    from components.export import list_versions
+    from components.shards import read_bottlenecks
+
+    (folder,) = run.backbones.iterdir()
+    backbone = read_backbone(folder)
+    shards = json.loads((run.stages / "ingest.json").read_text())["outcome"]["shards"]
+    files = [str(path) for path in sorted(run.bottlenecks(backbone.id).glob(f"test-*-of-{shards:05d}.tfrecord"))]
+    table = read_bottlenecks(files, backbone.dim)
+    keys, extracted = table.keys[:8], table.vectors[:8]
+    encoded = [(images / key).read_bytes() for key in keys]
+    plain = BackboneSession(folder).compute_bottlenecks(encoded)
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        tf.compat.v1.saved_model.load(session, ["serve"], str(list_versions(run.exports)[-1]))
+        served = session.run("backbone/bottleneck:0", {"image_bytes:0": encoded})
+    tolerance = 1e-5 * max(1.0, float(np.abs(plain).max()))
+    np.testing.assert_allclose(extracted, plain, atol=tolerance)
+    np.testing.assert_allclose(served, plain, atol=tolerance)
 
 
 def write_config(path: Path, **values) -> Path:
@@ -116,11 +137,16 @@ def options():
     return PipelineOptions(["--runner", "FnApiRunner"])
 
 
-@pytest.fixture
-def progress():
-    """A progress display that shows nothing."""
+def quiet_progress():
+    """Return a progress display that shows nothing."""
     from rich.console import Console
 
     from components.progress import Progress
 
-    return Progress(Console(file=sys.stderr, quiet=True))
+    return Progress(Console(quiet=True))
+
+
+@pytest.fixture
+def progress():
+    """A progress display that shows nothing."""
+    return quiet_progress()

@@ -1,19 +1,30 @@
 import io
+import json
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import paint_images, write_toy_backbone
+from conftest import paint_images, quiet_progress
 from PIL import Image
 
 from components.backbone import BackboneSession, load_graph, prepare_backbone, read_backbone
+from components.catalog import parse_backbone
 from components.errors import UserError
+
+
+def prepare(value, folder):
+    return prepare_backbone(parse_backbone(value), folder, quiet_progress())
 
 
 @pytest.fixture(scope="module")
 def lite0(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lite0")
-    return folder, prepare_backbone("efficientnet_lite0", folder)
+    return folder, prepare("efficientnet_lite0", folder)
+
+
+@pytest.fixture
+def toy(tmp_path, toy_backbone):
+    return BackboneSession(tmp_path / prepare(toy_backbone, tmp_path).id)
 
 
 def png(pixels):
@@ -22,46 +33,46 @@ def png(pixels):
     return buffer.getvalue()
 
 
-def test_the_id_is_a_function_of_the_graph(lite0, tmp_path):
+def test_the_id_is_a_function_of_the_graph(lite0, tmp_path, toy_backbone):
     _, backbone = lite0
     tf.function(lambda: tf.map_fn(lambda x: x + 1, tf.range(3)))()  # loops of others must not number ours
-    assert prepare_backbone("efficientnet_lite0", tmp_path) == backbone
-    assert write_toy_backbone("toy", tmp_path).id != backbone.id
+    assert prepare("efficientnet_lite0", tmp_path) == backbone
+    assert prepare(toy_backbone, tmp_path).id != backbone.id
 
 
-def test_the_json_tells_size_and_width(lite0):
+def test_the_json_tells_size_width_and_classes(lite0):
     folder, backbone = lite0
     assert read_backbone(folder / backbone.id) == backbone
-    assert (backbone.size, backbone.dim, backbone.own_classes) == (224, 1280, 1000)
+    assert (backbone.size, backbone.dim, len(backbone.labels)) == (224, 1280, 1000)
+    assert json.loads((folder / backbone.id / "backbone.json").read_text())["name"] == "efficientnet_lite0"
 
 
 def test_the_graph_has_the_named_tensors(lite0):
     folder, backbone = lite0
     with tf.Graph().as_default() as graph:
         tf.import_graph_def(load_graph(folder / backbone.id), name="")
-    shapes = {
-        name: graph.get_tensor_by_name(f"{name}:0").shape.as_list() for name in ("image_bytes", "pixels", "bottleneck")
+    names = ("image_bytes", "pixels", "bottleneck", "probabilities")
+    shapes = {name: graph.get_tensor_by_name(f"{name}:0").shape.as_list() for name in names}
+    assert shapes == {
+        "image_bytes": [None],
+        "pixels": [None, 224, 224, 3],
+        "bottleneck": [None, 1280],
+        "probabilities": [None, 1000],
     }
-    assert shapes == {"image_bytes": [None], "pixels": [None, 224, 224, 3], "bottleneck": [None, 1280]}
 
 
-def test_every_format_is_decoded_alike(tmp_path):
+def test_every_format_is_decoded_alike(toy):
     pixels = np.random.default_rng(0).integers(0, 255, (40, 50, 3)).astype(np.uint8)
-    encoded = []
-    for kind in ("PNG", "BMP"):
-        buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, kind)
-        encoded.append(buffer.getvalue())
-    session = BackboneSession(tmp_path / write_toy_backbone("toy", tmp_path).id)
-    first, second = session.compute_bottlenecks(encoded)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "BMP")
+    first, second = toy.compute_bottlenecks([buffer.getvalue(), png(pixels)])
     np.testing.assert_array_equal(first, second)
 
 
-def test_preprocessing_is_plain_tensorflow(tmp_path):
+def test_preprocessing_is_plain_tensorflow(toy):
     pixels = np.random.default_rng(0).integers(0, 255, (40, 50, 3)).astype(np.uint8)
-    session = BackboneSession(tmp_path / write_toy_backbone("toy", tmp_path).id)
-    expected = tf.nn.avg_pool2d((tf.image.resize(pixels[None], [32, 32]) - 127.0) / 128.0, 8, 8, "VALID")
-    np.testing.assert_allclose(session.compute_bottlenecks([png(pixels)])[0], np.ravel(expected), atol=1e-5)
+    expected = tf.nn.avg_pool2d(tf.image.resize(pixels[None], [32, 32]) / 127.5 - 1, 8, 8, "VALID")
+    np.testing.assert_allclose(toy.compute_bottlenecks([png(pixels)])[0], np.ravel(expected), atol=1e-5)
 
 
 def test_a_batch_equals_its_images_one_by_one(lite0, tmp_path):
@@ -73,6 +84,63 @@ def test_a_batch_equals_its_images_one_by_one(lite0, tmp_path):
     np.testing.assert_allclose(together, apart, atol=1e-4)
 
 
-def test_an_unknown_backbone_is_refused_with_the_nearest(tmp_path):
-    with pytest.raises(UserError, match="'efficientnet_lite3'; did you mean 'efficientnet_lite"):
-        prepare_backbone("efficientnet_lite3", tmp_path)
+def test_an_earlier_layer_can_be_taken_and_pooled(tmp_path, lite0):
+    folder, backbone = lite0
+    image = png(np.random.default_rng(0).integers(0, 255, (60, 60, 3)).astype(np.uint8))
+    maps = BackboneSession(folder / backbone.id).run("network/block5", "image_bytes", [image])
+    expected = {"avg": maps.mean((1, 2)), "max": maps.max((1, 2)), "flatten": maps.reshape(1, -1)}
+    for pooling, vectors in expected.items():
+        part = prepare({"name": "efficientnet_lite0", "layer": "block5", "pooling": pooling}, tmp_path)
+        session = BackboneSession(tmp_path / part.id)
+        np.testing.assert_allclose(session.compute_bottlenecks([image]), vectors, rtol=1e-4, atol=1e-4)
+        assert part.labels == ()
+
+
+def test_several_backbones_give_their_normalised_bottlenecks_side_by_side(tmp_path, toy_backbone, lite0):
+    folder, backbone = lite0
+    image = png(np.random.default_rng(0).integers(0, 255, (60, 60, 3)).astype(np.uint8))
+    both = prepare(["efficientnet_lite0", toy_backbone], tmp_path)
+    assert both.dim == 1280 + 48
+    (joined,) = BackboneSession(tmp_path / both.id).compute_bottlenecks([image])
+    alone = [BackboneSession(folder / backbone.id), BackboneSession(tmp_path / prepare(toy_backbone, tmp_path).id)]
+    for session, part in zip(alone, np.split(joined, [1280])):
+        (vector,) = session.compute_bottlenecks([image])
+        np.testing.assert_allclose(part, vector / np.linalg.norm(vector) * len(vector) ** 0.5, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"bottleneck": "feature"}, r"no layer or tensor 'feature'; the nearest are .*features \(None, 48\)"),
+        ({"input": "inputs"}, r"no tensor 'inputs'; the nearest are input \(None, 32, 32, 3\)"),
+        ({"input": "inputs", "size": 32}, "has no tensor 'inputs'"),
+        ({"pooling": "max"}, r"cannot be pooled by 'max': expected maps"),
+    ],
+)
+def test_a_tensor_that_is_not_there_is_named_with_the_nearest(tmp_path, toy_backbone, change, words):
+    with pytest.raises(UserError, match=words):
+        prepare({**toy_backbone, **change}, tmp_path)
+
+
+def test_an_unknown_layer_is_named_with_the_nearest_and_their_shapes(tmp_path):
+    with pytest.raises(UserError, match=r"'block99'; the nearest are block\d+ \(None, \d+, \d+, \d+\)"):
+        prepare({"name": "efficientnet_lite0", "layer": "block99"}, tmp_path)
+
+
+def test_a_graph_that_would_read_files_is_refused(tmp_path):
+    with tf.Graph().as_default() as graph:
+        pixels = tf.compat.v1.placeholder(tf.float32, [None, 32, 32, 3], "input")
+        secret = tf.strings.length(tf.io.read_file("/etc/hostname"))
+        tf.reduce_mean(pixels, [1, 2], name="features") + tf.cast(secret, tf.float32)
+    path = tmp_path / "evil.pb"
+    path.write_bytes(graph.as_graph_def().SerializeToString())
+    with pytest.raises(UserError, match="operation ReadFile"):
+        prepare({"frozen_graph": str(path), "input": "input", "bottleneck": "features"}, tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"no graph at all", b"\x0a\xff\xff"])
+def test_a_file_that_is_no_graph_is_refused(tmp_path, content):
+    path = tmp_path / "x.pb"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="x.pb"):
+        prepare({"frozen_graph": str(path), "input": "input", "bottleneck": "features"}, tmp_path)

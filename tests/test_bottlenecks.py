@@ -5,6 +5,7 @@ from conftest import paint_images
 
 from components import bottlenecks
 from components.backbone import BackboneSession
+from components.catalog import parse_backbone
 from components.features import SPLITS, RunDir
 from components.images import list_images
 from components.ingest import ingest_images
@@ -20,7 +21,7 @@ def pipeline(tmp_path, toy_backbone, options, progress):
 
     def extract(shards=2, shares=SHARES, seed=0):
         examples = ingest_images(list_images(tmp_path / "data"), run, shards, shares, 0.05, seed, options, progress)
-        return examples, bottlenecks.extract_bottlenecks(examples, run, toy_backbone, options, progress)
+        return examples, bottlenecks.extract_bottlenecks(examples, parse_backbone(toy_backbone), run, options, progress)
 
     paint_images(tmp_path / "data", per_class=20)
     return run, extract
@@ -93,7 +94,7 @@ def test_two_runs_write_the_same_bytes(tmp_path, toy_backbone, options, progress
     for name in ("one", "two"):
         run = RunDir(tmp_path / name)
         examples = ingest_images(list_images(tmp_path / "data"), run, 2, SHARES, 0.05, 0, options, progress)
-        outcome = bottlenecks.extract_bottlenecks(examples, run, toy_backbone, options, progress)
+        outcome = bottlenecks.extract_bottlenecks(examples, parse_backbone(toy_backbone), run, options, progress)
         written.append({file.name: file.read_bytes() for file in run.bottlenecks(outcome.backbone_id).iterdir()})
     assert written[0] == written[1]
     assert len(written[0]) == 6

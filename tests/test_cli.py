@@ -17,12 +17,9 @@ def topgraft(*arguments, cwd=ROOT, **environment):
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env={**os.environ, **environment})
 
 
-# The toy backbone is known to the testing process only: name it for the commands under test.
 PRINT_MODULES = """
 import sys
-from components import catalog
 from pipeline.cli import main
-catalog.EMBEDDED["toy"] = None
 try:
     status = main(sys.argv[1:])
 except SystemExit as stop:
@@ -65,7 +62,7 @@ def test_a_run_with_nothing_to_do_loads_neither_tensorflow_nor_beam(toy_run, toy
     [
         ({"data": {"path": "nowhere"}}, "no folder 'nowhere'"),
         ({"data": {"path": __file__}}, "is a file, not a folder"),
-        ({"backbone": "efficientnet_lite9"}, "no backbone 'efficientnet_lite9'; did you mean 'efficientnet_lite"),
+        ({"backbone": "efficientnet_lite9"}, "no backbone 'efficientnet_lite9'; the nearest are efficientnet_lite"),
         ({"output_dir": f"{__file__}/run"}, "Cannot write to"),
         ({"bakcbone": "x"}, "did you mean 'backbone'"),
     ],

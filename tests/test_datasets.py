@@ -2,7 +2,8 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from components.datasets import cache_folder, locate_digits
+from components.datasets import locate_digits
+from components.downloads import cache_folder
 
 
 def test_digits_are_written_once_as_class_folders(tmp_path, monkeypatch):

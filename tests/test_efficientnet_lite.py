@@ -56,5 +56,5 @@ def test_equals_an_independent_forward_pass_of_the_same_weights(name):
 
 def test_lite0_and_lite2_have_the_blocks_that_their_weights_have():
     for name, lite in EMBEDDED.items():
-        blocks = {key.split(".")[1] for key in load_weights(lite) if key.startswith("_blocks")} if lite else None
-        assert blocks is None or len(block_strides(lite.depth)) == len(blocks), name
+        blocks = {key.split(".")[1] for key in load_weights(lite) if key.startswith("_blocks")}
+        assert len(block_strides(lite.depth)) == len(blocks), name

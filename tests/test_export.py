@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from components.export import list_versions
-from components.predict import Predictor
+from components.predict import load_export
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_the_labels_travel_with_the_model(export, tmp_path):
     moved = tmp_path / "moved"
     __import__("shutil").copytree(export, moved)
     assert (moved / "assets" / "labels.txt").read_text() == "cyan\nmagenta\nyellow\n"
-    assert Predictor(moved).labels == ["cyan", "magenta", "yellow"]
+    assert load_export(moved).labels == ["cyan", "magenta", "yellow"]
 
 
 def test_the_model_card_states_what_went_in(export, toy_run):

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import write_config
+from conftest import check_bottlenecks_agree, write_config
 
 from components.features import RunDir
 from pipeline.cli import main
@@ -103,6 +103,13 @@ def test_digits_are_blessed_with_the_real_backbone(digits):
 def test_libraries_keep_quiet(digits):
     result, _ = digits
     assert not [line for line in result.stderr.splitlines() if line.strip()]
+
+
+def test_extraction_the_saved_model_and_the_backbone_agree_on_bottlenecks(digits, toy_run, toy_config):
+    from components.datasets import locate_digits
+
+    check_bottlenecks_agree(digits[1], locate_digits())
+    check_bottlenecks_agree(toy_run, Path(toy_config["data"]["path"]))
 
 
 def test_real_bottlenecks_and_image_bytes_give_the_same_index_for_every_test_image(digits):

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 import tensorflow_data_validation as tfdv
-from conftest import paint_images
+from conftest import paint_images, quiet_progress
 from google.protobuf import text_format
 
 from components.errors import UserError
@@ -17,14 +17,10 @@ SHARES = {"train": 0.5, "val": 0.25, "test": 0.25}
 
 @pytest.fixture(scope="module")
 def ingested(tmp_path_factory, options):
-    from rich.console import Console
-
-    from components.progress import Progress
-
     folder = tmp_path_factory.mktemp("validate")
     run = RunDir(folder / "run")
     listing = list_images(paint_images(folder / "data", per_class=140))
-    return run, ingest_images(listing, run, 2, SHARES, 0.05, 0, options, Progress(Console(quiet=True)))
+    return run, ingest_images(listing, run, 2, SHARES, 0.05, 0, options, quiet_progress())
 
 
 def test_statistics_schema_and_anomalies_are_written(ingested, options):

@@ -1,0 +1,98 @@
+"""Looking at backbones: a list of those that have a name, and what one of them is made of."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from components.catalog import EMBEDDED, FROZEN, KERAS, SOURCES, parse_backbone
+from components.downloads import cache_folder
+from components.progress import Progress
+
+LICENCE = "Apache-2.0"
+# The applications whose ImageNet weights their authors put under other terms (keras.io/api/applications).
+KERAS_LICENCES = {
+    "VGG": "CC BY 4.0",
+    "ResNet50": "MIT",
+    "ResNet101": "MIT",
+    "ResNet152": "MIT",
+    "DenseNet": "BSD-3-Clause",
+    "ConvNeXt": "MIT",
+}
+
+
+def print_list(console: Console) -> None:
+    """Print every backbone that has a name; TF-Hub modules and files go by URL or path."""
+    table = Table("name", "source", box=None, pad_edge=False)
+    for column in ("input", "dim", "M parameters"):
+        table.add_column(column, justify="right")
+    table.add_column("licence")
+    table.add_column("here")
+    for name, lite in EMBEDDED.items():
+        table.add_row(name, "installed", str(lite.size), str(lite.dim), f"{lite.parameters:.1f}", LICENCE, "yes")
+    for name, archive in FROZEN.items():
+        here = (cache_folder() / "downloads" / archive.remote.file).exists()
+        numbers = (str(archive.size), str(archive.dim), f"{archive.parameters:.1f}")
+        table.add_row(name, "download", *numbers, LICENCE, "yes" if here else "no")
+    for name, (size, dim, parameters) in KERAS.items():
+        licence = next((terms for start, terms in KERAS_LICENCES.items() if name.startswith(start)), LICENCE)
+        if name.startswith("ResNet") and name.endswith("V2"):
+            licence = LICENCE
+        table.add_row(
+            name, "Keras", str(size), str(dim), f"{parameters:.1f}", licence, "yes" if _keras_here(name) else "no"
+        )
+    console.print(table)
+    console.print(f"Or name a source in the config: backbone: {{{' | '.join(SOURCES[1:])}: ...}}", highlight=False)
+
+
+def _keras_here(name: str) -> bool:
+    stems = (Path.home() / ".keras" / "models").glob("*")
+    flat = name.lower()
+    return any(stem.name.replace("_", "").replace("-", "").lower().startswith(flat + "weights") for stem in stems)
+
+
+def print_backbone(
+    name: str, console: Console, progress: Progress, pbtxt: Path | None, tensorboard: Path | None
+) -> None:
+    """Print a backbone's input, the tensors that can be taken from it, and its operations counted by kind."""
+    import tensorflow as tf
+
+    from components.backbone import load_graph, prepare_backbone
+
+    folder = cache_folder() / "backbones"
+    with progress.stage("backbone"):
+        backbone = prepare_backbone(parse_backbone(name), folder, progress)
+    graph_def = load_graph(folder / backbone.id)
+    with tf.Graph().as_default() as graph:
+        tf.import_graph_def(graph_def, name="")
+    console.print(f"{backbone.name}  id {backbone.id}", highlight=False)
+    side = f"{backbone.size}x{backbone.size} pixels" if backbone.size else "several sizes"
+    console.print(f"input {side}, bottleneck {backbone.dim} wide, {len(backbone.labels)} own classes", highlight=False)
+    table = Table("layer", "shape", "operation", box=None, pad_edge=False)
+    for layer, shape, kind in list_layers(graph):
+        table.add_row(layer, shape, kind)
+    console.print(table)
+    kinds = Counter(operation.type for operation in graph.get_operations())
+    console.print("operations: " + ", ".join(f"{count} {kind}" for kind, count in kinds.most_common()), highlight=False)
+    if pbtxt:
+        tf.io.write_graph(graph_def, str(pbtxt.parent), pbtxt.name)
+        console.print(f"graph as text: {pbtxt}", highlight=False)
+    if tensorboard:
+        with graph.as_default(), tf.compat.v1.summary.FileWriter(str(tensorboard), graph):
+            console.print(f"graph for TensorBoard: {tensorboard}", highlight=False)
+
+
+def list_layers(graph: Any) -> list[tuple[str, str, str]]:
+    """Return (name, shape, operation) of each tensor that could serve as bottleneck: the network's maps and vectors."""
+    rows = []
+    for operation in graph.get_operations():
+        if not operation.name.startswith("network/") or operation.type in ("Const", "Placeholder"):
+            continue
+        shape = operation.outputs[0].shape if operation.outputs else None
+        if shape is not None and shape.rank in (2, 4) and shape[0] is None and shape[-1] is not None:
+            rows.append((operation.name.removeprefix("network/"), str(shape), operation.type))
+    return rows

@@ -1,0 +1,26 @@
+"""Classify: a backbone as what it was trained to be, a classifier of its own classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from components import features
+from components.backbone import BackboneSession, prepare_backbone
+from components.catalog import Spec
+from components.downloads import cache_folder
+from components.errors import UserError
+from components.predict import Classifier
+from components.progress import Progress
+
+
+def load_backbone_classifier(specs: Sequence[Spec], progress: Progress) -> Classifier:
+    """Return a backbone's own classifier; raises UserError for one without classes."""
+    folder = cache_folder() / "backbones"
+    backbone = prepare_backbone(specs, folder, progress, own_classes=True)
+    if not backbone.labels:
+        raise UserError(f"The backbone '{backbone.name}' has no classes of its own: train a head with topgraft run.")
+    session = BackboneSession(folder / backbone.id)
+    return Classifier(
+        [name.split(",")[0] for name in backbone.labels],  # of 'giant panda, panda, panda bear' the first
+        lambda encoded: session.run(features.PROBABILITIES, features.IMAGE_BYTES, encoded),
+    )

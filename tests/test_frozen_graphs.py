@@ -1,0 +1,132 @@
+import tarfile
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import check_bottlenecks_agree, paint_images, quiet_progress, write_config
+
+from components import catalog, frozen_graphs
+from components.backbone import BackboneSession, prepare_backbone
+from components.catalog import parse_backbone
+from components.downloads import cache_folder
+from components.errors import UserError
+from components.features import RunDir
+from pipeline.cli import main
+
+CLASSES = 5
+LABEL_MAP = """entry {
+  target_class: 1
+  target_class_string: "n01"
+}
+entry {
+  target_class: 4
+  target_class_string: "n04"
+}
+"""
+SYNSETS = "n01\tgiant panda, panda\nn04\ttriceratops\nn99\tother\n"
+
+
+def build_2015_graph() -> tf.Graph:
+    """A toy with the node names and the one-image shapes of classify_image_graph_def.pb."""
+    random = np.random.default_rng(0)
+    v1 = tf.compat.v1
+    with tf.Graph().as_default() as graph:
+        contents = v1.placeholder(tf.string, [], "DecodeJpeg/contents")
+        decoded = tf.cast(tf.image.decode_jpeg(contents, channels=3, name="DecodeJpeg"), tf.float32, name="Cast")
+        resized = v1.image.resize_bilinear(tf.expand_dims(decoded, 0), [299, 299], name="ResizeBilinear")
+        scaled = tf.multiply(tf.subtract(resized, 128.0, name="Sub"), 1 / 128, name="Mul")
+        maps = tf.nn.relu(tf.nn.conv2d(scaled, random.normal(0, 0.3, (9, 9, 3, 8)).astype(np.float32), 32, "VALID"))
+        pooled = tf.nn.avg_pool2d(maps, maps.shape[1:3], 1, "VALID", name="pool_3")
+        flat = tf.reshape(pooled, [1, 8], name="pool_3/_reshape")
+        weights = random.normal(0, 1, (8, CLASSES)).astype(np.float32)
+        tf.nn.softmax(tf.matmul(flat, weights, name="softmax/logits"), name="softmax")
+    return graph
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    """The toy as the archive that the name inception_v3_2015 stands for, put into the cache by hand."""
+    folder = tmp_path_factory.mktemp("inception")
+    graph = build_2015_graph()
+    (folder / "classify_image_graph_def.pb").write_bytes(graph.as_graph_def().SerializeToString())
+    (folder / "imagenet_2012_challenge_label_map_proto.pbtxt").write_text("# -*- protobuffer -*-\n" + LABEL_MAP)
+    (folder / "imagenet_synset_to_human_label_map.txt").write_text(SYNSETS)
+    path = cache_folder() / "downloads" / catalog.FROZEN["inception_v3_2015"].remote.file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w:gz") as tar:
+        for file in folder.iterdir():
+            tar.add(file, file.name)
+    return graph
+
+
+@pytest.fixture
+def jpegs(tmp_path):
+    return [file.read_bytes() for file in sorted(paint_images(tmp_path / "jpegs", 9).rglob("*.jpg"))]
+
+
+def test_the_batched_form_equals_the_original_one_image_at_a_time(archive, jpegs, tmp_path):
+    backbone = prepare_backbone(parse_backbone("inception_v3_2015"), tmp_path, quiet_progress())
+    assert (backbone.dim, backbone.size) == (8, 299)
+    session = BackboneSession(tmp_path / backbone.id)
+    with tf.compat.v1.Session(graph=archive) as original:
+        for name, tensor in (("bottleneck", "pool_3/_reshape:0"), ("probabilities", "softmax:0")):
+            one_by_one = [original.run(tensor, {"DecodeJpeg/contents:0": jpeg})[0] for jpeg in jpegs]
+            assert len({tuple(vector) for vector in one_by_one}) == len(jpegs) == 9
+            np.testing.assert_allclose(session.run(name, "image_bytes", jpegs), one_by_one, atol=1e-5)
+
+
+def test_names_come_from_the_two_maps_of_the_archive(archive, tmp_path):
+    backbone = prepare_backbone(parse_backbone("inception_v3_2015"), tmp_path, quiet_progress())
+    assert backbone.labels == ("", "giant panda, panda", "", "", "triceratops")
+
+
+def test_classify_prints_probability_and_name(archive, tmp_path, capsys):
+    image = next(paint_images(tmp_path / "images", 3).rglob("*.jpg"))
+    assert main(["classify", str(image), "--backbone", "inception_v3_2015", "--top-k", "5"]) == 0
+    path, *lines = capsys.readouterr().out.splitlines()
+    assert path == str(image)
+    assert len(lines) == 5
+    probabilities = [float(line.split()[0]) for line in lines]
+    assert probabilities == sorted(probabilities, reverse=True)
+    assert sum(probabilities) == pytest.approx(1, abs=1e-3)
+    assert any(line.endswith(" giant panda") for line in lines)
+
+
+def test_the_whole_pipeline_runs_on_it(archive, toy_config, tmp_path):
+    images = paint_images(tmp_path / "images", per_class=12)
+    values = {**toy_config, "output_dir": str(tmp_path / "run"), "backbone": "inception_v3_2015"}
+    values |= {"data": {"path": str(images)}, "evaluate": {"thresholds": {"accuracy": 0.2}}}
+    assert main(["run", str(write_config(tmp_path / "c.yaml", **values))]) == 0
+    check_bottlenecks_agree(RunDir(tmp_path / "run"), images)
+
+
+def test_without_a_network_the_url_and_the_place_for_the_file_are_named(tmp_path, monkeypatch, capsys):
+    from components import downloads
+
+    remote = downloads.Remote("http://127.0.0.1:9/inception.tgz", "inception.tgz", None, None)
+    monkeypatch.setitem(
+        catalog.FROZEN, "inception_v4", catalog.FROZEN["inception_v4"].__class__(remote, "a", "b", "c", 299, 8, 1.0)
+    )
+    monkeypatch.setattr(downloads, "FIRST_DELAY", 0)
+    assert main(["backbones", "fetch", "inception_v4"]) == 2
+    error = capsys.readouterr().err
+    assert "http://127.0.0.1:9/inception.tgz" in error
+    assert str(cache_folder() / "downloads" / "inception.tgz") in error
+    assert len(error.splitlines()) == 1
+
+
+def test_numbers_without_a_class_have_no_name():
+    assert frozen_graphs.parse_label_maps(LABEL_MAP, SYNSETS)[2] == ""
+    assert frozen_graphs.parse_label_maps("", "") == ()
+
+
+def test_an_archive_without_a_graph_is_named(tmp_path, monkeypatch):
+    path = cache_folder() / "downloads" / "empty.tgz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w:gz") as tar:
+        tar.add(__file__, "readme.txt")
+    remote = catalog.FROZEN["inception_v4"].remote.__class__("http://127.0.0.1:9/x", "empty.tgz", None, None)
+    known = catalog.FROZEN["inception_v4"].__class__(remote, "a", "b", "c", 299, 8, 1.0)
+    monkeypatch.setitem(catalog.FROZEN, "inception_resnet_v2", known)
+    with pytest.raises(UserError, match="holds no .pb file"):
+        prepare_backbone(parse_backbone("inception_resnet_v2"), tmp_path, quiet_progress())
