@@ -1,29 +1,23 @@
-"""Files of the network, fetched once into the user's cache, and archives, unpacked without trust in them."""
+"""Files of the network, fetched once into the user's cache."""
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
-import stat
-import tarfile
 import time
-import zipfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PureWindowsPath
-from typing import IO, Any
+from pathlib import Path
+from typing import Any
 
 from components.errors import UserError
-from components.files import PARTIAL, replacing_folder, write_json
+from components.files import PARTIAL, beside, locked, write_json
 
 TRIES = 5
 FIRST_DELAY = 1.0  # seconds before the second try, doubled before each later one
 TIMEOUTS = (10.0, 30.0)  # seconds to connect, seconds without a byte
 CHUNK = 2**16
-ZIP_STARTS = (b"PK\x03\x04", b"PK\x05\x06")
 VALIDATOR = PARTIAL + ".validator"  # suffix of the file with the ETag or the date of a partial file's version
 
 
@@ -47,13 +41,13 @@ def fetch(remote: Remote, report: Callable[[int, int | None], None]) -> Path:
     """Return the cached copy, downloaded on first use; raises UserError if it cannot be had or is not the true one."""
     path = cache_folder() / "downloads" / remote.file
     try:
-        with _locked(path):
+        with locked(path):
             if path.exists():
                 _check(path, path, remote)
             else:
                 _download(remote, path, report)
-                _check(_beside(path, PARTIAL), path, remote)
-                os.replace(_beside(path, PARTIAL), path)
+                _check(beside(path, PARTIAL), path, remote)
+                os.replace(beside(path, PARTIAL), path)
     except OSError as error:
         raise UserError(
             f"Cannot keep '{path}' ({error.strerror}): make room and see to the permissions there, "
@@ -62,25 +56,12 @@ def fetch(remote: Remote, report: Callable[[int, int | None], None]) -> Path:
     return path
 
 
-def _beside(path: Path, suffix: str) -> Path:
-    return path.with_name(path.name + suffix)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # The lock file stays: another process may already wait on it.
-    with open(_beside(path, ".lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 def _check(file: Path, path: Path, remote: Remote) -> None:
     """Compare a file that is or will be at `path` with what is known of it; deletes it and raises UserError if not it.
 
     The SHA-256 is recorded with size and time of change, and computed again only when these differ.
     """
-    record = _beside(path, ".sha256")
+    record = beside(path, ".sha256")
     recorded = _read_record(record)
     status = file.stat()
     stamp = {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
@@ -129,7 +110,7 @@ def _download(remote: Remote, path: Path, report: Callable[[int, int | None], No
         time.sleep(delay)
         try:
             _receive(remote, path, report)
-            return _beside(path, VALIDATOR).unlink(missing_ok=True)
+            return beside(path, VALIDATOR).unlink(missing_ok=True)
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             failure: BaseException = error
     cause = failure
@@ -145,7 +126,7 @@ def _receive(remote: Remote, path: Path, report: Callable[[int, int | None], Non
     """Fetch what the partial file lacks; raises UserError for what is final, else errors of requests or urllib3."""
     import requests
 
-    partial, validator_file = _beside(path, PARTIAL), _beside(path, VALIDATOR)
+    partial, validator_file = beside(path, PARTIAL), beside(path, VALIDATOR)
     offset = partial.stat().st_size if partial.exists() else 0
     validator = validator_file.read_text("latin-1") if validator_file.exists() else ""
     if offset == remote.size:
@@ -196,76 +177,3 @@ def _validator(headers: Mapping[str, str]) -> str:
     """Return what names a version in If-Range, where weak ETags are not allowed, or nothing."""
     etag = headers.get("ETag", "")
     return etag if etag.startswith('"') else headers.get("Last-Modified", "")
-
-
-def unpack(archive: Path, folder: Path, max_bytes: int = 20 * 2**30) -> Path:
-    """Return `folder` with the files of a tar or zip archive, as it is if it exists; raises UserError for a bad one."""
-    if folder.is_dir():
-        return folder
-    try:
-        with _locked(folder):
-            if not folder.is_dir():
-                with replacing_folder(folder) as partial:
-                    _unpack(archive, partial, max_bytes)
-    except UserError:
-        raise
-    except Exception as error:  # hostile bytes bring parsers to nearly any
-        reason, advice = str(error).partition("\n")[0].rstrip(":"), "expected a whole tar or zip archive, get it again"
-        if isinstance(error, OSError) and error.errno is not None:  # from the file system, not from a parser
-            reason, advice = error.strerror or "", "see that the one can be read and the other written"
-        raise UserError(f"Cannot unpack '{archive}' into '{folder}' ({reason}): {advice}.") from error
-    return folder
-
-
-def _unpack(archive: Path, folder: Path, max_bytes: int) -> None:
-    with open(archive, "rb") as file:
-        members = _zip_members if file.read(4) in ZIP_STARTS else _tar_members
-    written = 0
-    for name, plain, content in members(archive):
-        windows = PureWindowsPath(name)  # knows drives and both kinds of slashes
-        if not plain or windows.drive or windows.root or ".." in windows.parts or "\\" in name:
-            raise UserError(
-                f"'{archive}' has the member {name!r}: expected only plain files and folders, with names that stay "
-                "inside, so get the archive from a source that you trust."
-            )
-        target = folder / name
-        if content is None:
-            target.mkdir(parents=True, exist_ok=True)
-            continue
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with content, open(target, "wb") as out:
-            while chunk := content.read(CHUNK):
-                written += len(chunk)
-                if written > max_bytes:
-                    raise UserError(f"'{archive}' unpacks to more than the {max_bytes} bytes expected: use another.")
-                out.write(chunk)
-    if not any(folder.iterdir()):
-        raise ValueError("it is empty")
-
-
-def _tar_members(archive: Path) -> Iterator[tuple[str, bool, IO[bytes] | None]]:
-    """Yield each member's name, if it is a file or a folder, and a file's content; damage raises nearly any error."""
-    with tarfile.open(archive) as tar:
-        while member := tar.next():
-            yield member.name, member.isreg() or member.isdir(), tar.extractfile(member) if member.isreg() else None
-            tar.members.clear()  # type: ignore[attr-defined]  # it remembers a kilobyte of every image
-        # tarfile takes a cut or damaged header for the end, which truly is a block of zeros; and only reading to the
-        # last byte makes gzip and its like compare checksums.
-        stream: Any = tar.fileobj
-        stream.seek(tar.offset)
-        if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-            raise tarfile.ReadError("it breaks off")
-        while stream.read(CHUNK):
-            pass
-
-
-def _zip_members(archive: Path) -> Iterator[tuple[str, bool, IO[bytes] | None]]:
-    with zipfile.ZipFile(archive) as zipped:
-        # A cut zip may end in the directory of a zip that it holds.
-        if min((member.header_offset for member in zipped.infolist()), default=0):
-            raise zipfile.BadZipFile("it breaks off")
-        for member in zipped.infolist():
-            kind = stat.S_IFMT(member.external_attr >> 16)  # 0 where it was packed elsewhere than on Unix
-            plain = kind in (0, stat.S_IFREG, stat.S_IFDIR)
-            # The original name: zipfile's other one silently ends at a null byte.
-            yield member.orig_filename, plain, zipped.open(member) if plain and not member.is_dir() else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import json
 import os
 import shutil
@@ -70,3 +71,18 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]])
         table = csv.writer(file)
         table.writerow(columns)
         table.writerows(rows)
+
+
+def beside(path: Path, suffix: str) -> Path:
+    """Return the path of the same name with a suffix added."""
+    return path.with_name(path.name + suffix)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep other processes that ask for the same path waiting while the block runs."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The lock file stays: another process may already wait on it.
+    with open(beside(path, ".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

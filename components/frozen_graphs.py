@@ -8,8 +8,9 @@ from typing import Any
 
 import tensorflow as tf
 
+from components.archives import unpack
 from components.catalog import FROZEN, FrozenArchive, Spec, unknown
-from components.downloads import cache_folder, fetch, unpack
+from components.downloads import cache_folder, fetch
 from components.errors import UserError
 from components.imagenet import class_names
 from components.network import Network
@@ -25,7 +26,7 @@ FORBIDDEN = re.compile(
 def build_downloaded(name: str, progress: Progress) -> Network:
     """Return one of the published networks, fetched into the cache on first use."""
     known = FROZEN[name]
-    archive = fetch(known.remote, lambda done, total: progress.report(done / 2**20, (total or done) / 2**20, "MiB"))
+    archive = fetch(known.remote, progress.report_bytes)
     folder = unpack(archive, cache_folder() / "networks" / name)
     files = sorted(folder.rglob("*.pb"), key=lambda file: file.stat().st_size)
     if not files:

@@ -9,8 +9,9 @@ from typing import Any, Callable
 import tensorflow as tf
 import tensorflow_hub as hub
 
+from components.archives import unpack
 from components.catalog import Spec
-from components.downloads import cache_folder, unpack
+from components.downloads import cache_folder
 from components.errors import UserError
 from components.network import Network, freeze
 

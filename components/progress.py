@@ -47,6 +47,10 @@ class Progress:
                 self._task, completed=min(done, total), total=total, done=f"{done:,.0f}/{total:,.0f} {unit}"
             )
 
+    def report_bytes(self, done: int, total: int | None) -> None:
+        """Set the current stage's bar to the bytes of a download."""
+        self.report(done / 2**20, max(total or done, 1) / 2**20, "MiB")
+
     @contextmanager
     def watch_folder(self, folder: Path, expected_bytes: int, items: int, unit: str) -> Iterator[None]:
         """While the block runs, take the bytes written directly below a folder as the share of items done."""

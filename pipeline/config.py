@@ -38,7 +38,7 @@ class Data(Section):
     """Where the images are: a folder of class folders, or a data set by name."""
 
     path: Optional[str] = None
-    source: Optional[Literal["digits"]] = None
+    source: Optional[Literal["digits", "flowers", "caltech101", "caltech256", "hugs"]] = None
     split: Split = Split()
     max_reject_share: float = Field(0.05, ge=0, le=1)
 

@@ -26,7 +26,7 @@ def run_stages(config: Config, run: RunDir, stages: Stages, progress: Progress) 
     shares, thresholds = data.split.model_dump(), config.evaluate.thresholds.model_dump(exclude_none=True)
     max_drop, beam = config.evaluate.max_accuracy_drop, config.beam.runner
 
-    listing = list_images(data_folder(config))
+    listing = list_images(data_folder(config, progress))
     open_run_folder(run)
     shards = config.beam.shards or choose_shards(len(listing.files))
 
@@ -96,11 +96,12 @@ def run_stages(config: Config, run: RunDir, stages: Stages, progress: Progress) 
     )
 
 
-def data_folder(config: Config) -> Path:
-    """Return the folder of class folders: the user's, or the built-in data set written out."""
+def data_folder(config: Config, progress: Progress) -> Path:
+    """Return the folder of class folders: the user's, or that of a named data set, fetched on first use."""
     if config.data.path is not None:
         return Path(config.data.path)
-    folder: Path = components.datasets.locate_digits()
+    with progress.stage("data"):
+        folder: Path = components.datasets.locate_dataset(config.data.source, progress)
     return folder
 
 

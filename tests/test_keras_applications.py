@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -29,8 +31,8 @@ def weights(tmp_path_factory):
 
 @pytest.mark.parametrize("name", KERAS)
 def test_every_application_has_its_module_and_its_preprocessing(name):
-    module = application_module(name)
-    assert callable(getattr(module, name)) and callable(module.preprocess_input)
+    assert callable(getattr(tf.keras.applications, name))
+    assert callable(application_module(name).preprocess_input)
 
 
 def test_bottlenecks_equal_the_plain_keras_model(weights, tmp_path):
@@ -86,3 +88,27 @@ def test_an_unknown_layer_is_named_with_the_nearest_and_their_shapes(tmp_path):
 def test_a_size_that_the_application_cannot_take_is_refused(tmp_path):
     with pytest.raises(UserError, match="InceptionV3 cannot be built at 32x32"):
         prepare({"keras": "InceptionV3", "weights": "none", "size": 32}, tmp_path)
+
+
+def test_the_classifier_of_an_application_has_its_thousand_classes(tmp_path, monkeypatch, capsys):
+    from components import keras_applications
+
+    construct = keras_applications._construct
+    random = lambda spec, size, top: construct(replace(spec, weights="none"), size, top)  # noqa: E731
+    monkeypatch.setattr(keras_applications, "_construct", random)
+    (image,) = (file for file in paint_images(tmp_path, 1).rglob("*.jpg") if "cyan" in str(file))
+    assert main(["classify", str(image), "--backbone", "MobileNetV2", "--top-k", "1000"]) == 0
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert len(lines) == 1000
+    assert sum(float(line.split()[0]) for line in lines) == pytest.approx(1, abs=0.06)  # four decimals each
+
+
+def test_without_a_network_imagenet_weights_are_asked_for_by_hand(tmp_path, monkeypatch):
+    def fail(**settings):
+        raise Exception("URL fetch failure on http://weights: None -- offline")
+
+    monkeypatch.setattr(tf.keras.applications, "MobileNetV2", fail)
+    with pytest.raises(
+        UserError, match=r"Cannot fetch the weights of MobileNetV2 \(URL fetch failure on http://weights"
+    ):
+        prepare("MobileNetV2", tmp_path)

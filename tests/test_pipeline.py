@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import check_bottlenecks_agree, write_config
+from conftest import check_bottlenecks_agree, quiet_progress, write_config
 
 from components.features import RunDir
 from pipeline.cli import main
@@ -106,22 +106,22 @@ def test_libraries_keep_quiet(digits):
 
 
 def test_extraction_the_saved_model_and_the_backbone_agree_on_bottlenecks(digits, toy_run, toy_config):
-    from components.datasets import locate_digits
+    from components.datasets import locate_dataset
 
-    check_bottlenecks_agree(digits[1], locate_digits())
+    check_bottlenecks_agree(digits[1], locate_dataset("digits", quiet_progress()))
     check_bottlenecks_agree(toy_run, Path(toy_config["data"]["path"]))
 
 
 def test_real_bottlenecks_and_image_bytes_give_the_same_index_for_every_test_image(digits):
     import tensorflow as tf
 
-    from components.datasets import locate_digits
+    from components.datasets import locate_dataset
     from components.export import list_versions
 
     _, run = digits
     with run.predictions.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    encoded = [(locate_digits() / row["path"]).read_bytes() for row in rows]
+    encoded = [(locate_dataset("digits", quiet_progress()) / row["path"]).read_bytes() for row in rows]
     predict = tf.saved_model.load(str(list_versions(run.exports)[-1])).signatures["serving_default"]
     indices = [
         i
