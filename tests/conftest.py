@@ -10,6 +10,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from components.errors import UserError
 from components.features import RunDir
 from pipeline.cli import main, silence_libraries
 
@@ -150,3 +151,14 @@ def quiet_progress():
 def progress():
     """A progress display that shows nothing."""
     return quiet_progress()
+
+
+def refusal(function, *arguments) -> str:
+    """Return the message of the UserError, which must be one line and one sentence."""
+    with pytest.raises(UserError) as caught:
+        function(*arguments)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.endswith(".")
+    assert ". " not in message
+    return message

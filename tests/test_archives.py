@@ -11,24 +11,13 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from conftest import refusal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.archives import unpack
-from components.errors import UserError
 
 CONTENT = random.Random(0).randbytes(300_000)
-
-
-def refusal(function, *arguments) -> str:
-    """Return the message of the UserError, which must be one line and one sentence."""
-    with pytest.raises(UserError) as caught:
-        function(*arguments)
-    message = str(caught.value)
-    assert "\n" not in message
-    assert message.endswith(".")
-    assert ". " not in message
-    return message
 
 
 def names(folder: Path) -> set[str]:

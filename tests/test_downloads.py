@@ -13,10 +13,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from conftest import refusal
 
 from components import downloads
 from components.downloads import Remote, cache_folder, fetch
-from components.errors import UserError
 
 CONTENT = random.Random(0).randbytes(300_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -94,17 +94,6 @@ def site(cache):
 
 def ignore(done, total):
     """Report to nobody."""
-
-
-def refusal(function, *arguments) -> str:
-    """Return the message of the UserError, which must be one line and one sentence."""
-    with pytest.raises(UserError) as caught:
-        function(*arguments)
-    message = str(caught.value)
-    assert "\n" not in message
-    assert message.endswith(".")
-    assert ". " not in message
-    return message
 
 
 def names(folder: Path) -> set[str]:
