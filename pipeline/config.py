@@ -35,7 +35,7 @@ class Split(Section):
 
 
 class Data(Section):
-    """Where the images are: a folder of class folders, or a data set by name."""
+    """Where the images are: a data set by name, or a folder of class folders, which goes before."""
 
     path: Optional[str] = None
     source: Optional[Literal["digits", "flowers", "caltech101", "caltech256", "hugs"]] = None
@@ -43,11 +43,9 @@ class Data(Section):
     max_reject_share: float = Field(0.05, ge=0, le=1)
 
     @model_validator(mode="after")
-    def _one_place(self) -> Data:
-        if (self.path is None) == (self.source is None):
-            raise ValueError(
-                "expected either data.path (a folder with one sub-folder of images per class) or data.source"
-            )
+    def _some_place(self) -> Data:
+        if self.path is None and self.source is None:
+            raise ValueError("expected data.path (a folder with one sub-folder of images per class) or data.source")
         return self
 
 

@@ -2,11 +2,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import quiet_progress
 from hypothesis import given
 from hypothesis import strategies as st
 
 from components.errors import UserError
 from pipeline.config import Config, load_config
+from pipeline.pipeline import data_folder
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 GOOD = {"name": "x", "data": {"path": "images"}}
@@ -35,6 +37,11 @@ def test_defaults_fill_what_is_not_set(load):
     assert config.data.split.model_dump() == {"train": 0.6, "val": 0.2, "test": 0.2}
 
 
+def test_a_path_goes_before_a_named_data_set(load):
+    config = load({"name": "x", "data": {"source": "flowers"}}, "data.path=images")
+    assert data_folder(config, quiet_progress()) == Path("images")
+
+
 def test_overrides_reach_into_sections_and_have_yaml_types(load):
     config = load(GOOD, "train.epochs=3", "evaluate.thresholds.accuracy=0.5", "output_dir=/tmp/a=b", "seed=7")
     assert (config.train.epochs, config.evaluate.thresholds.accuracy, config.seed) == (3, 0.5, 7)
@@ -55,7 +62,7 @@ def test_overrides_reach_into_sections_and_have_yaml_types(load):
         (GOOD, ["seed=["], "Cannot read the value"),
         ({"name": "x"}, [], "'data' is missing"),
         ({"name": "a/b", "data": {"path": "i"}}, [], "a name that can be a folder's"),
-        ({"name": "x", "data": {}}, [], "expected either data.path"),
+        ({"name": "x", "data": {}}, [], "expected data.path"),
         (GOOD, ["data.split.train=0.9"], "shares sum to 1.3"),
         (GOOD, ["data.split.test=0"], "'data.split.test' is 0"),
         ("a: [", [], "not valid YAML"),
