@@ -33,7 +33,7 @@ def test_every_config_here_is_valid_and_opens_with_its_command(path):
 def test_defaults_fill_what_is_not_set(load):
     config = load(GOOD)
     assert config.run_folder == Path("runs/x")
-    assert config.backbone == "efficientnet_lite0"
+    assert [spec.title for spec in config.backbone] == ["efficientnet_lite0"]
     assert config.data.split.model_dump() == {"train": 0.6, "val": 0.2, "test": 0.2}
 
 
