@@ -60,8 +60,8 @@ def load_model(spec: Spec, size: int) -> Any:
     """Build the application without its top, or with it where the layer or the weights file asks for that."""
     problems = []
     for top in (False, True):
-        if top and spec.size not in (None, KERAS[spec.keras or ""][0]):
-            break
+        if top and spec.weights in (None, "imagenet") and spec.size not in (None, KERAS[spec.keras or ""][0]):
+            break  # the published weights of the top fit the published size alone
         model = _construct(spec, size, top)
         if spec.layer and not top and spec.layer not in {layer.name for layer in model.layers}:
             continue

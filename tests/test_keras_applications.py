@@ -60,6 +60,17 @@ def test_an_application_with_saved_weights_runs_the_whole_pipeline(weights, toy_
     check_bottlenecks_agree(RunDir(tmp_path / "run"), images)
 
 
+def test_vgg19_at_fc1_runs_the_whole_pipeline(toy_config, tmp_path):
+    # Smaller images than its 224 pixels, for at that size its fully connected layer alone weighs 411 MB.
+    images = paint_images(tmp_path / "images", per_class=10)
+    values = {**toy_config, "output_dir": str(tmp_path / "run"), "data": {"path": str(images)}}
+    values |= {"backbone": {"keras": "VGG19", "weights": "none", "layer": "fc1", "size": 64}}
+    values |= {"evaluate": {"thresholds": {"accuracy": 0.0}}, "beam": {"shards": 1}}
+    assert main(["run", str(write_config(tmp_path / "c.yaml", **values))]) == 0
+    assert '"dim": 4096' in (tmp_path / "run" / "run.json").read_text()
+    check_bottlenecks_agree(RunDir(tmp_path / "run"), images)
+
+
 def test_an_id_does_not_depend_on_what_was_built_before(weights, tmp_path):
     value = {"keras": "InceptionV3", "weights": "none", "size": 75}  # its layers are numbered by Keras
     first = prepare(value, tmp_path)
