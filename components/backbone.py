@@ -139,6 +139,8 @@ def write_backbone(name: str, graph: tf.Graph, labels: tuple[str, ...], folder: 
     """Write a graph that has the canonical tensors below <folder>/<id>; its id is the hash of the graph."""
     operations = {operation.name: operation for operation in graph.get_operations()}
     outputs = [output for output in (features.BOTTLENECK, features.PROBABILITIES) if output in operations]
+    # The 2015 network has 1008 outputs and names for fewer: the rest stay without a name.
+    width = operations[features.PROBABILITIES].outputs[0].shape[-1] if features.PROBABILITIES in operations else 0
     pruned = tf.compat.v1.graph_util.extract_sub_graph(graph.as_graph_def(), outputs)
     content = pruned.SerializeToString(deterministic=True)
     backbone = Backbone(
@@ -146,7 +148,7 @@ def write_backbone(name: str, graph: tf.Graph, labels: tuple[str, ...], folder: 
         id=hashlib.sha256(content).hexdigest()[:16],
         dim=operations[features.BOTTLENECK].outputs[0].shape[-1],
         size=operations[features.PIXELS].outputs[0].shape[1] if features.PIXELS in operations else None,
-        labels=labels if features.PROBABILITIES in operations else (),
+        labels=(*labels, *[""] * (width - len(labels))) if labels and width else (),
     )
     with replacing_folder(folder / backbone.id) as partial:
         (partial / GRAPH_FILE).write_bytes(content)
