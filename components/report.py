@@ -154,19 +154,19 @@ def plot_history(history: list[dict[str, str]], key: str) -> go.Figure:
 def plot_confusion(confusion: np.ndarray, labels: Sequence[str]) -> go.Figure:
     """Draw the confusion matrix, each row as shares of its class; counts on hover."""
     shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
-    hover = "actual %{y}<br>predicted %{x}<br>%{customdata} images, %{z:.1%} of the class<extra></extra>"
+    hover = "actual %{y}<br>predicted %{x}<br>%{text} images, %{z:.1%} of the class<extra></extra>"
     heatmap = go.Heatmap(
         z=np.round(shares, 4),
         x=labels,
         y=labels,
-        customdata=confusion,
+        text=confusion.astype(str),
         colorscale="Blues",
         hovertemplate=hover,
         xgap=1 if len(labels) <= 30 else 0,
         ygap=1 if len(labels) <= 30 else 0,
     )
     if len(labels) <= 15:
-        heatmap.texttemplate = "%{customdata}"
+        heatmap.texttemplate = "%{text}"
     side = max(420, min(1100, 9 * len(labels)))
     figure = go.Figure(heatmap)
     figure.update_xaxes(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import precision_recall_fscore_support
 
-from components.report import most_confused, score_classes
+from components.report import most_confused, plot_confusion, score_classes
 
 
 @pytest.fixture
@@ -80,3 +80,10 @@ def test_names_are_text_wherever_they_stand(tmp_path, toy_config, toy_backbone):
     page = (tmp_path / "run" / "report" / "index.html").read_text()
     assert hostile not in page[page.index("<body>") :]
     assert "&lt;img src=x" in page
+
+
+def test_the_cells_of_the_confusion_picture_show_their_counts():
+    (heatmap,) = plot_confusion(np.array([[3, 1], [0, 4]]), ["a", "b"]).data
+    assert heatmap.texttemplate == "%{text}" and "%{text} images" in heatmap.hovertemplate
+    assert [list(row) for row in heatmap.text] == [["3", "1"], ["0", "4"]]
+    np.testing.assert_allclose(heatmap.z, [[0.75, 0.25], [0, 1]])
