@@ -17,7 +17,7 @@ from rich.console import Console
 
 import components  # sets TensorFlow's environment before it is imported
 from components.catalog import parse_backbone
-from components.images import list_images
+from components.listing import list_images
 from components.progress import Progress
 
 BATCH_SIZE = 32
@@ -31,9 +31,9 @@ def main() -> None:
     parser.add_argument("images", type=Path)
     parser.add_argument("backbones", nargs="+")
     options = parser.parse_args()
-    listing = list_images(options.images)
+    listing = list_images(str(options.images))
     step = len(listing.files) // (BATCH_SIZE * BATCHES)
-    encoded = [Path(listing.root, file.key).read_bytes() for file in listing.files[:: max(step, 1)]]
+    encoded = [Path(file.path).read_bytes() for file in listing.files[:: max(step, 1)]]
     batches = [encoded[start * BATCH_SIZE : (start + 1) * BATCH_SIZE] for start in range(BATCHES)]
     rates: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:

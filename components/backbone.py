@@ -18,14 +18,13 @@ from tensorflow.python.ops import control_flow_util
 import components
 from components import features
 from components.catalog import EMBEDDED, Spec
+from components.decoding import add_decoding
 from components.errors import UserError
 from components.files import replacing_folder, write_json
 from components.imported_bottlenecks import ImportedBottlenecks
 from components.network import Network, find_tensor, pool
 from components.progress import Progress
 
-# Images decoded side by side inside one call of the graph.
-DECODED_IN_PARALLEL = 16
 GRAPH_FILE, JSON_FILE = "graph.pb", "backbone.json"
 
 
@@ -106,22 +105,6 @@ def add_network(image_bytes: tf.Tensor, network: Network, spec: Spec) -> tf.Tens
 
 def _tensor_name(name: str) -> str:
     return name if ":" in name else f"{name}:0"
-
-
-def add_decoding(image_bytes: tf.Tensor, network: Network) -> tf.Tensor:
-    """Map image_bytes string[N] to pixels float32[N, size, size, 3], (value - shift) / divisor."""
-    size = network.size
-
-    def decode(encoded: tf.Tensor) -> tf.Tensor:
-        image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
-        image.set_shape([None, None, 3])
-        if network.legacy_resize:  # the corner-aligned sampling of TensorFlow 1's ResizeBilinear
-            return tf.compat.v1.image.resize_bilinear(image[None], [size, size])[0]
-        return tf.image.resize(image, [size, size])
-
-    images = tf.map_fn(decode, image_bytes, fn_output_signature=tf.float32, parallel_iterations=DECODED_IN_PARALLEL)
-    images = tf.ensure_shape(images, [None, size, size, 3])
-    return tf.multiply(images - network.shift, 1 / network.divisor, features.PIXELS)
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import itertools
 import json
-import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -30,6 +29,7 @@ from components.progress import Progress
 from components.shards import (
     IMAGE_SPEC,
     bytes_feature,
+    find_overlapping,
     float_feature,
     int_feature,
     read_batches,
@@ -133,21 +133,13 @@ def read_shard(examples: Path, shard: int, shards: int) -> Iterator[tuple[str, d
 def read_known_bottlenecks(folder: Path, shard: int, shards: int, dim: int) -> dict[bytes, np.ndarray]:
     """Return bottlenecks by SHA-256 from every readable file, of any split and shard count, that overlaps a shard."""
     known: dict[bytes, np.ndarray] = {}
-    for file in sorted(folder.glob("*.tfrecord")):
-        match = re.fullmatch(r"[a-z]+-(\d{5})-of-(\d{5})\.tfrecord", file.name)
-        if not match or not _overlap(shard, shards, int(match[1]), int(match[2])):
-            continue
+    for file in find_overlapping(folder, shard, shards):
         try:
             table = read_bottlenecks([str(file)], dim)
         except tf.errors.OpError:  # damaged: its bottlenecks are computed again and the file is replaced
             continue
         known.update(zip(table.sha256, table.vectors))
     return known
-
-
-def _overlap(shard: int, shards: int, other: int, others: int) -> bool:
-    """Tell whether two shards can hold the same key: shard s of n covers the hash interval [s/n, (s+1)/n)."""
-    return shard * others < (other + 1) * shards and other * shards < (shard + 1) * others
 
 
 def bottleneck_record(record: dict, vector: np.ndarray) -> bytes:

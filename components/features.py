@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-STAGES = ("ingest", "validate", "extract", "train", "export", "evaluate", "report")
+STAGES = ("ingest", "validate", "extract", "audit", "train", "export", "evaluate", "report")
 SPLITS = ("train", "val", "test")
 
 # Keys of the image record and of the bottleneck record (both are tf.Example).
@@ -57,6 +57,14 @@ class RunDir:
         return self.examples / "rejects.jsonl"
 
     @property
+    def duplicates(self) -> Path:
+        return self.examples / "duplicates.csv"
+
+    @property
+    def images(self) -> Path:
+        return self.examples / "images.csv"
+
+    @property
     def validation(self) -> Path:
         return self.root / "validation"
 
@@ -66,6 +74,10 @@ class RunDir:
 
     def bottlenecks(self, backbone_id: str) -> Path:
         return self.root / "bottlenecks" / backbone_id
+
+    @property
+    def audit(self) -> Path:
+        return self.root / "audit"
 
     @property
     def model(self) -> Path:
@@ -97,6 +109,11 @@ def shard_name(split: str, shard: int, shards: int) -> str:
     return f"{split}-{shard:05d}-of-{shards:05d}.tfrecord"
 
 
+def index_name(shard: int, shards: int) -> str:
+    """File name of the index of one shard number, such as files-00003-of-00008.json."""
+    return f"files-{shard:05d}-of-{shards:05d}.json"
+
+
 @dataclass(frozen=True)
 class Work:
     """How much a stage had to do: items seen, taken over from before, computed anew."""
@@ -108,16 +125,18 @@ class Work:
 
 @dataclass(frozen=True)
 class Examples:
-    """Outcome of ingest: counts always satisfy found == written + rejected."""
+    """Outcome of ingest: counts always satisfy found == written + rejected; warnings are sentences for the user."""
 
     work: Work
     found: int
     written: int
     rejected: int
     duplicates: int
+    label_conflicts: int
     splits: dict[str, int]
     labels: list[str]
     shards: int
+    warnings: list[str]
 
     def folder(self, run: RunDir) -> Path:
         return run.examples
@@ -145,6 +164,19 @@ class Bottlenecks:
 
     def folder(self, run: RunDir) -> Path:
         return run.bottlenecks(self.backbone_id)
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Outcome of audit: pairs of images that look alike, those of them across splits, and labels in doubt."""
+
+    work: Work
+    near_duplicates: int
+    leaks: int
+    suspicious: int
+
+    def folder(self, run: RunDir) -> Path:
+        return run.audit
 
 
 @dataclass(frozen=True)

@@ -1,253 +1,227 @@
-"""Ingest: image files to TFRecord shards, each file read, checked by decoding and either written or rejected."""
+"""Ingest: image files to TFRecord shards; every file is read once, and written, rejected or dropped as a copy."""
 
 from __future__ import annotations
 
 import collections
-import hashlib
+import csv
 import json
-import stat
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import apache_beam as beam
-import tensorflow as tf
-from apache_beam.metrics import Metrics
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from components import features, images
+from components.duplicates import Copy, find_copies
 from components.errors import UserError
-from components.features import SPLITS, Examples, RunDir, Work
-from components.files import remove_partials, write_text
-from components.images import ImageFile, Listing
+from components.example_shards import WriteExampleShard, plan_file
+from components.features import SPLITS, Examples, RunDir, Work, index_name
+from components.file_index import Row, encode_text, file_stamp, read_facts, read_index, remove_other_shards, write_index
+from components.files import remove_partials, write_csv, write_text
+from components.findings import describe_copies, describe_files, describe_splits
+from components.images import DUPLICATE, Limits, Reject
+from components.listing import Listing
 from components.progress import Progress
-from components.shards import bytes_feature, int_feature, serialize_record, writing_shards
-from components.split import assign_shard, assign_split
+from components.sharding import assign_shard
+from components.split import Member, SplitPlan, assign_splits
 
-# TensorFlow and hashlib release Python's lock, so this many files are decoded side by side.
-DECODE_THREADS = 4
-
-
-class Reject(NamedTuple):
-    """One row of rejects.jsonl."""
-
-    key: str
-    reason: str
-    detail: str
+COLUMNS = ("path", "label", "source", "split", "rule", "format", "width", "height", "sha256")
 
 
-class CheckedImage(NamedTuple):
-    """A file's bytes with what decoding them told; height and width in pixels."""
+@dataclass(frozen=True)
+class IngestRules:
+    """What is done with the files: duplicates is drop, keep or fail; label_conflicts is warn or fail."""
 
-    encoded: bytes
-    format: str
-    sha256: str
-    height: int
-    width: int
-
-
-def check_image(path: str) -> CheckedImage:
-    """Read and decode one file; raises RejectedImage with the reason."""
-    try:
-        if not stat.S_ISREG(Path(path).stat().st_mode):  # reading a pipe would wait for ever
-            raise RejectedImage(images.UNREADABLE, "not a regular file")
-        encoded = Path(path).read_bytes()
-    except OSError as error:
-        raise RejectedImage(images.UNREADABLE, error.strerror or str(error)) from error
-    if not encoded:
-        raise RejectedImage(images.EMPTY, "0 bytes")
-    image_format = images.recognise_format(encoded)
-    if image_format is None:
-        raise RejectedImage(images.NOT_AN_IMAGE, f"starts with {encoded[:8]!r}")
-    try:
-        height, width, _ = tf.io.decode_image(encoded, channels=3, expand_animations=False).shape
-    except tf.errors.OpError as error:
-        raise RejectedImage(images.CORRUPT, (error.message or "").split("[Op:")[0].strip()) from error
-    if not height or not width:
-        raise RejectedImage(images.CORRUPT, f"{width}x{height} pixels")
-    return CheckedImage(encoded, image_format, hashlib.sha256(encoded).hexdigest(), height, width)
+    plan: SplitPlan
+    limits: Limits = field(default_factory=Limits)
+    duplicates: str = "drop"
+    label_conflicts: str = "warn"
+    max_reject_share: float = 0.05
 
 
-class RejectedImage(Exception):
-    """A file that cannot become a record: args are the reason and a detail."""
+class FormerSplits(NamedTuple):
+    """The splits that an earlier run of the same rule settled, by key and, for files since renamed, by SHA-256."""
 
-
-class WriteExampleShard(beam.DoFn):
-    """Turns (shard number, ImageFiles) into three TFRecord files; yields counts, and rejects and sums under tags."""
-
-    def __init__(self, root: str, folder: Path, shards: int, labels: list[str], shares: Mapping[str, float], seed: int):
-        self._root = root
-        self._folder = folder
-        self._shards = shards
-        self._index = {text: index for index, text in enumerate(labels)}
-        self._shares = dict(shares)
-        self._seed = seed
-        self._written = Metrics.counter("ingest", "written")
-        self._rejected = Metrics.counter("ingest", "rejected")
-
-    def process(self, element: tuple[int, Iterable[ImageFile]]) -> Iterator[Any]:
-        shard, files = element
-        outcome: collections.Counter[str] = collections.Counter()
-        with ThreadPoolExecutor(DECODE_THREADS) as pool, writing_shards(self._folder, shard, self._shards) as write:
-            ordered = sorted(files)
-            for start in range(0, len(ordered), 8 * DECODE_THREADS):  # a bounded number of images in memory
-                window = ordered[start : start + 8 * DECODE_THREADS]
-                for file, checked in zip(window, pool.map(self._check, window)):
-                    if isinstance(checked, Reject):
-                        self._rejected.inc()
-                        yield beam.pvalue.TaggedOutput("rejects", checked)
-                        continue
-                    split = assign_split(file.key, self._shares, self._seed)
-                    write[split](self._record(file, checked))
-                    self._written.inc()
-                    outcome[f"{split}\0{file.text}"] += 1
-                    yield beam.pvalue.TaggedOutput("sums", (checked.sha256, 1))
-        yield outcome
-
-    def _check(self, file: ImageFile) -> CheckedImage | Reject:
-        try:
-            return check_image(f"{self._root}/{file.key}")
-        except RejectedImage as rejected:
-            return Reject(file.key, *rejected.args)
-
-    def _record(self, file: ImageFile, checked: CheckedImage) -> bytes:
-        return serialize_record(
-            {
-                features.KEY: bytes_feature(_encode(file.key)),
-                features.ENCODED: bytes_feature(checked.encoded),
-                features.FORMAT: bytes_feature(checked.format.encode()),
-                features.SHA256: bytes_feature(checked.sha256.encode()),
-                features.HEIGHT: int_feature(checked.height),
-                features.WIDTH: int_feature(checked.width),
-                features.LABEL: int_feature(self._index[file.text]),
-                features.TEXT: bytes_feature(_encode(file.text)),
-                features.SOURCE: bytes_feature(_encode(file.source)),
-            }
-        )
-
-
-def _encode(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape")
+    by_key: Mapping[str, str]
+    by_sha256: Mapping[str, str]
 
 
 def ingest_images(
-    listing: Listing,
-    run: RunDir,
-    shards: int,
-    shares: Mapping[str, float],
-    max_reject_share: float,
-    seed: int,
-    options: PipelineOptions,
-    progress: Progress,
+    listing: Listing, run: RunDir, shards: int, rules: IngestRules, options: PipelineOptions, progress: Progress
 ) -> Examples:
-    """Write the shards, labels.txt and rejects.jsonl of a listing; raises UserError when too much of it is unusable."""
+    """Write shards, labels.txt, images.csv, rejects.jsonl and duplicates.csv of a listing, reading what is new in it.
+
+    Raises UserError when too much of it is unusable, or when copies are there and the rules forbid them.
+    """
     run.examples.mkdir(parents=True, exist_ok=True)
     remove_partials(run.examples)
-    outcome_file = run.examples / "outcome.json"
-    size = sum(file.size for file in listing.files)
-    watch = progress.watch_folder(run.examples, size, len(listing.files), "images")
-    with watch, beam.Pipeline(options=options) as pipeline:
-        # Only paths are grouped: a shard's worker reads the bytes itself and writes them straight to its files.
-        outcomes = (
-            pipeline
-            | "List files" >> beam.Create(listing.files)
-            | "Assign shards" >> beam.Map(lambda file: (assign_shard(file.key, shards), file))
-            | "Add empty shards" >> _AddEmptyShards(shards)
-            | "Group by shard" >> beam.GroupByKey()
-            | "Drop markers" >> beam.MapTuple(lambda shard, files: (shard, [file for file in files if file]))
-            | "Write example shards"
-            >> beam.ParDo(
-                WriteExampleShard(listing.root, run.examples, shards, listing.labels, shares, seed)
-            ).with_outputs("rejects", "sums", main="outcomes")
-        )
-        copies = (
-            outcomes.sums
-            | "Count each sum" >> beam.CombinePerKey(sum)
-            | "Count copies" >> beam.MapTuple(lambda _, count: count - 1)
-            | "Add copies" >> beam.CombineGlobally(sum)
-        )
-        rejects = outcomes.rejects | "Collect rejects" >> beam.combiners.ToList()
-        counts = outcomes.outcomes | "Collect outcomes" >> beam.combiners.ToList()
-        _ = (
-            pipeline
-            | "Start" >> beam.Create([None])
-            | "Write outcome"
-            >> beam.Map(
-                _write_outcome,
-                outcome_file,
-                counts=beam.pvalue.AsSingleton(counts),
-                rejects=beam.pvalue.AsSingleton(rejects),
-                copies=beam.pvalue.AsSingleton(copies),
-            )
-        )
-    outcome = json.loads(outcome_file.read_text(encoding="utf-8"))
-    outcome_file.unlink()
-    rejected = [Reject(*row) for row in outcome["rejects"]]
-    rejected += [Reject(key, images.NO_CLASS, "lies beside the class folders, not in one") for key in listing.strays]
-    _write_rejects(run.rejects, rejected)
-    write_text(run.labels, "".join(f"{text}\n" for text in listing.labels))
-    _remove_other_shards(run.examples, shards)
+    known = read_facts(run.examples, rules.limits)
+    former = _read_former(run, rules.plan)
+    found = [Row(file, known.get(file_stamp(file))) for file in listing.files]
+    new = [row for row in found if row.facts is None]
 
-    per_class = collections.Counter(outcome["counts"])
-    splits = {split: sum(n for name, n in per_class.items() if name.startswith(f"{split}\0")) for split in SPLITS}
-    found = len(listing.files) + len(listing.strays)
-    _check_share(rejected, found, max_reject_share, run.rejects)
-    _check_splits(splits, per_class, listing.labels)
+    size = sum(row.file.size for row in new)
+    with progress.watch_folder(run.examples, size, len(new), "images"):
+        # By what is known before reading; where no file turns out to be damaged or a copy, it stays as it is.
+        planned, _ = settle_rows(found, listing, rules, former)
+        written = write_rows(planned, run, shards, rules.limits, options)
+        settled, copies = settle_rows(written, listing, rules, former)
+        _write_copies(run, copies, rules)
+        if settled != written:
+            rewritten = write_rows(settled, run, shards, rules.limits, options)
+            _check_unchanged(settled, rewritten)
+    remove_other_shards(run.examples, shards)
+
+    rejects = _list_rejects(settled, listing, copies)
+    write_text(run.rejects, "".join(f"{json.dumps(reject._asdict())}\n" for reject in rejects))
+    write_text(run.labels, "".join(f"{text}\n" for text in listing.labels))
+    kept = [row for row in settled if row.split]
+    _write_images(run, kept, describe_rule(rules.plan))
+    _check_share(rejects, len(kept) + len(rejects), rules.max_reject_share, run)
+    _check_classes(kept, listing.labels)
+    splits = collections.Counter(row.split for row in kept)
+    usable = [row.facts.sha256 for row in settled if row.facts and not row.facts.reason]
+    conflicts = [copy for copy in copies if copy.label != copy.copy_of_label]
     return Examples(
-        work=Work(items=found, computed=found),
-        found=found,
-        written=sum(splits.values()),
-        rejected=len(rejected),
-        duplicates=outcome["copies"],
-        splits=splits,
+        work=Work(items=len(kept) + len(rejects), reused=len(found) - len(new), computed=len(new)),
+        found=len(kept) + len(rejects),
+        written=len(kept),
+        rejected=len(rejects),
+        duplicates=len(usable) - len(set(usable)),
+        label_conflicts=len(conflicts),
+        splits={split: splits[split] for split in SPLITS},
         labels=listing.labels,
         shards=shards,
+        warnings=[*describe_copies(copies), *describe_files(kept, listing), *describe_splits(kept, listing.labels)],
     )
 
 
-class _AddEmptyShards(beam.PTransform):
-    """Adds a marker (shard, None) for every shard number, so that a shard without images gets its empty files too."""
-
-    def __init__(self, shards: int):
-        super().__init__()
-        self._shards = shards
-
-    def expand(self, files: beam.PCollection) -> beam.PCollection:
-        markers = files.pipeline | "List markers" >> beam.Create([(shard, None) for shard in range(self._shards)])
-        return (files, markers) | "Join markers" >> beam.Flatten()
-
-
-def _write_outcome(_: None, path: Path, counts: list, rejects: list, copies: int) -> None:
-    total: collections.Counter[str] = sum(counts, collections.Counter())
-    write_text(path, json.dumps({"counts": total, "rejects": rejects, "copies": copies}))
-
-
-def _write_rejects(path: Path, rejects: list[Reject]) -> None:
-    write_text(path, "".join(json.dumps(reject._asdict()) + "\n" for reject in sorted(rejects)))
+def settle_rows(
+    rows: Sequence[Row], listing: Listing, rules: IngestRules, former: FormerSplits
+) -> tuple[list[Row], list[Copy]]:
+    """Return rows with the split and label that follow from what is known of them, and the copies among them."""
+    index = {text: number for number, text in enumerate(listing.labels)}
+    members = [_member(row, former) for row in rows if not (row.facts and row.facts.reason)]
+    copies = find_copies(members, "drop" if rules.duplicates == "drop" else "keep")
+    dropped = {copy.key for copy in copies if copy.action == "dropped"}
+    kept = [member for member in members if member.key not in dropped]
+    splits = assign_splits(kept, rules.plan, listing.open_splits)
+    settled = [
+        row._replace(split=splits.get(row.file.key, ""), label=index[row.file.text]) for row in rows
+    ]
+    return settled, copies
 
 
-def _remove_other_shards(folder: Path, shards: int) -> None:
-    for file in folder.glob("*.tfrecord"):
-        if not file.name.endswith(f"-of-{shards:05d}.tfrecord"):
-            file.unlink()
+def _member(row: Row, former: FormerSplits) -> Member:
+    file, sha256 = row.file, row.facts.sha256 if row.facts else f"unread {row.file.key}"
+    before = former.by_key.get(file.key) or former.by_sha256.get(sha256, "")
+    return Member(file.key, file.text, file.group, sha256, file.split, before)
 
 
-def _check_share(rejects: list[Reject], found: int, max_reject_share: float, path: Path) -> None:
-    if len(rejects) > max_reject_share * found:
-        first = min(rejects)
+def write_rows(
+    rows: Sequence[Row], run: RunDir, shards: int, limits: Limits, options: PipelineOptions
+) -> list[Row]:
+    """Bring the shards into line with rows; return the rows as they lie there, with the facts of those just read."""
+    planned: list[list[Row]] = [[] for _ in range(shards)]
+    for row in rows:
+        planned[assign_shard(row.file.key, shards)].append(row)
+    for shard, members in enumerate(planned):
+        ordered = sorted(members, key=lambda row: encode_text(row.file.key))
+        write_index(plan_file(run.examples, shard, shards), ordered, limits, [])
+    with beam.Pipeline(options=options) as pipeline:
+        # Only numbers travel: a shard's worker reads its plan and the images itself and writes straight to its files.
+        _ = (
+            pipeline
+            | "List shards" >> beam.Create(range(shards))
+            | "Spread shards" >> beam.Reshuffle()
+            | "Write example shards" >> beam.ParDo(WriteExampleShard(run.examples, shards, limits))
+        )
+    written = {}
+    for shard in range(shards):
+        plan_file(run.examples, shard, shards).unlink()
+        for row in read_index(run.examples / index_name(shard, shards), limits)[0]:
+            written[row.file.key] = row
+    return [written[row.file.key] for row in rows]
+
+
+def describe_rule(plan: SplitPlan) -> str:
+    """Return the split rule in words; splits settled under another rule do not bind."""
+    train, val, test = (plan.shares[split] for split in SPLITS)
+    if plan.train_per_class:
+        return f"{plan.train_per_class} a class, then {val:g}/{test:g}, seed {plan.seed}"
+    return f"{train:g}/{val:g}/{test:g}, seed {plan.seed}"
+
+
+def _read_former(run: RunDir, plan: SplitPlan) -> FormerSplits:
+    if not run.images.exists():
+        return FormerSplits({}, {})
+    with open(run.images, encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["rule"] == describe_rule(plan)]
+    return FormerSplits(
+        {row["path"]: row["split"] for row in rows}, {row["sha256"]: row["split"] for row in rows}
+    )
+
+
+def _write_images(run: RunDir, rows: Iterable[Row], rule: str) -> None:
+    def row_of(row: Row) -> list[object]:
+        file, facts = row.file, row.facts
+        assert facts
+        how = "layout" if file.split else rule
+        return [file.key, file.text, file.source, row.split, how, facts.format, facts.width, facts.height, facts.sha256]
+
+    write_csv(run.images, COLUMNS, map(row_of, rows))
+
+
+def _write_copies(run: RunDir, copies: list[Copy], rules: IngestRules) -> None:
+    write_csv(run.duplicates, Copy._fields, copies)
+    conflict = next((copy for copy in copies if copy.label != copy.copy_of_label), None)
+    if conflict and rules.label_conflicts == "fail":
         raise UserError(
-            f"{len(rejects)} of {found} files are not usable images (the first: '{first.key}', {first.reason}), "
-            f"more than data.max_reject_share={max_reject_share} allows: read '{path}', then mend the files."
+            f"'{conflict.copy_of}' and '{conflict.key}' are the same image in two classes and data.label_conflicts is "
+            f"fail: remove the wrong one, all are listed in '{run.duplicates}'."
+        )
+    if copies and rules.duplicates == "fail":
+        raise UserError(
+            f"'{copies[0].copy_of}' and '{copies[0].key}' are the same image and data.duplicates is fail: "
+            f"remove one of them, all are listed in '{run.duplicates}'."
         )
 
 
-def _check_splits(splits: dict[str, int], per_class: Mapping[str, int], labels: list[str]) -> None:
-    for split, count in splits.items():
-        if not count:
+def _check_unchanged(settled: list[Row], written: list[Row]) -> None:
+    for row, found in zip(settled, written):
+        if row != found:
+            raise UserError(f"'{row.file.path}' changed while it was being read: run again when nothing writes to it.")
+
+
+def _list_rejects(rows: Iterable[Row], listing: Listing, copies: Iterable[Copy]) -> list[Reject]:
+    dropped = {copy.key: copy for copy in copies if copy.action == "dropped"}
+    rejects = list(listing.rejects)
+    for row in rows:
+        if row.facts and row.facts.reason:
+            rejects.append(Reject(row.file.key, row.facts.reason, row.facts.detail))
+        elif row.file.key in dropped:
+            rejects.append(Reject(row.file.key, DUPLICATE, f"the same bytes as '{dropped[row.file.key].copy_of}'"))
+    return sorted(rejects)
+
+
+def _check_share(rejects: list[Reject], found: int, max_reject_share: float, run: RunDir) -> None:
+    unusable = [reject for reject in rejects if reject.reason != DUPLICATE]
+    if len(unusable) > max_reject_share * found:
+        first = unusable[0]
+        raise UserError(
+            f"{len(unusable)} of {found} files are not usable images (the first: '{first.key}', {first.reason}), "
+            f"more than data.max_reject_share={max_reject_share} allows: read '{run.rejects}', then mend the files."
+        )
+
+
+def _check_classes(rows: Iterable[Row], labels: Sequence[str]) -> None:
+    splits = {row.split for row in rows}
+    for split in SPLITS:
+        if split not in splits:
             raise UserError(f"The {split} split has no image at all: add images or enlarge data.split.{split}.")
-    untrained = [text for text in labels if not per_class.get(f"train\0{text}")]
-    if untrained:
-        raise UserError(
-            f"Class '{untrained[0]}' has no readable image in the train split: add images to it or remove its folder."
-        )
+    trained = {row.file.text for row in rows if row.split == "train"}
+    for text in labels:
+        if text not in trained:
+            raise UserError(
+                f"Class '{text}' has no readable image in the train split: add images to it or remove its folder."
+            )

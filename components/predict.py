@@ -15,7 +15,8 @@ import tensorflow as tf
 from components import features
 from components.errors import UserError
 from components.files import replacing_file, write_csv
-from components.images import SKIPPED_NAMES
+from components.folders import SKIPPED_NAMES
+from components.images import Limits, RejectedImage, make_readable
 
 BATCH_SIZE = 32
 TOP_K = 5
@@ -110,9 +111,11 @@ def _predict_each(
 
 def _read(path: str) -> Union[bytes, str]:
     try:
-        return Path(path).read_bytes()
+        return make_readable(Path(path).read_bytes(), Limits())
     except OSError as error:
         return error.strerror or str(error)
+    except RejectedImage as rejected:
+        return str(rejected.args[1])
 
 
 def _write_jsonl(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

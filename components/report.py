@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import base64
-import csv
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,13 +12,27 @@ from typing import Any, NamedTuple
 import numpy as np
 import plotly.graph_objects as go
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from PIL import Image
+from PIL import Image, ImageOps
 
 from components import features
+from components.data_health import collect_health, read_table
 from components.evaluate import read_confusion, read_slice_metrics
-from components.features import Bottlenecks, Evaluation, Examples, Head, Report, RunDir, Work
+from components.features import (
+    SPLITS,
+    Audit,
+    Bottlenecks,
+    Evaluation,
+    Examples,
+    Head,
+    Report,
+    RunDir,
+    Validation,
+    Work,
+    shard_name,
+)
 from components.files import replacing_folder, write_csv, write_json
-from components.shards import IMAGE_SPEC, read_batches, shard_files
+from components.shards import IMAGE_SPEC, read_batches
+from components.sharding import assign_shard
 
 GALLERY_IMAGES = 9
 MISTAKES_SHOWN = 60
@@ -48,14 +60,23 @@ def score_classes(confusion: np.ndarray, labels: Sequence[str]) -> list[ClassRow
 
 
 def write_report(
-    name: str, examples: Examples, bottlenecks: Bottlenecks, head: Head, evaluation: Evaluation, run: RunDir, seed: int
+    name: str,
+    examples: Examples,
+    validation: Validation,
+    bottlenecks: Bottlenecks,
+    audit: Audit,
+    head: Head,
+    evaluation: Evaluation,
+    run: RunDir,
+    seed: int,
 ) -> Report:
     """Write report/: confusion.csv, classes.csv, mistakes.csv, history.csv, summary.json and index.html."""
     labels = examples.labels
     confusion = read_confusion(run.evaluation, len(labels))
     classes = score_classes(confusion, labels)
-    predictions = _read_csv(run.predictions)
-    history = _read_csv(run.history)
+    predictions = read_table(run.predictions)
+    history = read_table(run.history)
+    health = collect_health(examples, validation, audit, predictions, run)
     mistakes = sorted(
         (row for row in predictions if row["label"] != row["actual"]), key=lambda row: -float(row["probability"])
     )
@@ -63,7 +84,7 @@ def write_report(
     gallery = [predictions[row] for row in picked]
     shown = mistakes[:MISTAKES_SHOWN]
     thumbnails = make_thumbnails(
-        {row["path"] for row in [*gallery, *shown]}, shard_files(run.examples, "test", examples.shards)
+        {*(row["path"] for row in [*gallery, *shown]), *health.image_keys()}, run.examples, examples.shards
     )
     summary = {
         "name": name,
@@ -86,7 +107,7 @@ def write_report(
         mistakes=shown,
         mistakes_count=len(mistakes),
         thumbnails=thumbnails,
-        rejects=[json.loads(line) for line in run.rejects.read_text(encoding="utf-8").splitlines()],
+        health=health,
         curves=[_figure_html(plot_history(history, key)) for key in ("loss", "accuracy")],
         confusion=_figure_html(plot_confusion(confusion, labels)),
         plotly=_plotly_source(),
@@ -118,9 +139,11 @@ def most_confused(confusion: np.ndarray, labels: Sequence[str], count: int = 10)
     return [{"actual": labels[a], "predicted": labels[p], "count": int(off[a, p])} for a, p in cells]
 
 
-def make_thumbnails(keys: set[str], files: list[str]) -> dict[str, str]:
-    """Return a data URI of a small JPEG for each key that is found in the shards."""
+def make_thumbnails(keys: set[str], examples: Path, shards: int) -> dict[str, str]:
+    """Return a data URI of a small JPEG for each key that is found in the shards where it must lie."""
     thumbnails = {}
+    numbers = sorted({assign_shard(key, shards) for key in keys})
+    files = [str(examples / shard_name(split, number, shards)) for number in numbers for split in SPLITS]
     for batch in read_batches(files, IMAGE_SPEC):
         for key, encoded in zip(batch[features.KEY], batch[features.ENCODED]):
             text = key.decode("utf-8", "backslashreplace")
@@ -130,7 +153,7 @@ def make_thumbnails(keys: set[str], files: list[str]) -> dict[str, str]:
 
 
 def _thumbnail(encoded: bytes) -> str:
-    image = Image.open(io.BytesIO(encoded)).convert("RGB")
+    image = ImageOps.exif_transpose(Image.open(io.BytesIO(encoded))).convert("RGB")
     image.thumbnail((THUMBNAIL, THUMBNAIL))
     if max(image.size) < THUMBNAIL // 2:  # small images such as 8x8 digits, enlarged as they are
         factor = THUMBNAIL // max(image.size)
@@ -195,7 +218,3 @@ def _template() -> Any:
     )
     return environment.get_template("report.html.j2")
 
-
-def _read_csv(path: Path) -> list[dict[str, str]]:
-    with open(path, encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -66,6 +67,21 @@ def writing_shards(folder: Path, shard: int, shards: int) -> Iterator[dict[str, 
 def shard_files(folder: Path, split: str, shards: int) -> list[str]:
     """Return the paths of a split's shards, in order."""
     return [str(folder / shard_name(split, shard, shards)) for shard in range(shards)]
+
+
+def find_overlapping(folder: Path, shard: int, shards: int) -> list[Path]:
+    """Return the files, of any split and number of shards, that can hold an image of one shard number."""
+    found = []
+    for file in sorted(folder.glob("*.tfrecord")):
+        match = re.fullmatch(r"[a-z]+-(\d{5})-of-(\d{5})\.tfrecord", file.name)
+        if match and _overlap(shard, shards, int(match[1]), int(match[2])):
+            found.append(file)
+    return found
+
+
+def _overlap(shard: int, shards: int, other: int, others: int) -> bool:
+    # Shard s of n covers the hash interval [s/n, (s+1)/n).
+    return shard * others < (other + 1) * shards and other * shards < (shard + 1) * others
 
 
 def read_batches(files: Sequence[str], spec: dict, batch_size: int = PARSED_AT_ONCE) -> Iterator[dict[str, np.ndarray]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import apache_beam as beam
@@ -20,31 +22,53 @@ from components.files import replacing_folder, write_json, write_text
 
 # Below this many values TFDV does not look at the formats of images (ImageStatsGenerator's values_threshold).
 IMAGES_FOR_FORMATS = 100
+# TFDV compares numbers by the joined edges of two histograms of ten buckets.
+HISTOGRAM_BINS = 20
 
 
-def validate_examples(
-    examples: Examples, run: RunDir, split_skew: float, schema_file: Path | None, options: PipelineOptions
-) -> Validation:
+@dataclass(frozen=True)
+class Gate:
+    """Limits of the data gate.
+
+    split_skew and drift are how far the distributions of classes, formats and sizes may differ between two splits and
+    from those of the run at baseline (largest difference of a share, or Jensen-Shannon divergence), chance allowed for.
+    """
+
+    split_skew: float = 0.1
+    schema_path: Path | None = None
+    baseline: Path | None = None
+    drift: float = 0.1
+    on_anomaly: str = "stop"
+
+
+def validate_examples(examples: Examples, run: RunDir, gate: Gate, options: PipelineOptions) -> Validation:
     """Write statistics, schema and anomalies of every split; raises UserError naming anomalies of severity error.
 
-    split_skew is how far a class's share may differ between two splits (L-infinity norm), chance allowed for.
+    With gate.on_anomaly at warn these become warnings too.
     """
+    baseline = RunDir(gate.baseline) if gate.baseline else None
+    previous = _load_baseline(baseline.validation) if baseline else None
     with replacing_folder(run.validation) as folder:
         _compute_statistics(run.examples, folder, options)
         statistics = {split: tfdv.load_statistics(str(_statistics_file(folder, split))) for split in SPLITS}
-        schema = _load_schema(schema_file) if schema_file else infer_schema(statistics["train"], examples, split_skew)
+        schema = _load_schema(gate.schema_path) if gate.schema_path else infer_schema(statistics, examples, gate)
         write_text(folder / "schema.pbtxt", text_format.MessageToString(schema, as_utf8=True))
-        anomalies = {split: _find_anomalies(split, statistics, schema) for split in SPLITS}
+        anomalies = {"train": tfdv.validate_statistics(statistics["train"], schema, previous_statistics=previous)}
+        for split in SPLITS[1:]:
+            against_train = statistics["train"]
+            anomalies[split] = tfdv.validate_statistics(statistics[split], schema, serving_statistics=against_train)
         write_json(folder / "anomalies.json", {split: MessageToDict(found) for split, found in anomalies.items()})
 
     findings = [finding for split in SPLITS for finding in describe_anomalies(split, anomalies[split])]
     errors = [sentence for severity, sentence in findings if severity == "ERROR"]
-    if errors:
+    if errors and gate.on_anomaly == "stop":
         raise UserError(
             f"The data has {len(errors)} anomal{'y' if len(errors) == 1 else 'ies'}: {'; '.join(errors[:3])}: "
-            f"see '{run.validation / 'anomalies.json'}', then mend the data or the limits under validate."
+            f"see '{run.validation / 'anomalies.json'}', then mend the data or the limits under validation."
         )
-    return Validation(Work(items=examples.written, computed=examples.written), [sentence for _, sentence in findings])
+    changes = describe_changes(baseline, examples.labels) if baseline else []
+    warnings = [*changes, *(f"{sentence}." for _, sentence in findings)]
+    return Validation(Work(items=examples.written, computed=examples.written), warnings)
 
 
 def _statistics_file(folder: Path, split: str) -> Path:
@@ -67,23 +91,53 @@ def _compute_statistics(examples: Path, folder: Path, options: PipelineOptions) 
 
 
 def infer_schema(
-    statistics: statistics_pb2.DatasetFeatureStatisticsList, examples: Examples, split_skew: float
+    statistics: Mapping[str, statistics_pb2.DatasetFeatureStatisticsList], examples: Examples, gate: Gate
 ) -> schema_pb2.Schema:
     """Return the schema of the train split: every record a readable image of a known class, all splits alike."""
     smallest = min(examples.splits.values())
-    schema = tfdv.infer_schema(statistics, max_string_domain_size=0)
+    schema = tfdv.infer_schema(statistics["train"], max_string_domain_size=0)
     image = tfdv.get_feature(schema, features.ENCODED)
     image.image_domain.SetInParent()
     if smallest >= IMAGES_FOR_FORMATS:
         image.image_domain.minimum_supported_image_fraction = 1.0
-    text = tfdv.get_feature(schema, features.TEXT)
     tfdv.set_domain(schema, features.TEXT, schema_pb2.StringDomain(name="classes", value=examples.labels))
     # A share among n images has a standard error of at most sqrt(1/4n); four of them are hardly chance.
-    text.skew_comparator.infinity_norm.threshold = min(1.0, split_skew + 4 * math.sqrt(0.25 / smallest))
+    chance = 4 * math.sqrt(0.25 / smallest)
+    for name in (features.TEXT, features.FORMAT):
+        feature = tfdv.get_feature(schema, name)
+        feature.skew_comparator.infinity_norm.threshold = min(1.0, gate.split_skew + chance)
+        feature.drift_comparator.infinity_norm.threshold = min(1.0, gate.drift + chance)
+    # Of two samples of n from one distribution in k bins the divergence is (k - 1) / (4 n ln 2) bits on average
+    # (Grosse et al. 2002, Phys. Rev. E 65, 041905); four times that is hardly chance.
+    chance = 4 * (HISTOGRAM_BINS - 1) / (4 * smallest * math.log(2))
+    for name in (features.HEIGHT, features.WIDTH):
+        feature = tfdv.get_feature(schema, name)
+        feature.skew_comparator.jensen_shannon_divergence.threshold = min(1.0, gate.split_skew + chance)
+        feature.drift_comparator.jensen_shannon_divergence.threshold = min(1.0, gate.drift + chance)
     label = tfdv.get_feature(schema, features.LABEL)
     label.int_domain.min, label.int_domain.max = 0, len(examples.labels) - 1
     schema.dataset_constraints.min_examples_count = 1
     return schema
+
+
+def describe_changes(baseline: RunDir, labels: Sequence[str]) -> list[str]:
+    """Return a sentence on the classes that a former run did not have, and one on those that have gone since."""
+    before = baseline.labels.read_text(encoding="utf-8", errors="surrogateescape").split("\n")[:-1]
+    changes = {"New": sorted(set(labels) - set(before)), "Vanished": sorted(set(before) - set(labels))}
+    return [
+        f"{word} since '{baseline.root}': class{'es' if len(names) > 1 else ''} {', '.join(map(repr, names))}."
+        for word, names in changes.items()
+        if names
+    ]
+
+
+def _load_baseline(validation: Path) -> statistics_pb2.DatasetFeatureStatisticsList:
+    file = _statistics_file(validation, "train")
+    if not file.exists():
+        raise UserError(
+            f"There is no '{file}': set validation.baseline to the run directory of a run that has passed validate."
+        )
+    return tfdv.load_statistics(str(file))
 
 
 def _load_schema(path: Path) -> schema_pb2.Schema:
@@ -91,15 +145,8 @@ def _load_schema(path: Path) -> schema_pb2.Schema:
         return tfdv.load_schema_text(str(path))
     except (OSError, text_format.ParseError) as error:
         raise UserError(
-            f"Cannot read the schema '{path}' ({error}): validate.schema takes a TFDV schema.pbtxt."
+            f"Cannot read the schema '{path}' ({error}): validation.schema takes a TFDV schema.pbtxt."
         ) from error
-
-
-def _find_anomalies(
-    split: str, statistics: dict[str, statistics_pb2.DatasetFeatureStatisticsList], schema: schema_pb2.Schema
-) -> anomalies_pb2.Anomalies:
-    against_train = None if split == "train" else statistics["train"]
-    return tfdv.validate_statistics(statistics[split], schema, serving_statistics=against_train)
 
 
 def describe_anomalies(split: str, anomalies: anomalies_pb2.Anomalies) -> list[tuple[str, str]]:

@@ -126,12 +126,12 @@ def run_command(options: argparse.Namespace) -> int:
     finally:
         if stages.summary:
             record = write_record(config, run, stages)
-    print_summary(record, run)
+    print_summary(record, run, [text for outcome in stages.outcomes.values() for text in getattr(outcome, "warnings", [])])
     return DONE if record["blessed"] or options.only not in (None, "evaluate", "report") else NOT_BLESSED
 
 
-def print_summary(record: dict[str, Any], run: Any) -> None:
-    """Print a line a stage, then the verdict."""
+def print_summary(record: dict[str, Any], run: Any, warnings: list[str]) -> None:
+    """Print a line a stage, what was found in the data, then the verdict."""
     from rich.console import Console
     from rich.table import Table
 
@@ -144,6 +144,8 @@ def print_summary(record: dict[str, Any], run: Any) -> None:
         table.add_row(name, *numbers, f"{stage['seconds']:.1f}", "as before" if stage["skipped"] else "")
     console = Console()
     console.print(table)
+    for text in warnings:
+        console.print(f"\nnote: {text}", highlight=False, markup=False, soft_wrap=True)
     if record["metrics"]:
         metrics = "  ".join(f"{name} {value:.4f}" for name, value in record["metrics"].items())
         console.print(f"\n{metrics}", highlight=False)

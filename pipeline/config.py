@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, Optional
+from typing import Any, Literal, Optional, Union
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from components.catalog import Spec, parse_backbone
 from components.errors import UserError
+from components.features import RunDir
 
 
 class Section(BaseModel):
@@ -21,11 +22,12 @@ class Section(BaseModel):
 
 
 class Split(Section):
-    """Shares of the images in each split; they sum to 1."""
+    """Shares of the images in each split, which sum to 1, or an exact number of training images in each class."""
 
     train: float = Field(0.6, gt=0, lt=1)
     val: float = Field(0.2, gt=0, lt=1)
     test: float = Field(0.2, gt=0, lt=1)
+    train_per_class: Optional[int] = Field(None, ge=1)
 
     @model_validator(mode="after")
     def _sum_to_one(self) -> Split:
@@ -35,25 +37,46 @@ class Split(Section):
 
 
 class Data(Section):
-    """Where the images are: a data set by name, or a folder of class folders, which goes before."""
+    """Where the images are: a data set by name, or path, which goes before; how they are split, what is left out."""
 
-    path: Optional[str] = None
+    path: Union[str, tuple[str, ...], None] = None
     source: Optional[Literal["digits", "flowers", "caltech101", "caltech256", "hugs"]] = None
+    exclude: tuple[str, ...] = ()
+    labels: Optional[str] = None
+    group_pattern: Optional[str] = None
     split: Split = Split()
+    duplicates: Literal["drop", "keep", "fail"] = "drop"
+    label_conflicts: Literal["warn", "fail"] = "warn"
     max_reject_share: float = Field(0.05, ge=0, le=1)
+    max_bytes: int = Field(64 * 2**20, ge=1)
+    max_pixels: int = Field(100_000_000, ge=1)
 
     @model_validator(mode="after")
     def _some_place(self) -> Data:
-        if self.path is None and self.source is None:
+        if not self.path and self.source is None:
             raise ValueError("expected data.path (a folder with one sub-folder of images per class) or data.source")
         return self
 
 
-class Validate(Section):
-    """Limits of the data gate."""
+class Validation(Section):
+    """Limits of the data gate: how far splits may differ, and how far the data may from that of a former run."""
 
     split_skew: float = Field(0.1, gt=0, le=1)
     schema_path: Optional[Path] = Field(None, alias="schema")
+    baseline: Optional[Path] = None
+    drift: float = Field(0.1, gt=0, le=1)
+    on_anomaly: Literal["stop", "warn"] = "stop"
+
+    @property
+    def baseline_statistics(self) -> Optional[Path]:
+        """The statistics that the former run left, in its run directory."""
+        return self.baseline and RunDir(self.baseline).validation
+
+
+class Audit(Section):
+    """From which cosine on two bottlenecks are those of near-duplicates."""
+
+    near_duplicate: float = Field(0.95, gt=0, le=1)
 
 
 class Train(Section):
@@ -95,7 +118,8 @@ class Config(Section):
     data: Data
     backbone: tuple[Spec, ...] = (Spec(name="efficientnet_lite0"),)
     head: Literal["linear"] = "linear"
-    validation: Validate = Field(Validate(), alias="validate")
+    validation: Validation = Validation()
+    audit: Audit = Audit()
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
     beam: BeamSettings = BeamSettings()

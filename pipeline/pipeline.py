@@ -3,50 +3,65 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import components  # its submodules load on first use: a run with nothing to do imports no TensorFlow
 from components.catalog import source_files
-from components.features import Bottlenecks, Evaluation, Examples, Export, Head, Report, RunDir, Validation
-from components.images import list_images
+from components.features import (
+    SPLITS,
+    Audit,
+    Bottlenecks,
+    Evaluation,
+    Examples,
+    Export,
+    Head,
+    Report,
+    RunDir,
+    Validation,
+)
+from components.listing import list_images
 from components.progress import Progress
-from components.split import choose_shards
+from components.sharding import choose_shards
+from components.split import SplitPlan
 from pipeline.config import Config
 from pipeline.stages import Stages, open_run_folder
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
 
+    from components.ingest import IngestRules
+
 
 def run_stages(config: Config, run: RunDir, stages: Stages, progress: Progress) -> None:
     """Run or skip every stage in turn; the outcomes are kept by stages."""
     do, seed, data = stages.do, config.seed, config.data
-    shares, thresholds = data.split.model_dump(), config.evaluate.thresholds.model_dump(exclude_none=True)
-    max_drop, beam = config.evaluate.max_accuracy_drop, config.beam.runner
+    thresholds, max_drop = config.evaluate.thresholds.model_dump(exclude_none=True), config.evaluate.max_accuracy_drop
+    gate, beam = config.validation, config.beam.runner
 
-    listing = list_images(data_folder(config, progress))
+    listing = list_images(data_place(config, progress), data.exclude, data.labels, data.group_pattern)
     open_run_folder(run)
     shards = config.beam.shards or choose_shards(len(listing.files))
 
-    # Read and check every image, write it to the shard and split of its key.
+    # Read and check every new image, write it to the shard of its key and to the split that its class needs.
     examples = do(
         "ingest",
         Examples,
         lambda: components.ingest.ingest_images(
-            listing, run, shards, shares, data.max_reject_share, seed, make_options(beam), progress
+            listing, run, shards, make_rules(config), make_options(beam), progress
         ),
-        settings=[listing.fingerprint(), shards, shares, data.max_reject_share, seed],
+        settings=[listing.fingerprint(), shards, data.model_dump(exclude={"path", "source"}), seed],
     )
     # Stop here if the data is not what it should be.
-    do(
+    validation = do(
         "validate",
         Validation,
         lambda: components.validate.validate_examples(
-            examples, run, config.validation.split_skew, config.validation.schema_path, make_options(beam)
+            examples, run, components.validate.Gate(**config.validation.model_dump()), make_options(beam)
         ),
-        settings=[config.validation.model_dump(), fingerprint_file(config.validation.schema_path)],
+        settings=[gate.model_dump(), fingerprint_file(gate.schema_path), fingerprint_file(gate.baseline_statistics)],
         after=["ingest"],
     )
     # Turn every image into its bottleneck, once.
@@ -58,6 +73,16 @@ def run_stages(config: Config, run: RunDir, stages: Stages, progress: Progress) 
         ),
         settings=[[asdict(spec) for spec in config.backbone], *map(fingerprint_file, source_files(config.backbone))],
         after=["ingest"],
+    )
+    # Say which images look alike and which labels look wrong.
+    audit = do(
+        "audit",
+        Audit,
+        lambda: components.audit.audit_bottlenecks(
+            examples, bottlenecks, run, config.audit.near_duplicate, seed
+        ),
+        settings=[config.audit.model_dump(), seed],
+        after=["extract"],
     )
     # Fit the head on the train split, keep the epoch that is best on the validation split.
     head = do(
@@ -90,19 +115,28 @@ def run_stages(config: Config, run: RunDir, stages: Stages, progress: Progress) 
     do(
         "report",
         Report,
-        lambda: components.report.write_report(config.name, examples, bottlenecks, head, evaluation, run, seed),
+        lambda: components.report.write_report(
+            config.name, examples, validation, bottlenecks, audit, head, evaluation, run, seed
+        ),
         settings=[config.name],
-        after=["evaluate"],
+        after=["audit", "evaluate"],
     )
 
 
-def data_folder(config: Config, progress: Progress) -> Path:
-    """Return the folder of class folders: the user's, or that of a named data set, fetched on first use."""
-    if config.data.path is not None:
-        return Path(config.data.path)
+def data_place(config: Config, progress: Progress) -> str | Sequence[str]:
+    """Return where the images are: the user's place or places, or those of a named data set, fetched on first use."""
+    if config.data.path:
+        return config.data.path
     with progress.stage("data"):
-        folder: Path = components.datasets.locate_dataset(config.data.source, progress)
-    return folder
+        return str(components.datasets.locate_dataset(config.data.source, progress))
+
+
+def make_rules(config: Config) -> IngestRules:
+    """Return what ingest does with the files."""
+    data = config.data
+    plan = SplitPlan(data.split.model_dump(include=set(SPLITS)), data.split.train_per_class, config.seed)
+    limits = components.images.Limits(data.max_bytes, data.max_pixels)
+    return components.ingest.IngestRules(plan, limits, data.duplicates, data.label_conflicts, data.max_reject_share)
 
 
 def fingerprint_file(path: Path | None) -> str:

@@ -9,6 +9,8 @@ from components.files import write_json
 from pipeline.config import Config
 from pipeline.stages import VERSION, Stages
 
+COUNTS = ("found", "written", "rejected", "duplicates", "label_conflicts")
+
 
 def write_record(config: Config, run: RunDir, stages: Stages) -> dict[str, Any]:
     """Write and return the record of the stages that have run or been skipped so far."""
@@ -24,7 +26,7 @@ def write_record(config: Config, run: RunDir, stages: Stages) -> dict[str, Any]:
     }
     examples, bottlenecks, evaluation = (stages.outcomes.get(name) for name in ("ingest", "extract", "evaluate"))
     if isinstance(examples, Examples):
-        counts = {name: getattr(examples, name) for name in ("found", "written", "rejected", "duplicates")}
+        counts = {name: getattr(examples, name) for name in COUNTS}
         record["counts"] = {**counts, **examples.splits, "classes": len(examples.labels)}
     if isinstance(bottlenecks, Bottlenecks):
         record["backbone"] = {"name": bottlenecks.backbone_name, "id": bottlenecks.backbone_id, "dim": bottlenecks.dim}

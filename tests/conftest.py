@@ -138,6 +138,20 @@ def options():
     return PipelineOptions(["--runner", "FnApiRunner"])
 
 
+SHARES = {"train": 0.5, "val": 0.25, "test": 0.25}
+
+
+def ingest(place, run: RunDir, options, shards: int = 2, shares=SHARES, seed: int = 0, train_per_class=None, **rules):
+    """Ingest a folder, manifest or Listing as a run would."""
+    from components.ingest import IngestRules, ingest_images
+    from components.listing import Listing, list_images
+    from components.split import SplitPlan
+
+    listing = place if isinstance(place, Listing) else list_images(str(place))
+    rules = IngestRules(SplitPlan(shares, train_per_class, seed), **rules)
+    return ingest_images(listing, run, shards, rules, options, quiet_progress())
+
+
 def quiet_progress():
     """Return a progress display that shows nothing."""
     from rich.console import Console

@@ -1,17 +1,13 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import paint_images
+from conftest import SHARES, ingest, paint_images
 
 from components import bottlenecks
 from components.backbone import BackboneSession
 from components.catalog import parse_backbone
 from components.features import SPLITS, RunDir
-from components.images import list_images
-from components.ingest import ingest_images
 from components.shards import read_bottlenecks, shard_files
-
-SHARES = {"train": 0.5, "val": 0.25, "test": 0.25}
 
 
 @pytest.fixture
@@ -20,7 +16,7 @@ def pipeline(tmp_path, toy_backbone, options, progress):
     run = RunDir(tmp_path / "run")
 
     def extract(shards=2, shares=SHARES, seed=0):
-        examples = ingest_images(list_images(tmp_path / "data"), run, shards, shares, 0.05, seed, options, progress)
+        examples = ingest(tmp_path / "data", run, options, shards, shares, seed)
         return examples, bottlenecks.extract_bottlenecks(examples, parse_backbone(toy_backbone), run, options, progress)
 
     paint_images(tmp_path / "data", per_class=20)
@@ -93,16 +89,8 @@ def test_two_runs_write_the_same_bytes(tmp_path, toy_backbone, options, progress
     written = []
     for name in ("one", "two"):
         run = RunDir(tmp_path / name)
-        examples = ingest_images(list_images(tmp_path / "data"), run, 2, SHARES, 0.05, 0, options, progress)
+        examples = ingest(tmp_path / "data", run, options)
         outcome = bottlenecks.extract_bottlenecks(examples, parse_backbone(toy_backbone), run, options, progress)
         written.append({file.name: file.read_bytes() for file in run.bottlenecks(outcome.backbone_id).iterdir()})
     assert written[0] == written[1]
     assert len(written[0]) == 6
-
-
-@pytest.mark.parametrize(
-    ("a", "b", "expected"),
-    [((0, 1), (3, 4), True), ((1, 2), (1, 4), False), ((1, 2), (2, 4), True), ((0, 3), (1, 2), False)],
-)
-def test_shards_overlap_where_their_hash_intervals_do(a, b, expected):
-    assert bottlenecks._overlap(*a, *b) is bottlenecks._overlap(*b, *a) is expected

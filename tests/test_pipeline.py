@@ -43,7 +43,16 @@ def test_the_run_directory_is_as_the_contract_says(toy_run):
 def test_the_record_is_as_the_contract_says(toy_run):
     record = read_record(toy_run)
     assert list(record) == ["version", "config", "backbone", "stages", "counts", "metrics", "blessed", "reasons"]
-    assert list(record["stages"]) == ["ingest", "validate", "extract", "train", "export", "evaluate", "report"]
+    assert list(record["stages"]) == [
+        "ingest",
+        "validate",
+        "extract",
+        "audit",
+        "train",
+        "export",
+        "evaluate",
+        "report",
+    ]
     assert all(
         set(stage) == {"seconds", "items", "reused", "computed", "skipped"} for stage in record["stages"].values()
     )

@@ -6,8 +6,8 @@ import tensorflow as tf
 
 from components import features
 from components.bottlenecks import bottleneck_record
-from components.features import SPLITS
-from components.shards import read_bottlenecks, serialize_record, shard_files, writing_shards
+from components.features import SPLITS, shard_name
+from components.shards import find_overlapping, read_bottlenecks, serialize_record, shard_files, writing_shards
 
 
 def write_bottlenecks(folder, rows):
@@ -62,3 +62,14 @@ def test_shards_appear_only_when_their_worker_ends_well(tmp_path):
 def test_equal_records_give_equal_bytes():
     feature = {name: tf.train.Feature(bytes_list=tf.train.BytesList(value=[b"x"])) for name in "abcdefgh"}
     assert serialize_record(feature) == serialize_record(dict(reversed(feature.items())))
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "expected"),
+    [((0, 1), (3, 4), True), ((1, 2), (1, 4), False), ((1, 2), (2, 4), True), ((0, 3), (1, 2), False)],
+)
+def test_shards_overlap_where_their_hash_intervals_do(tmp_path, a, b, expected):
+    for (shard, shards), (other, others) in ((a, b), (b, a)):
+        file = tmp_path / shard_name("val", other, others)
+        file.touch()
+        assert (file in find_overlapping(tmp_path, shard, shards)) is expected

@@ -1,31 +1,28 @@
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
 import tensorflow_data_validation as tfdv
-from conftest import paint_images, quiet_progress
+from conftest import ingest, paint_images
 from google.protobuf import text_format
+from PIL import Image
 
 from components.errors import UserError
-from components.features import RunDir
-from components.images import list_images
-from components.ingest import ingest_images
-from components.validate import infer_schema, validate_examples
-
-SHARES = {"train": 0.5, "val": 0.25, "test": 0.25}
+from components.features import SPLITS, RunDir
+from components.validate import Gate, infer_schema, validate_examples
 
 
 @pytest.fixture(scope="module")
 def ingested(tmp_path_factory, options):
     folder = tmp_path_factory.mktemp("validate")
     run = RunDir(folder / "run")
-    listing = list_images(paint_images(folder / "data", per_class=140))
-    return run, ingest_images(listing, run, 2, SHARES, 0.05, 0, options, quiet_progress())
+    return run, ingest(paint_images(folder / "data", per_class=140), run, options)
 
 
 def test_statistics_schema_and_anomalies_are_written(ingested, options):
     run, examples = ingested
-    assert validate_examples(examples, run, 0.5, None, options).warnings == []
+    assert validate_examples(examples, run, Gate(split_skew=0.5), options).warnings == []
     for split, count in examples.splits.items():
         statistics = tfdv.load_statistics(str(run.validation / f"statistics-{split}.tfrecord"))
         assert statistics.datasets[0].num_examples == count
@@ -37,22 +34,24 @@ def test_statistics_schema_and_anomalies_are_written(ingested, options):
 
 def test_a_class_that_the_schema_lacks_stops_the_run(ingested, options, tmp_path):
     run, examples = ingested
-    validate_examples(examples, run, 0.5, None, options)
+    validate_examples(examples, run, Gate(split_skew=0.5), options)
     schema = tfdv.load_schema_text(str(run.validation / "schema.pbtxt"))
     tfdv.get_domain(schema, "image/class/text").value.remove("yellow")
     (tmp_path / "schema.pbtxt").write_text(text_format.MessageToString(schema))
     with pytest.raises(UserError, match=r"image/class/text.*yellow"):
-        validate_examples(examples, run, 0.5, tmp_path / "schema.pbtxt", options)
+        validate_examples(examples, run, Gate(schema_path=tmp_path / "schema.pbtxt"), options)
 
 
-def test_splits_that_differ_more_than_the_schema_allows_stop_the_run(ingested, options, tmp_path):
-    run, examples = ingested
-    validate_examples(examples, run, 0.5, None, options)
-    schema = tfdv.load_schema_text(str(run.validation / "schema.pbtxt"))
-    tfdv.get_feature(schema, "image/class/text").skew_comparator.infinity_norm.threshold = 1e-6
-    (tmp_path / "schema.pbtxt").write_text(text_format.MessageToString(schema))
-    with pytest.raises(UserError, match=r"anomal.*image/class/text: The Linfty distance"):
-        validate_examples(examples, run, 0.5, tmp_path / "schema.pbtxt", options)
+def test_given_splits_that_differ_more_than_allowed_stop_the_run(options, tmp_path):
+    for seed, split in enumerate(SPLITS):
+        paint_images(tmp_path / "data" / split, per_class=60, seed=seed)
+    for file in sorted((tmp_path / "data" / "val" / "cyan").rglob("*.*"))[:55]:
+        file.unlink()
+    run = RunDir(tmp_path / "run")
+    examples = ingest(tmp_path / "data", run, options)
+    with pytest.raises(UserError, match=r"anomal.*val split, image/class/text: The Linfty distance"):
+        validate_examples(examples, run, Gate(split_skew=0.05), options)
+    assert any("val split" in text for text in validate_examples(examples, run, Gate(0.05, on_anomaly="warn"), options).warnings)
     assert json.loads((run.validation / "anomalies.json").read_text())["val"]["anomalyInfo"]
 
 
@@ -62,7 +61,7 @@ def test_chance_is_allowed_for_in_small_splits(ingested):
     thresholds = []
     for count in (20, 20_000):
         small = replace(examples, splits={"train": count, "val": count, "test": count})
-        schema = infer_schema(statistics, small, 0.1)
+        schema = infer_schema({"train": statistics}, small, Gate(split_skew=0.1))
         thresholds.append(tfdv.get_feature(schema, "image/class/text").skew_comparator.infinity_norm.threshold)
     assert thresholds[0] > 0.5
     assert 0.1 < thresholds[1] < 0.12
@@ -72,4 +71,56 @@ def test_an_unreadable_schema_is_named(ingested, options, tmp_path):
     run, examples = ingested
     (tmp_path / "schema.pbtxt").write_text("feature {")
     with pytest.raises(UserError, match=r"schema.pbtxt"):
-        validate_examples(examples, run, 0.5, tmp_path / "schema.pbtxt", options)
+        validate_examples(examples, run, Gate(schema_path=tmp_path / "schema.pbtxt"), options)
+
+
+def test_data_like_that_of_the_baseline_passes(ingested, options, tmp_path):
+    run, examples = ingested
+    validate_examples(examples, run, Gate(), options)
+    again = RunDir(tmp_path / "again")
+    shutil.copytree(run.examples, again.examples)
+    assert validate_examples(examples, again, Gate(baseline=run.root), options).warnings == []
+
+
+def test_drift_from_the_baseline_stops_the_run_or_warns(ingested, options, tmp_path):
+    run, examples = ingested
+    validate_examples(examples, run, Gate(), options)
+    root = paint_images(tmp_path / "data", per_class=140)
+    for file in sorted((root / "cyan").rglob("*.*"))[:120]:  # one class shrinks, another appears, the format changes
+        file.unlink()
+    shutil.copytree(root / "magenta", root / "red")
+    shutil.rmtree(root / "magenta")
+    later = RunDir(tmp_path / "later")
+    grown = ingest(root, later, options)
+    with pytest.raises(UserError, match=r"anomal.*image/class/text: The Linfty distance between current and previous"):
+        validate_examples(grown, later, Gate(baseline=run.root, drift=0.05), options)
+    warnings = validate_examples(grown, later, Gate(baseline=run.root, drift=0.05, on_anomaly="warn"), options).warnings
+    assert f"New since '{run.root}': class 'red'." in warnings
+    assert f"Vanished since '{run.root}': class 'magenta'." in warnings
+    assert any("between current and previous" in warning for warning in warnings)
+
+
+def test_images_of_other_sizes_are_drift(ingested, options, tmp_path):
+    run, examples = ingested
+    validate_examples(examples, run, Gate(), options)
+    root = paint_images(tmp_path / "data", per_class=140)
+    for file in root.rglob("*.*"):
+        with Image.open(file) as image:
+            image.convert("RGB").resize((240, 180)).save(file.with_suffix(".png"))
+        if file.suffix != ".png":
+            file.unlink()
+    later = RunDir(tmp_path / "later")
+    warnings = validate_examples(
+        ingest(root, later, options), later, Gate(baseline=run.root, on_anomaly="warn"), options
+    ).warnings
+    assert {name for name in ("height", "width", "format") if any(f"image/{name}:" in text for text in warnings)} == {
+        "height",
+        "width",
+        "format",
+    }
+
+
+def test_a_baseline_without_statistics_is_named(ingested, options, tmp_path):
+    run, examples = ingested
+    with pytest.raises(UserError, match=r"validation.baseline"):
+        validate_examples(examples, run, Gate(baseline=tmp_path), options)

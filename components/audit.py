@@ -1,0 +1,91 @@
+"""Audit: which images look like another's, and which labels look wrong, by the bottlenecks of all splits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from components.duplicates import COPY, LABEL_CONFLICT, LEAK
+from components.features import SPLITS, Audit, Bottlenecks, Examples, RunDir, Work
+from components.files import replacing_folder, write_csv
+from components.label_issues import LabelIssue, find_label_issues
+from components.near_duplicates import Pair, find_near_duplicates, group_rows, to_directions
+from components.shards import read_bottlenecks, shard_files
+
+NEAR_DUPLICATES, SUSPICIOUS_LABELS = "near_duplicates.csv", "suspicious_labels.csv"
+
+
+class Image(NamedTuple):
+    """What a row of both files says of an image."""
+
+    path: str
+    label: str
+    split: str
+
+
+class PairRow(NamedTuple):
+    """One row of near_duplicates.csv."""
+
+    cosine: str
+    path: str
+    label: str
+    split: str
+    other_path: str
+    other_label: str
+    other_split: str
+    kind: str  # label_conflict (two classes), else leak (two splits), else copy
+
+
+class LabelRow(NamedTuple):
+    """One row of suspicious_labels.csv, the least probable label first; what the other images say of it."""
+
+    path: str
+    label: str
+    split: str
+    suggested: str
+    label_probability: str
+    suggested_probability: str
+
+
+def audit_bottlenecks(examples: Examples, bottlenecks: Bottlenecks, run: RunDir, near_duplicate: float) -> Audit:
+    """Write audit/ with near_duplicates.csv and suspicious_labels.csv; near_duplicate is the least cosine of a pair."""
+    folder = run.bottlenecks(bottlenecks.backbone_id)
+    tables = {split: read_bottlenecks(shard_files(folder, split, examples.shards), bottlenecks.dim) for split in SPLITS}
+    images = [Image(key, text, split) for split, table in tables.items() for key, text in zip(table.keys, table.texts)]
+    sums = [sha256 for table in tables.values() for sha256 in table.sha256]
+    labels = np.concatenate([table.labels for table in tables.values()])
+    directions = to_directions(np.concatenate([table.vectors for table in tables.values()]))
+    pairs = find_near_duplicates(directions, labels, near_duplicate)
+    issues = find_label_issues(directions, labels, group_rows(sums, pairs))
+    rows = describe_pairs(pairs, images)
+    with replacing_folder(run.audit) as partial:
+        write_csv(partial / NEAR_DUPLICATES, PairRow._fields, rows)
+        write_csv(partial / SUSPICIOUS_LABELS, LabelRow._fields, describe_issues(issues, images, examples.labels))
+    leaks = sum(row.split != row.other_split for row in rows)
+    return Audit(Work(len(images), computed=len(images)), len(rows), leaks, len(issues))
+
+
+def describe_pairs(pairs: Sequence[Pair], images: Sequence[Image]) -> list[PairRow]:
+    """Return the rows of pairs that come the closest first: leaks and conflicts before copies within a class."""
+
+    def describe(pair: Pair) -> PairRow:
+        one, other = images[pair.row_a], images[pair.row_b]
+        kind = LABEL_CONFLICT if one.label != other.label else LEAK if one.split != other.split else COPY
+        return PairRow(f"{pair.cosine:.4f}", *one, *other, kind)
+
+    return sorted(map(describe, pairs), key=lambda row: row.kind == COPY)
+
+
+def describe_issues(issues: Sequence[LabelIssue], images: Sequence[Image], labels: Sequence[str]) -> list[LabelRow]:
+    """Return the rows of doubtful labels in their order."""
+    return [
+        LabelRow(
+            *images[issue.row],
+            labels[issue.suggested],
+            f"{issue.label_probability:.6f}",
+            f"{issue.suggested_probability:.6f}",
+        )
+        for issue in issues
+    ]

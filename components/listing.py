@@ -1,0 +1,153 @@
+"""List the images of a data set, whatever its layout: each file with its class, source, group and split."""
+
+from __future__ import annotations
+
+import collections
+import hashlib
+import os
+from collections.abc import Sequence
+from typing import Callable, NamedTuple
+
+from components.class_names import check_spelling, match_labels, order_classes, read_labels
+from components.errors import UserError
+from components.features import SPLITS
+from components.keys import group_finder, is_excluded, name_roots
+from components.rejects import Reject
+
+# How folders, manifests and TFRecord files name the splits, in any case.
+SPLIT_WORDS = {"train": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}
+
+MANIFESTS = (".csv", ".tsv", ".jsonl")
+TFRECORD = ".tfrecord"
+EXPECTED = "set data.path to a folder with one sub-folder of images per class, or to a .csv, .tsv or .jsonl manifest"
+
+# Tells of a key, or of a folder above one, whether to leave it out.
+Excluded = Callable[[str], bool]
+
+
+class ImageFile(NamedTuple):
+    """An image as it was listed, not yet read."""
+
+    key: str  # identity in the data set: path below the root, '/' separated
+    path: str  # where to read it: a local path or a URL such as gs://
+    text: str  # class
+    source: str  # the folders between class and file, or the manifest's column, or ''
+    group: str  # images of one group must stay in one split; '' where an image stands alone
+    split: str  # train, val or test where the layout fixes it, else ''
+    size: int  # bytes, 0 where unknown
+    modified_ns: int  # 0 where unknown
+    offset: int = -1  # of its record in a TFRecord file, -1 for a file of its own
+
+
+class Listing(NamedTuple):
+    """What was found at one place or several."""
+
+    files: list[ImageFile]  # sorted by their keys, which are unique
+    labels: list[str]  # natural order, or that of the user's labels.txt or of the label numbers of TFRecords
+    rejects: list[Reject]  # what was found but cannot be listed as an image of a class
+    unlabelled: list[str]  # paths of images without a class, for prediction only
+    open_splits: tuple[str, ...] = SPLITS  # among which the images without a split are divided
+
+    def fingerprint(self) -> str:
+        """Hash of all that was listed, each file with its path, size and time of change."""
+        digest = hashlib.sha256(ascii(self[1:]).encode())
+        for file in self.files:
+            digest.update(ascii(file[:]).encode())
+        return digest.hexdigest()
+
+
+def list_images(
+    path: str | os.PathLike[str] | Sequence[str],
+    exclude: Sequence[str] = (),
+    labels_file: str | None = None,
+    group_pattern: str | None = None,
+) -> Listing:
+    """List a folder, a manifest or a pattern of TFRecord files; of a list of them, each one's name begins its keys.
+
+    What matches a pattern of exclude, itself or by a folder above it, is left out; labels_file names and orders the
+    classes; group_pattern finds the group in a key. Raises UserError for data that cannot be used.
+    """
+    find_group = group_finder(group_pattern)
+    if isinstance(path, (str, os.PathLike)):
+        shown, listing = repr(os.fspath(path)), _list_root(os.fspath(path), lambda key: is_excluded(key, exclude))
+    else:
+        roots = [os.fspath(root) for root in path]
+        shown = ", ".join(map(repr, roots))
+        listing = _join([_list_below(root, name, exclude) for root, name in zip(roots, name_roots(roots))])
+    if not listing.files:
+        raise UserError(f"{shown} has no image of a class: {EXPECTED}.")
+    files = [file if file.group else file._replace(group=find_group(file.key)) for file in listing.files]
+    check_spelling({file.text: file.key for file in reversed(files)})
+    labels = listing.labels
+    if labels_file:
+        labels = read_labels(labels_file)
+        match_labels(labels, collections.Counter(file.text for file in files), labels_file)
+    if len(labels) == 1:
+        raise UserError(f"{shown} has the single class {labels[0]!r}: a classifier needs two or more classes.")
+    return listing._replace(files=files, labels=labels)
+
+
+def open_train(files: Sequence[ImageFile]) -> tuple[list[ImageFile], tuple[str, ...]]:
+    """Return files with those of train freed from their split where val or test has none, and the open splits.
+
+    So val is carved out of train where a data set comes with train and test, and its test images stay what they are.
+    """
+    given = {file.split for file in files}
+    missing = [split for split in SPLITS[1:] if split not in given]
+    if not missing:
+        return list(files), SPLITS if "" in given else ()
+    return [file._replace(split="") if file.split == "train" else file for file in files], ("train", *missing)
+
+
+def _list_root(root: str, excluded: Excluded) -> Listing:
+    # The readers load when their layout is met: they need the types above, and TensorFlow is slow to load.
+    name = os.path.basename(root)
+    if os.path.isdir(root):
+        from components import folders
+
+        listing = folders.list_folder(root, excluded)
+        if not listing.files and any(TFRECORD in reject.key for reject in listing.rejects):
+            from components import example_sets
+
+            listing = example_sets.list_examples(root, excluded)
+    elif name.lower().endswith(MANIFESTS):
+        from components import manifests
+
+        listing = manifests.list_manifest(root, excluded)
+    elif TFRECORD in name:
+        from components import example_sets
+
+        listing = example_sets.list_examples(root, excluded)
+    elif os.path.exists(root):
+        raise UserError(f"{root!r} is a file, not a folder, a manifest or TFRecords: {EXPECTED}.")
+    else:
+        raise UserError(f"There is no folder {root!r}: {EXPECTED}.")
+    if not listing.files and not listing.unlabelled:
+        first = listing.rejects[0] if listing.rejects else None
+        found = f" (rejected: {len(listing.rejects)}, the first {first.key!r}, {first.detail})" if first else ""
+        raise UserError(f"{root!r} has no image in any sub-folder, row or record{found}: {EXPECTED}.")
+    return listing
+
+
+def _list_below(root: str, name: str, exclude: Sequence[str]) -> Listing:
+    listing = _list_root(root, lambda key: is_excluded(f"{name}/{key}", exclude))
+    files = [
+        file._replace(key=f"{name}/{file.key}", source=f"{name}/{file.source}" if file.source else name)
+        for file in listing.files
+    ]
+    rejects = [reject._replace(key=f"{name}/{reject.key}") for reject in listing.rejects]
+    return listing._replace(files=files, rejects=rejects)
+
+
+def _join(listings: Sequence[Listing]) -> Listing:
+    found = {text for listing in listings for text in listing.labels}
+    longest = max((listing.labels for listing in listings), key=len)
+    open_splits = {split for listing in listings for split in listing.open_splits}
+    return Listing(
+        files=sorted(file for listing in listings for file in listing.files),
+        # Records keep the numbers of their classes where one root knows them all.
+        labels=longest if len(longest) == len(found) else order_classes(found),
+        rejects=sorted(reject for listing in listings for reject in listing.rejects),
+        unlabelled=[path for listing in listings for path in listing.unlabelled],
+        open_splits=tuple(split for split in SPLITS if split in open_splits),
+    )

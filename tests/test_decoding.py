@@ -1,0 +1,208 @@
+import io
+import random
+import struct
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import paint_images, quiet_progress
+from PIL import Image, ImageOps
+
+from components.backbone import BackboneSession, prepare_backbone
+from components.catalog import parse_backbone
+from components.decoding import EXIF_WITHIN, add_decoding
+from components.images import Limits, check_image
+from components.network import Network
+
+ORIENTATION, SHORT, LONG, ASCII = 0x0112, 3, 4, 2
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory, toy_backbone):
+    folder = tmp_path_factory.mktemp("toy")
+    backbone = prepare_backbone(parse_backbone(toy_backbone), folder, quiet_progress())
+    return BackboneSession(folder / backbone.id)
+
+
+def see(session, encoded):
+    """Return what the canonical graph makes of encoded images, float32[N, 32, 32, 3]."""
+    return session.run("pixels", "image_bytes", encoded)
+
+
+def write_directory(order, tags, offset=8, following=0):
+    """Return a TIFF structure with one directory of (tag, type, count, value) at an offset, and what points behind."""
+    entries = b""
+    for tag, kind, count, value in tags:
+        field = struct.pack(order + ("H" if kind == SHORT else "I"), value)
+        entries += struct.pack(order + "HHI", tag, kind, count) + field.ljust(4, b"\0")
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", offset)
+    return (
+        head.ljust(offset, b"\0") + struct.pack(order + "H", len(tags)) + entries + struct.pack(order + "I", following)
+    )
+
+
+def segment(marker, content):
+    return b"\xff" + bytes([marker]) + struct.pack(">H", len(content) + 2) + content
+
+
+def make_jpeg(*segments, jfif=True):
+    """Return a JPEG with segments behind its JFIF segment, if it is to have one, or behind its first two bytes."""
+    pixels = np.random.default_rng(0).integers(0, 255, (6, 4, 3)).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).resize((37, 53)).save(buffer, "JPEG")
+    jpeg = buffer.getvalue()
+    assert jpeg[2:4] == b"\xff\xe0"
+    behind = 4 + struct.unpack_from(">H", jpeg, 4)[0]
+    return (jpeg[:behind] if jfif else jpeg[:2]) + b"".join(segments) + jpeg[behind:]
+
+
+def app1(tiff):
+    return segment(0xE1, b"Exif\0\0" + tiff)
+
+
+def turn(jpeg, orientation):
+    """Return the pixels of a JPEG as TensorFlow decodes and Pillow turns them, as a PNG."""
+    image = Image.fromarray(tf.io.decode_image(jpeg, channels=3).numpy())
+    image.getexif()[ORIENTATION] = orientation
+    buffer = io.BytesIO()
+    ImageOps.exif_transpose(image).save(buffer, "PNG", exif=b"")
+    return buffer.getvalue()
+
+
+def check_orientation(session, jpeg, orientation):
+    """Assert that the graph and check_image both take a JPEG for turned by an orientation."""
+    np.testing.assert_array_equal(*see(session, [jpeg, turn(jpeg, orientation)]))
+    assert check_image(jpeg, Limits()).orientation == orientation
+
+
+@pytest.mark.parametrize("jfif", [True, False], ids=["jfif", "no jfif"])
+@pytest.mark.parametrize("order", ["<", ">"], ids=["little endian", "big endian"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_is_set_upright_as_pillow_does(toy, orientation, order, jfif):
+    tiff = write_directory(order, [(ORIENTATION, SHORT, 1, orientation)])
+    check_orientation(toy, make_jpeg(app1(tiff), jfif=jfif), orientation)
+
+
+def test_orientations_differ_in_what_the_network_sees(toy):
+    jpegs = [make_jpeg(app1(write_directory("<", [(ORIENTATION, SHORT, 1, n)]))) for n in range(1, 9)]
+    assert len({pixels.tobytes() for pixels in see(toy, jpegs)}) == 8
+
+
+CAMERA = [(0x010F, ASCII, 4, 0x41), (0x0110, ASCII, 4, 0x42), (ORIENTATION, SHORT, 1, 6), (0x0128, SHORT, 1, 2)]
+THUMBNAIL = write_directory("<", [(ORIENTATION, SHORT, 1, 8)])[8:]
+
+
+LAYOUTS = {
+    "more tags": (6, [app1(write_directory("<", CAMERA))]),
+    "more tags, big endian": (6, [app1(write_directory(">", CAMERA))]),
+    "directory further back": (6, [app1(write_directory(">", CAMERA, offset=300))]),
+    "directory at an odd place": (6, [app1(write_directory("<", CAMERA, offset=11))]),
+    "much behind the directory": (6, [app1(write_directory("<", CAMERA) + bytes(60000))]),
+    "not the thumbnail's": (6, [app1(write_directory("<", CAMERA, following=62) + THUMBNAIL)]),
+    "the thumbnail's alone": (1, [app1(write_directory("<", [(1, SHORT, 1, 1)], following=26) + THUMBNAIL)]),
+    "behind a comment": (6, [segment(0xFE, b"made by hand"), app1(write_directory("<", CAMERA))]),
+    "behind XMP": (6, [segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0"), app1(write_directory("<", CAMERA))]),
+    "behind a comment that looks like it": (
+        1,
+        [segment(0xFE, app1(write_directory("<", CAMERA))), app1(write_directory("<", [(1, SHORT, 1, 1)]))],
+    ),
+    "the first of two": (6, [app1(write_directory("<", CAMERA)), app1(write_directory("<", [(274, 3, 1, 3)]))]),
+    "the first of two tags": (3, [app1(write_directory("<", [(ORIENTATION, SHORT, 1, n) for n in (3, 6)]))]),
+    "too far back": (1, [segment(0xFE, bytes(EXIF_WITHIN)), app1(write_directory("<", CAMERA))]),
+    "not a short number": (1, [app1(write_directory("<", [(ORIENTATION, LONG, 1, 6)]))]),
+    "0": (1, [app1(write_directory("<", [(ORIENTATION, SHORT, 1, 0)]))]),
+    "9": (1, [app1(write_directory("<", [(ORIENTATION, SHORT, 1, 9)]))]),
+    "neither byte order": (1, [app1(b"XX" + write_directory("<", CAMERA)[2:])]),
+    "directory outside": (1, [app1(write_directory("<", CAMERA)[:4] + b"\xff\xff\xff\x7f")]),
+    "directory before": (1, [app1(write_directory("<", CAMERA)[:4] + b"\xff\xff\xff\xff")]),
+    "cut off": (1, [app1(write_directory("<", CAMERA)[:40])]),
+    "empty": (1, [app1(b"")]),
+    "more tags promised": (6, [app1(write_directory("<", CAMERA).replace(b"\x04\0", b"\xff\xff", 1))]),
+}
+
+
+@pytest.mark.parametrize(("orientation", "segments"), LAYOUTS.values(), ids=LAYOUTS)
+def test_orientation_is_read_from_the_first_directory_alone(toy, orientation, segments):
+    check_orientation(toy, make_jpeg(*segments), orientation)
+
+
+def test_pillows_own_exif_is_read(toy):
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif.update({ORIENTATION: orientation, 0x010F: "maker", 0x0131: "a longer name of a program", 0x8298: "me"})
+        exif.get_ifd(0x8769)[0x9003] = "2024:01:01 00:00:00"
+        buffer = io.BytesIO()
+        Image.fromarray(np.random.default_rng(1).integers(0, 255, (9, 7, 3)).astype(np.uint8)).save(
+            buffer, "JPEG", exif=exif
+        )
+        check_orientation(toy, buffer.getvalue(), orientation)
+
+
+def test_graph_and_check_agree_on_damaged_exif(toy):
+    chance = random.Random(0)
+    layouts = [(order, offset) for order in "<>" for offset in (8, 20)]
+    healthy = [make_jpeg(app1(write_directory(order, CAMERA, offset)), jfif=offset == 8) for order, offset in layouts]
+    jpegs = []
+    for number in range(400):
+        jpeg = bytearray(healthy[number % len(healthy)])
+        start = jpeg.index(b"Exif") - 4
+        for _ in range(chance.choice((1, 2, 4))):
+            jpeg[start + chance.randrange(80)] = chance.choice((0, 1, 3, 6, 8, 18, 255, chance.randrange(256)))
+        jpegs.append(bytes(jpeg))
+    readable = []
+    for jpeg in jpegs:
+        try:
+            tf.io.decode_image(jpeg)
+        except tf.errors.InvalidArgumentError:
+            continue
+        readable.append(jpeg)
+    orientations = [check_image(jpeg, Limits()).orientation for jpeg in readable]
+    assert len(readable) > 200 and {1, 6, 8} <= set(orientations)
+    turned = see(toy, [turn(jpeg, orientation) for jpeg, orientation in zip(readable, orientations)])
+    np.testing.assert_array_equal(see(toy, readable), turned)
+
+
+def test_images_without_exif_are_resized_and_scaled_as_they_are(toy, tmp_path):
+    encoded = [file.read_bytes() for file in sorted(paint_images(tmp_path, 4).rglob("*.*"))]
+    plain = [
+        tf.image.resize(tf.io.decode_image(content, channels=3, expand_animations=False), [32, 32]) / 127.5 - 1
+        for content in encoded
+    ]
+    np.testing.assert_allclose(see(toy, encoded), plain, atol=1e-6)
+
+
+def test_exif_of_other_formats_is_left_alone(toy):
+    buffer = io.BytesIO()
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    pixels = np.random.default_rng(1).integers(0, 255, (9, 7, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(buffer, "PNG", exif=exif, comment=b"Exif\0\0")
+    plain = tf.image.resize(pixels, [32, 32]) / 127.5 - 1
+    np.testing.assert_allclose(see(toy, [buffer.getvalue()])[0], plain, atol=1e-6)
+    assert check_image(buffer.getvalue(), Limits()).orientation == 1
+
+
+START = b"\xff\xd8\xff\xe1"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\xff", b"no image", b"Exif\0\0", START, START + b"\xff\xffExif\0\0II*\0", b"GIF89aExif\0\0"],
+)
+def test_bytes_that_are_no_image_give_the_error_of_plain_decoding(toy, content):
+    with pytest.raises(tf.errors.InvalidArgumentError) as plain:
+        tf.io.decode_image(content, channels=3, expand_animations=False)
+    message = plain.value.message.split("}} ")[1].split(" [Op:")[0]
+    with pytest.raises(tf.errors.InvalidArgumentError) as raised:
+        see(toy, [content])
+    assert message in raised.value.message
+
+
+def test_a_legacy_network_gets_the_corner_aligned_sampling_of_the_upright_image():
+    jpeg = make_jpeg(app1(write_directory("<", [(ORIENTATION, SHORT, 1, 6)])))
+    network = Network(tf.compat.v1.GraphDef(), "", "", size=20, shift=100.0, divisor=2.0, legacy_resize=True)
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        pixels = session.run(add_decoding(tf.constant([jpeg]), network))
+    upright = np.rot90(tf.io.decode_image(jpeg).numpy(), -1)
+    expected = (tf.compat.v1.image.resize_bilinear(upright[None], [20, 20]) - 100) / 2
+    np.testing.assert_allclose(pixels, expected, atol=1e-4)
