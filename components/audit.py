@@ -39,14 +39,14 @@ class PairRow(NamedTuple):
 
 
 class LabelRow(NamedTuple):
-    """One row of suspicious_labels.csv, the least probable label first; what the other images say of it."""
+    """One row of suspicious_labels.csv, the most doubtful first; confidences of the other images in both labels."""
 
     path: str
     label: str
     split: str
     suggested: str
-    label_probability: str
-    suggested_probability: str
+    label_confidence: str
+    suggested_confidence: str
 
 
 def audit_bottlenecks(examples: Examples, bottlenecks: Bottlenecks, run: RunDir, near_duplicate: float) -> Audit:
@@ -84,8 +84,8 @@ def describe_issues(issues: Sequence[LabelIssue], images: Sequence[Image], label
         LabelRow(
             *images[issue.row],
             labels[issue.suggested],
-            f"{issue.label_probability:.6f}",
-            f"{issue.suggested_probability:.6f}",
+            f"{issue.label_confidence:.4f}",
+            f"{issue.suggested_confidence:.4f}",
         )
         for issue in issues
     ]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import heapq
+from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 import tensorflow as tf
@@ -25,7 +25,7 @@ from components.shards import bytes_feature, find_overlapping, int_feature, writ
 # TensorFlow and hashlib release Python's lock, so this many files are decoded side by side.
 DECODE_THREADS = 4
 # Images in memory at once.
-WINDOW = 8 * DECODE_THREADS
+READ_AHEAD = 8 * DECODE_THREADS
 
 
 def plan_file(folder: Path, shard: int, shards: int) -> Path:
@@ -53,36 +53,41 @@ class WriteExampleShard(beam.DoFn):
         # From here on the files change: an index must not speak for files that it does not know.
         index.unlink(missing_ok=True)
         written: list[Row] = []
-        with (
-            ThreadPoolExecutor(DECODE_THREADS) as pool,
-            writing_shards(self._folder, shard, self._shards) as write,
-        ):
-            lying = LyingRecords(find_overlapping(self._folder, shard, self._shards))
-            for start in range(0, len(rows), WINDOW):
-                window = rows[start : start + WINDOW]
-                records = [lying.find_record(row) if row.facts and row.split else None for row in window]
-                unread = [row for row, record in zip(window, records) if _must_read(row, record)]
-                read = pool.map(functools.partial(read_image, limits=self._limits), [row.file for row in unread])
-                for row, record in zip(window, records):
-                    if record is not None:
-                        self._kept.inc()
-                    elif _must_read(row, record):
-                        self._read.inc()
-                        facts, checked = next(read)
-                        row = row._replace(facts=facts, split=row.split if checked else "")
-                        if checked is None:
-                            self._rejected.inc()
-                        elif row.split:
-                            record = make_record(row.file, checked)
-                    written.append(row)
-                    if record is not None:
-                        write[row.split](serialize_labelled(record, row))
+        lying = LyingRecords(find_overlapping(self._folder, shard, self._shards))
+        with ThreadPoolExecutor(DECODE_THREADS) as pool, writing_shards(self._folder, shard, self._shards) as write:
+            for row, record, reading in self._look_up(rows, lying, pool):
+                if reading:
+                    facts, checked = reading.result()
+                    self._read.inc()
+                    row = row._replace(facts=facts, split=row.split if checked else "")
+                    if checked is None:
+                        self._rejected.inc()
+                    elif row.split:
+                        record = make_record(row.file, checked)
+                elif record:
+                    self._kept.inc()
+                written.append(row)
+                if record:
+                    write[row.split](serialize_labelled(record, row))
         write_index(index, written, self._limits, measure_shard(self._folder, shard, self._shards))
         yield from ()
 
+    def _look_up(self, rows: list[Row], lying: LyingRecords, pool: ThreadPoolExecutor) -> Iterator[_Found]:
+        ahead: deque[_Found] = deque()
+        for row in rows:
+            record = lying.find_record(row) if row.facts and row.split else None
+            must_read = row.facts is None or (row.split and record is None)
+            reading = pool.submit(read_image, row.file, self._limits) if must_read else None
+            ahead.append(_Found(row, record, reading))
+            if len(ahead) == READ_AHEAD:
+                yield ahead.popleft()
+        yield from ahead
 
-def _must_read(row: Row, record: tf.train.Example | None) -> bool:
-    return row.facts is None or (bool(row.split) and record is None)
+
+class _Found(NamedTuple):
+    row: Row
+    record: tf.train.Example | None
+    reading: Future | None
 
 
 class LyingRecords:
@@ -90,15 +95,19 @@ class LyingRecords:
 
     def __init__(self, files: list[Path]):
         self._records = heapq.merge(*map(_read_records, files), key=lambda pair: pair[0])
-        self._key, self._record = next(self._records, (None, None))
+        self._next = next(self._records, None)
 
     def find_record(self, row: Row) -> tf.train.Example | None:
         """Return the record of a row's image, if it lies here; rows must come in order of key."""
         key, found = encode_text(row.file.key), None
-        while self._key is not None and self._key <= key:
-            if self._key == key and row.facts and _bytes(self._record, features.SHA256) == row.facts.sha256.encode():
-                found = self._record
-            self._key, self._record = next(self._records, (None, None))
+        while self._next is not None and self._next[0] <= key:
+            if (
+                self._next[0] == key
+                and row.facts
+                and _bytes(self._next[1], features.SHA256) == row.facts.sha256.encode()
+            ):
+                found = self._next[1]
+            self._next = next(self._records, None)
         return found
 
 

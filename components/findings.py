@@ -30,10 +30,11 @@ def describe_copies(copies: Sequence[Copy]) -> list[str]:
 def describe_files(rows: Sequence[Row], listing: Listing) -> list[str]:
     """Return sentences on images that are stored or read in another way than their bytes alone would say."""
     sentences = []
-    turned = sum(bool(row.facts) and row.facts.orientation != 1 for row in rows)
+    facts = [row.facts for row in rows if row.facts]
+    turned = sum(fact.orientation != 1 for fact in facts)
     if turned:
         sentences.append(f"{_count(turned, 'JPEG')} is turned as its EXIF orientation says, by the served model too.")
-    stored = sum(bool(row.facts) and row.facts.format in ("webp", "tiff") for row in rows)
+    stored = sum(fact.format in ("webp", "tiff") for fact in facts)
     if stored:
         sentences.append(
             f"{_count(stored, 'WebP or TIFF file')} is stored as PNG: topgraft predict reads such files, the served "

@@ -65,6 +65,12 @@ def read_gif_sizes(gif: bytes) -> Iterator[tuple[int, int]]:
         at += 1
 
 
+def read_bmp_size(bmp: bytes) -> tuple[int, int]:
+    """Return the (width, height) that a BMP claims; a negative height means rows from the top."""
+    width, height = struct.unpack("<ii", bmp[18:26].ljust(8, b"\0"))
+    return width, abs(height)
+
+
 def is_plain_bmp(bmp: bytes) -> bool:
     """Tell the BMPs whose colours TensorFlow reads as they are meant: it takes the bytes behind the headers for rows of
     blue, green, red and no more, whatever the headers say of palettes, masks and compression."""

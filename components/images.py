@@ -8,12 +8,15 @@ import os
 import re
 import stat
 import struct
+import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import tensorflow as tf
 from PIL import Image, UnidentifiedImageError
 from PIL.Image import Transpose
+from PIL.TiffImagePlugin import TiffImageFile
 from PIL.TiffTags import TAGS_V2_GROUPS
 
 from components.decoding import EXIF_MARK, EXIF_WITHIN, find_orientation, read_orientation
@@ -24,15 +27,14 @@ from components.image_headers import (
     count_tag_values,
     find_format,
     is_plain_bmp,
+    read_bmp_size,
     read_gif_sizes,
     read_png_size,
 )
 from components.rejects import (
-    BAD_NAME,  # noqa: F401
     CORRUPT,
     DUPLICATE,  # noqa: F401
     EMPTY,
-    NO_CLASS,  # noqa: F401
     NOT_AN_IMAGE,
     TOO_LARGE,
     UNREADABLE,
@@ -165,17 +167,18 @@ def _make_png(content: bytes, limits: Limits) -> bytes:
         _check_pixels([image.size], limits)
         if image.mode not in PNG_MODES:
             raise RejectedImage(UNSUPPORTED, f"pixels of the mode {image.mode}, which no PNG holds: convert it to JPEG")
-        upright = _prepare_tiff(image) if image.format == "TIFF" else _turn_upright(image)
+        upright = _prepare_tiff(image) if isinstance(image, TiffImageFile) else _turn_upright(image)
         png = io.BytesIO()
-        upright.convert(PNG_MODES[image.mode]).save(png, "PNG", icc_profile=None)
+        # Of photos, Z_RLE makes files 1 % larger in a quarter of the time of zlib's default (500x313 pixels: 7 ms).
+        upright.convert(PNG_MODES[image.mode]).save(png, "PNG", compress_type=zlib.Z_RLE, icc_profile=None)
         return png.getvalue()
 
 
-def _prepare_tiff(image: Any) -> Image.Image:
+def _prepare_tiff(image: TiffImageFile) -> TiffImageFile:
     """Return an opened TIFF, which Pillow itself sets upright, when its first page is the image and is all there."""
     if image.tag_v2.get(NEW_SUBFILE_TYPE, 0) & REDUCED:
         raise RejectedImage(UNSUPPORTED, "a camera's raw file, which TensorFlow does not read: convert it to JPEG")
-    if max(extents[3] for _, extents, *_ in image.tile) < image.tag_v2[IMAGE_LENGTH]:
+    if max((extents[3] for _, extents, *_ in image.tile if extents), default=0) < image.tag_v2[IMAGE_LENGTH]:
         raise RejectedImage(CORRUPT, "its pixels end before its last row")  # Pillow would leave the rest black
     for directory in TAGS_V2_GROUPS:  # Pillow would read them, and their tags were not counted
         image.getexif().pop(directory, None)
@@ -204,18 +207,22 @@ def _check_header(encoded: bytes, image_format: str, limits: Limits) -> None:
             raise RejectedImage(TOO_LARGE, f"more than {MAX_SCANS:,} scans")
     elif image_format == "png":
         _check_pixels([read_png_size(encoded)], limits)
-    elif image_format == "gif":  # TensorFlow decodes all frames, though it uses the first alone
-        _check_pixels(list(read_gif_sizes(encoded)), limits)
-    # A plain BMP has as many bytes as it claims pixels.
+    elif image_format == "bmp":
+        _check_pixels([read_bmp_size(encoded)], limits)
+    else:  # TensorFlow decodes all frames of a GIF, though it uses the first alone
+        _check_pixels(read_gif_sizes(encoded), limits)
 
 
-def _check_pixels(sizes: list[tuple[int, int]], limits: Limits) -> None:
+def _check_pixels(sizes: Iterable[tuple[int, int]], limits: Limits) -> None:
     """Raise RejectedImage where frames (width, height), or the canvas that holds them all, have too many pixels."""
-    width, height = (max((size[side] for size in sizes), default=0) for side in (0, 1))
-    pixels = max(width * height, sum(w * h for w, h in sizes))
-    if pixels > limits.max_pixels:
-        frames = f" in {len(sizes)} frames" if len(sizes) > 1 else ""
-        raise RejectedImage(TOO_LARGE, f"{width}x{height} pixels{frames}, more than the {limits.max_pixels:,} allowed")
+    width = height = pixels = 0
+    for frames, size in enumerate(sizes, 1):
+        width, height = max(width, size[0]), max(height, size[1])
+        pixels += size[0] * size[1]
+        if max(pixels, width * height) > limits.max_pixels:
+            words = f" in {frames} frames" if frames > 1 else ""
+            allowed = f"{limits.max_pixels:,} allowed"
+            raise RejectedImage(TOO_LARGE, f"{width}x{height} pixels{words}, more than the {allowed}")
 
 
 def _explain(error: tf.errors.OpError) -> str:

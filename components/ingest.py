@@ -106,9 +106,7 @@ def settle_rows(
     dropped = {copy.key for copy in copies if copy.action == "dropped"}
     kept = [member for member in members if member.key not in dropped]
     splits = assign_splits(kept, rules.plan, listing.open_splits)
-    settled = [
-        row._replace(split=splits.get(row.file.key, ""), label=index[row.file.text]) for row in rows
-    ]
+    settled = [row._replace(split=splits.get(row.file.key, ""), label=index[row.file.text]) for row in rows]
     return settled, copies
 
 
@@ -118,9 +116,7 @@ def _member(row: Row, former: FormerSplits) -> Member:
     return Member(file.key, file.text, file.group, sha256, file.split, before)
 
 
-def write_rows(
-    rows: Sequence[Row], run: RunDir, shards: int, limits: Limits, options: PipelineOptions
-) -> list[Row]:
+def write_rows(rows: Sequence[Row], run: RunDir, shards: int, limits: Limits, options: PipelineOptions) -> list[Row]:
     """Bring the shards into line with rows; return the rows as they lie there, with the facts of those just read."""
     planned: list[list[Row]] = [[] for _ in range(shards)]
     for row in rows:
@@ -157,9 +153,7 @@ def _read_former(run: RunDir, plan: SplitPlan) -> FormerSplits:
         return FormerSplits({}, {})
     with open(run.images, encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["rule"] == describe_rule(plan)]
-    return FormerSplits(
-        {row["path"]: row["split"] for row in rows}, {row["sha256"]: row["split"] for row in rows}
-    )
+    return FormerSplits({row["path"]: row["split"] for row in rows}, {row["sha256"]: row["split"] for row in rows})
 
 
 def _write_images(run: RunDir, rows: Iterable[Row], rule: str) -> None:

@@ -31,8 +31,8 @@ from components.features import (
     shard_name,
 )
 from components.files import replacing_folder, write_csv, write_json
-from components.shards import IMAGE_SPEC, read_batches
 from components.sharding import assign_shard
+from components.shards import IMAGE_SPEC, read_batches
 
 GALLERY_IMAGES = 9
 MISTAKES_SHOWN = 60
@@ -217,4 +217,3 @@ def _template() -> Any:
         loader=PackageLoader("components", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     return environment.get_template("report.html.j2")
-

@@ -126,11 +126,13 @@ def run_command(options: argparse.Namespace) -> int:
     finally:
         if stages.summary:
             record = write_record(config, run, stages)
-    print_summary(record, run, [text for outcome in stages.outcomes.values() for text in getattr(outcome, "warnings", [])])
+    print_summary(
+        record, run, [text for outcome in stages.outcomes.values() for text in getattr(outcome, "warnings", [])]
+    )
     return DONE if record["blessed"] or options.only not in (None, "evaluate", "report") else NOT_BLESSED
 
 
-def print_summary(record: dict[str, Any], run: Any, warnings: list[str]) -> None:
+def print_summary(record: dict[str, Any], run: Any, findings: list[str]) -> None:
     """Print a line a stage, what was found in the data, then the verdict."""
     from rich.console import Console
     from rich.table import Table
@@ -144,7 +146,7 @@ def print_summary(record: dict[str, Any], run: Any, warnings: list[str]) -> None
         table.add_row(name, *numbers, f"{stage['seconds']:.1f}", "as before" if stage["skipped"] else "")
     console = Console()
     console.print(table)
-    for text in warnings:
+    for text in findings:
         console.print(f"\nnote: {text}", highlight=False, markup=False, soft_wrap=True)
     if record["metrics"]:
         metrics = "  ".join(f"{name} {value:.4f}" for name, value in record["metrics"].items())

@@ -49,9 +49,7 @@ def run_stages(config: Config, run: RunDir, stages: Stages, progress: Progress) 
     examples = do(
         "ingest",
         Examples,
-        lambda: components.ingest.ingest_images(
-            listing, run, shards, make_rules(config), make_options(beam), progress
-        ),
+        lambda: components.ingest.ingest_images(listing, run, shards, make_rules(config), make_options(beam), progress),
         settings=[listing.fingerprint(), shards, data.model_dump(exclude={"path", "source"}), seed],
     )
     # Stop here if the data is not what it should be.
@@ -78,10 +76,8 @@ def run_stages(config: Config, run: RunDir, stages: Stages, progress: Progress) 
     audit = do(
         "audit",
         Audit,
-        lambda: components.audit.audit_bottlenecks(
-            examples, bottlenecks, run, config.audit.near_duplicate, seed
-        ),
-        settings=[config.audit.model_dump(), seed],
+        lambda: components.audit.audit_bottlenecks(examples, bottlenecks, run, config.audit.near_duplicate),
+        settings=[config.audit.model_dump()],
         after=["extract"],
     )
     # Fit the head on the train split, keep the epoch that is best on the validation split.

@@ -10,16 +10,15 @@ import zlib
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import ingest
 from PIL import Image
 
 from components import features
 from components.features import RunDir
 from components.images import Limits
-from components.ingest import IngestRules, ingest_images
-from components.listing import list_images
-from components.split import SplitPlan
 
 FILES = 3000
+CLASSES = ("cat", "dog", "emu")
 
 
 def encode(image, kind, **settings):
@@ -152,3 +151,36 @@ def damage_images(count: int, seed: int):
             if chance.random() < 0.2:
                 damaged = chance.choice(DAMAGES[:-1])(damaged or content, chance)
         yield f"{number:05d}-{name}", damaged
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow warns of what it then raises for
+def test_every_damaged_file_is_written_as_an_image_or_rejected(tmp_path, options):
+    healthy = {
+        f"{CLASSES[number % 3]}/{name}": content for number, (name, content) in enumerate(make_healthy().items())
+    }
+    damaged = {
+        f"{CLASSES[number % 3]}/{name}": content for number, (name, content) in enumerate(damage_images(FILES, 0))
+    }
+    for key, content in {**healthy, **damaged}.items():
+        path = tmp_path / "images" / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    run = RunDir(tmp_path / "run")
+    # Some damage leaves a file as it was: copies are kept, so that no healthy one gives way to its own.
+    rules = {"limits": Limits(max_pixels=10**6), "max_reject_share": 1.0, "duplicates": "keep"}
+    outcome = ingest(tmp_path / "images", run, options, **rules)
+
+    assert outcome.found == len(healthy) + FILES == outcome.written + outcome.rejected
+    rejects = {json.loads(line)["key"] for line in run.rejects.read_text().splitlines()}
+    files = [str(file) for file in run.examples.glob("*.tfrecord")]
+    records = [tf.train.Example.FromString(record) for record in tf.data.TFRecordDataset(files).as_numpy_iterator()]
+    written = set()
+    for record in records:
+        value = {name: (f.bytes_list.value or f.int64_list.value)[0] for name, f in record.features.feature.items()}
+        shape = tf.io.decode_image(value[features.ENCODED], channels=3, expand_animations=False).shape
+        assert shape == (value[features.HEIGHT], value[features.WIDTH], 3)
+        written.add(value[features.KEY].decode())
+    assert len(records) == outcome.written == len(written)
+    assert written | rejects == {*healthy, *damaged}
+    assert set(healthy) <= written
+    assert min(outcome.written, outcome.rejected) > FILES // 10

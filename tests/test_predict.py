@@ -4,11 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import paint_images
+from PIL import Image
 
 from components.errors import UserError
 from components.export import list_versions
-from components.predict import find_files, prediction_columns, prediction_row
+from components.predict import find_files, load_export, predict_files, prediction_columns, prediction_row
 from pipeline.cli import main
 
 
@@ -42,6 +44,27 @@ def test_an_unreadable_file_is_listed_and_the_rest_is_predicted(export, images, 
     assert "bad.jpg: not an image" in errors
     assert "45 predicted, 1 unreadable" in errors
     assert len((tmp_path / "out.csv").read_text().splitlines()) == 46
+
+
+def test_what_training_takes_is_predicted_by_its_upright_pixels(export, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 255, (3, 4, 3)).astype(np.uint8)
+    image = Image.fromarray(pixels).resize((50, 30))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "turned.jpg", exif=exif, quality=95)
+    upright = Image.fromarray(tf.io.decode_image((tmp_path / "turned.jpg").read_bytes()).numpy())
+    upright = upright.transpose(Image.Transpose.ROTATE_270)
+    upright.save(tmp_path / "upright.png")
+    upright.save(tmp_path / "upright.webp", lossless=True)
+    upright.save(tmp_path / "upright.tiff")
+    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.tiff", exif=exif)
+    (tmp_path / "damaged.webp").write_bytes((tmp_path / "upright.webp").read_bytes()[:100])
+    outcomes = dict(predict_files(load_export(Path(export)).compute, map(str, sorted(tmp_path.iterdir()))))
+    damaged = outcomes.pop(str(tmp_path / "damaged.webp"))
+    assert damaged == (str(tmp_path / "damaged.webp"), "damaged, Pillow says: could not create decoder object")
+    assert len(outcomes) == 5
+    for probabilities in outcomes.values():
+        np.testing.assert_allclose(probabilities, outcomes[str(tmp_path / "upright.png")], atol=1e-6)
 
 
 def test_the_terminal_gets_the_path_and_a_line_a_class(export, images, capsys):

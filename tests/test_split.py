@@ -196,6 +196,7 @@ def test_removing_images_moves_only_what_fills_an_empty_split(members, plan, dat
     left = data.draw(st.lists(st.sampled_from(members), unique=True))
     after = assign_splits(with_former(left, before), plan)
     assert not find_unserved(left, after)
+    assert assign_splits(with_former(sorted(left), before), plan) == after
     moved = {(member.text, after[member.key]) for member in left if after[member.key] != before[member.key]}
     assert moved == set(find_unserved(left, before))
 
@@ -209,6 +210,13 @@ def test_a_removed_test_split_is_filled_with_new_images_before_old_ones_move():
     refilled = assign_splits([*with_former(left, before), *single_images(1, 6, start=30)], PLAN)
     assert Counter(refilled.values()) == {"train": 18, "val": 6, "test": 6}
     assert all(refilled[member.key] == before[member.key] for member in left)
+
+
+def test_an_empty_split_is_filled_from_the_one_with_the_largest_surplus():
+    members = [image("a", number, former="val" if number < 9 else "train") for number in range(19)]
+    splits = assign_splits(members, PLAN)
+    assert Counter(splits.values()) == {"train": 10, "val": 8, "test": 1}
+    assert assign_splits(members[::-1], PLAN) == splits
 
 
 def test_new_sessions_move_before_old_images_do():

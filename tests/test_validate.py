@@ -51,7 +51,8 @@ def test_given_splits_that_differ_more_than_allowed_stop_the_run(options, tmp_pa
     examples = ingest(tmp_path / "data", run, options)
     with pytest.raises(UserError, match=r"anomal.*val split, image/class/text: The Linfty distance"):
         validate_examples(examples, run, Gate(split_skew=0.05), options)
-    assert any("val split" in text for text in validate_examples(examples, run, Gate(0.05, on_anomaly="warn"), options).warnings)
+    validation = validate_examples(examples, run, Gate(split_skew=0.05, on_anomaly="warn"), options)
+    assert any("val split" in text for text in validation.warnings)
     assert json.loads((run.validation / "anomalies.json").read_text())["val"]["anomalyInfo"]
 
 
@@ -113,11 +114,7 @@ def test_images_of_other_sizes_are_drift(ingested, options, tmp_path):
     warnings = validate_examples(
         ingest(root, later, options), later, Gate(baseline=run.root, on_anomaly="warn"), options
     ).warnings
-    assert {name for name in ("height", "width", "format") if any(f"image/{name}:" in text for text in warnings)} == {
-        "height",
-        "width",
-        "format",
-    }
+    assert all(any(f"image/{name}:" in text for text in warnings) for name in ("size", "format"))
 
 
 def test_a_baseline_without_statistics_is_named(ingested, options, tmp_path):

@@ -1,0 +1,123 @@
+import csv
+
+import numpy as np
+import pytest
+
+from components import features
+from components.audit import LabelRow, PairRow, audit_bottlenecks
+from components.bottlenecks import bottleneck_record
+from components.features import Audit, Bottlenecks, Examples, RunDir, Work
+from components.label_issues import LEAST_MARGIN
+from components.shards import writing_shards
+
+DIM, CLASSES, PER_CLASS = 32, ("ant", "bee", "cat"), 30
+
+
+def draw_images():
+    """Return {key: (class, split, vector)} of three clusters, every fifth image for test, every seventh for val."""
+    random = np.random.default_rng(0)
+    centres = random.normal(size=(len(CLASSES), DIM))
+    images = {}
+    for label, name in enumerate(CLASSES):
+        for number in range(PER_CLASS):
+            split = "test" if number % 5 == 0 else "val" if number % 7 == 0 else "train"
+            vector = centres[label] + random.normal(size=DIM)
+            images[f"{name}/{number:02d}.jpg"] = (name, split, vector.astype(np.float32))
+    return images
+
+
+@pytest.fixture
+def audit(tmp_path):
+    """Return a function that writes images as bottleneck shards and audits them; it gives (outcome, pairs, labels)."""
+
+    def write_and_audit(images, near_duplicate=0.95):
+        run = RunDir(tmp_path / "run")
+        keys = sorted(images)
+        for shard in range(2):
+            with writing_shards(run.bottlenecks("id"), shard, 2) as write:
+                for key in keys[shard::2]:
+                    text, split, vector = images[key]
+                    record = {
+                        features.KEY: key.encode("utf-8", "surrogateescape"),
+                        features.SHA256: vector.tobytes().hex().encode(),
+                        features.LABEL: CLASSES.index(text),
+                        features.TEXT: text.encode(),
+                        features.SOURCE: b"",
+                    }
+                    write[split](bottleneck_record(record, vector))
+        examples = Examples.__new__(Examples)  # of all its fields, audit reads these
+        object.__setattr__(examples, "labels", list(CLASSES))
+        object.__setattr__(examples, "shards", 2)
+        outcome = audit_bottlenecks(examples, Bottlenecks(Work(), "toy", "id", DIM), run, near_duplicate)
+        assert outcome.folder(run) == run.audit
+        return outcome, *(read_table(run.audit / name) for name in ("near_duplicates.csv", "suspicious_labels.csv"))
+
+    return write_and_audit
+
+
+def read_table(path):
+    with open(path, encoding="utf-8", newline="") as file:
+        header, *rows = csv.reader(file)
+    kind = PairRow if header[0] == "cosine" else LabelRow
+    assert tuple(header) == kind._fields
+    return [kind(*row) for row in rows]
+
+
+def test_clean_data_has_empty_tables(audit):
+    assert audit(draw_images()) == (Audit(Work(90, computed=90), 0, 0, 0), [], [])
+
+
+def test_pairs_are_told_apart_by_class_and_split(audit):
+    images = draw_images()
+    vector = {key: row[2] for key, row in images.items()}
+    images["ant/copy.jpg"] = ("ant", "train", vector["ant/01.jpg"])
+    images["bee/leak.jpg"] = ("bee", "test", vector["bee/01.jpg"] + np.float32(0.05) * vector["ant/01.jpg"])
+    images["cat/conflict.jpg"] = ("cat", "train", vector["bee/02.jpg"] + np.float32(0.08) * vector["ant/01.jpg"])
+    images["cat/both.jpg"] = ("cat", "test", vector["bee/03.jpg"] + np.float32(0.11) * vector["ant/01.jpg"])
+    outcome, pairs, _ = audit(images)
+    described = [({row.path, row.other_path}, row.kind) for row in pairs]
+    assert described == [
+        ({"bee/01.jpg", "bee/leak.jpg"}, "leak"),
+        ({"bee/02.jpg", "cat/conflict.jpg"}, "label_conflict"),
+        ({"bee/03.jpg", "cat/both.jpg"}, "label_conflict"),
+        ({"ant/01.jpg", "ant/copy.jpg"}, "copy"),  # the closest, yet the least harm
+    ]
+    for row in pairs:
+        for path, label, split in (
+            (row.path, row.label, row.split),
+            (row.other_path, row.other_label, row.other_split),
+        ):
+            assert images[path][:2] == (label, split)
+    assert pairs[-1].cosine == "1.0000"
+    assert (outcome.near_duplicates, outcome.leaks) == (4, 2)
+
+
+def test_a_wrong_label_is_named_whatever_its_split(audit):
+    images = draw_images()
+    for key in ("ant/05.jpg", "ant/07.jpg", "ant/08.jpg"):
+        images[key] = ("cat", *images[key][1:])
+    outcome, _, labels = audit(images)
+    assert {(row.path, row.label, row.split, row.suggested) for row in labels} == {
+        ("ant/05.jpg", "cat", "test", "ant"),
+        ("ant/07.jpg", "cat", "val", "ant"),
+        ("ant/08.jpg", "cat", "train", "ant"),
+    }
+    for row in labels:
+        assert 0 <= float(row.label_confidence) <= float(row.suggested_confidence) - LEAST_MARGIN + 0.001 <= 1
+    assert outcome.suspicious == 3
+
+
+def test_the_threshold_decides_what_is_a_pair(audit):
+    images = draw_images()
+    vector = images["bee/01.jpg"][2]
+    images["bee/near.jpg"] = ("bee", "train", vector + np.float32(0.15) * images["cat/01.jpg"][2])
+    assert audit(images, near_duplicate=0.9999)[0].near_duplicates == 0
+    assert audit(images, near_duplicate=0.9)[0].near_duplicates == 1
+
+
+def test_empty_splits_and_odd_names_are_no_trouble(audit):
+    images = {key: (text, "train", vector) for key, (text, _, vector) in draw_images().items()}
+    images["ant/odd,\udcff\n.jpg"] = ("ant", "train", images["ant/01.jpg"][2])
+    outcome, pairs, _ = audit(images)
+    assert outcome.work.items == 91
+    assert {pairs[0].path, pairs[0].other_path} == {"ant/01.jpg", "ant/odd,\\udcff\n.jpg"}
