@@ -108,7 +108,8 @@ def _place_components(components: list[Component], plan: SplitPlan, splits: list
     new.sort(key=lambda c: (-len(c.keys), _hash_id(c, plan.seed)))
     waiting = Counter(text for component in new for text in component.sizes)
     for component in new:
-        placed[component.id] = split = _choose_split(component, splits, tally, waiting)
+        own = _choose_own_split(_hash_id(component, plan.seed), shares)
+        placed[component.id] = split = _choose_split(component, own, splits, tally, waiting)
         tally.add(component, split)
         waiting.subtract(component.sizes.keys())
     _fill_empty_splits(components, placed, splits, tally, plan.seed)
@@ -126,15 +127,28 @@ def apportion(total: int, shares: Mapping[str, float]) -> dict[str, int]:
     return numbers
 
 
-def _choose_split(component: Component, splits: list[str], tally: Tally, waiting: Mapping[str, int]) -> str:
-    """Return the split that lacks most images of its classes, or an empty one where just enough components wait."""
+def _choose_own_split(position: float, shares: Mapping[str, float]) -> str:
+    """Return the split into whose share of [0, 1) a position falls."""
+    position *= sum(shares.values())
+    for split, share in shares.items():
+        if position < share:
+            return split
+        position -= share
+    return next(reversed(list(shares)))
+
+
+def _choose_split(component: Component, own: str, splits: list[str], tally: Tally, waiting: Mapping[str, int]) -> str:
+    """Return an empty split where just enough components wait, else the component's own while that lacks so many
+    images (so that grown data is divided much as before, even by a run that knows of no former one), else the one that
+    lacks most."""
     forced: Counter[str] = Counter()
     for text in component.sizes:
         empty = [split for split in splits if not tally.components[text, split]]
         if waiting[text] <= len(empty):
             forced.update(empty[: waiting[text]])
     lacking = {split: sum(tally.lacking[text, split] for text in component.sizes) for split in splits}
-    return max(splits, key=lambda split: (forced[split], lacking[split]))
+    fits = lacking[own] >= len(component.keys)
+    return max(splits, key=lambda split: (forced[split], fits and split == own, lacking[split]))
 
 
 def _fill_empty_splits(

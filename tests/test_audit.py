@@ -1,4 +1,5 @@
 import csv
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -6,7 +7,7 @@ import pytest
 from components import features
 from components.audit import LabelRow, PairRow, audit_bottlenecks
 from components.bottlenecks import bottleneck_record
-from components.features import Audit, Bottlenecks, Examples, RunDir, Work
+from components.features import Audit, Bottlenecks, RunDir, Work
 from components.label_issues import LEAST_MARGIN
 from components.shards import writing_shards
 
@@ -45,9 +46,7 @@ def audit(tmp_path):
                         features.SOURCE: b"",
                     }
                     write[split](bottleneck_record(record, vector))
-        examples = Examples.__new__(Examples)  # of all its fields, audit reads these
-        object.__setattr__(examples, "labels", list(CLASSES))
-        object.__setattr__(examples, "shards", 2)
+        examples = SimpleNamespace(labels=list(CLASSES), shards=2)
         outcome = audit_bottlenecks(examples, Bottlenecks(Work(), "toy", "id", DIM), run, near_duplicate)
         assert outcome.folder(run) == run.audit
         return outcome, *(read_table(run.audit / name) for name in ("near_duplicates.csv", "suspicious_labels.csv"))
