@@ -5,20 +5,14 @@ from __future__ import annotations
 import tensorflow as tf
 
 from components import features
+from components.image_headers import APP1, EXIF_MARK, EXIF_WITHIN, ORIENTATION_TAG, SHORT, START_OF_SCAN
 from components.network import Network
 
 # Images decoded side by side inside one call of the graph.
 DECODED_IN_PARALLEL = 16
 
-# EXIF 2.3, 4.5.4 puts the block first in the file; what writers put before it (JFIF, comments) is short.
-EXIF_WITHIN = 4096
-EXIF_MARK = b"Exif\0\0"
-START_OF_IMAGE = b"\xff\xd8"
-START_OF_SCAN, APP1 = 0xDA, 0xE1  # second bytes of JPEG markers
-PADDING = b"\0" * 16  # more than is read at any place, so that no place is out of range
-
-# EXIF 2.3, 4.6.4: the tag of IFD0 and the type of its value.
-ORIENTATION_TAG, SHORT = 0x0112, 3
+# More than is read at any place of the bytes before it, so that no place is out of range.
+PADDING = b"\0" * 16
 
 # By orientation 0 to 8 (0 and 1 stand upright): is the image transposed, then are its rows and its columns reversed?
 TRANSPOSED = [False, False, False, False, False, True, True, True, True]
@@ -79,7 +73,7 @@ def _find_exif(encoded: tf.Tensor, head: tf.Tensor) -> tf.Tensor:
         return [tf.minimum(at + 2 + length(at), tf.strings.length(head))]  # the padding ends the walk
 
     (at,) = tf.while_loop(goes_on, skip, [2], parallel_iterations=1)
-    is_jpeg = tf.equal(tf.strings.substr(padded, 0, 2), START_OF_IMAGE)
+    is_jpeg = tf.equal(tf.strings.substr(padded, 0, 2), b"\xff\xd8")
     found = is_jpeg & tf.equal(octets[at], 0xFF) & is_exif(at)
     start = tf.where(found, at + 10, 0)
     return tf.strings.substr(encoded, start, tf.where(found, tf.maximum(length(at) - 8, 0), 0))

@@ -1,10 +1,13 @@
-"""What the first bytes and the headers of image files tell, without decoding them; damaged ones tell less."""
+"""What the headers of image files tell without decoding them, and the limits that they must keep."""
 
 from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from components.rejects import EMPTY, TOO_LARGE, RejectedImage
 
 # How files begin. A BMP's two letters are too few: the size of its second header, one of eight, is asked for too.
 FORMATS = {
@@ -27,7 +30,42 @@ UNREAD_FORMATS = {
     "PSD": rb"8BPS",
     "ICO": rb"\0\0\x01\0",
 }
-JPEG_SCAN = b"\xff\xda"
+START_OF_SCAN, APP1 = 0xDA, 0xE1  # second bytes of JPEG's markers
+
+# EXIF 2.3, 4.5.4 puts its segment first in the file; what writers put before it (JFIF, comments) is short.
+EXIF_WITHIN = 4096
+EXIF_MARK = b"Exif\0\0"
+
+# EXIF 2.3, 4.6.4: the tag of the first directory and the type of its value.
+ORIENTATION_TAG, SHORT = 0x0112, 3
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one image may have at most; the pixels are those of all its frames."""
+
+    max_bytes: int = 64 * 2**20
+    max_pixels: int = 100_000_000
+
+
+def check_bytes(size: int, limits: Limits) -> None:
+    """Raise RejectedImage for a file of no bytes or of too many."""
+    if not size:
+        raise RejectedImage(EMPTY, "0 bytes")
+    if size > limits.max_bytes:
+        raise RejectedImage(TOO_LARGE, f"{size:,} bytes, more than the {limits.max_bytes:,} allowed")
+
+
+def check_pixels(sizes: Iterable[tuple[int, int]], limits: Limits) -> None:
+    """Raise RejectedImage where frames (width, height), or the canvas that holds them all, have too many pixels."""
+    width = height = pixels = 0
+    for frames, size in enumerate(sizes, 1):
+        width, height = max(width, size[0]), max(height, size[1])
+        pixels += size[0] * size[1]
+        if max(pixels, width * height) > limits.max_pixels:
+            words = f" in {frames} frames" if frames > 1 else ""
+            allowed = f"{limits.max_pixels:,} allowed"
+            raise RejectedImage(TOO_LARGE, f"{width}x{height} pixels{words}, more than the {allowed}")
 
 
 def find_format(content: bytes, patterns: dict[str, bytes]) -> str | None:
@@ -37,7 +75,38 @@ def find_format(content: bytes, patterns: dict[str, bytes]) -> str | None:
 
 def count_scans(jpeg: bytes) -> int:
     """Count the scans of a JPEG, or more: those of its thumbnails, and chance hits in data behind its end."""
-    return jpeg.count(JPEG_SCAN)
+    return jpeg.count(bytes((0xFF, START_OF_SCAN)))
+
+
+def find_exif(jpeg: bytes) -> bytes:
+    """Return the TIFF structure in the EXIF segment of a JPEG, empty where none begins in its first EXIF_WITHIN bytes.
+
+    This and read_orientation are what components.decoding does inside the graph, where it costs a hundred times more.
+    """
+    head = jpeg[:EXIF_WITHIN]
+    at = 2
+    while EXIF_MARK in head[at:] and head[at] == 0xFF and head[at + 1] != START_OF_SCAN:
+        behind = at + 2 + int.from_bytes(head[at + 2 : at + 4], "big")
+        if head[at + 1] == APP1 and head[at + 4 : at + 10] == EXIF_MARK:
+            return jpeg[at + 10 : behind]
+        at = behind
+    return b""
+
+
+def read_orientation(tiff: bytes) -> int:
+    """Return the orientation 1 to 8 that the first directory of a TIFF structure tells, 1 where it tells none."""
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
+    if order is None or len(tiff) < 10:
+        return 1
+    (directory,) = struct.unpack_from(order + "I", tiff, 4)
+    if not 8 <= directory <= len(tiff) - 2:
+        return 1
+    (tags,) = struct.unpack_from(order + "H", tiff, directory)
+    table = tiff[directory + 2 : directory + 2 + 12 * tags]
+    for tag, kind, value in struct.iter_unpack(order + "HH4xH2x", table[: len(table) // 12 * 12]):
+        if (tag, kind) == (ORIENTATION_TAG, SHORT):
+            return value if 1 <= value <= 8 else 1
+    return 1
 
 
 def read_png_size(png: bytes) -> tuple[int, int]:

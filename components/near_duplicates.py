@@ -46,10 +46,10 @@ def to_directions(vectors: np.ndarray) -> np.ndarray:
 
     The plain cosine of images of one kind is high whatever they show: 0.82 between different handwritten digits.
     """
-    count = max(1, len(vectors))
-    mean = vectors.sum(0, dtype=np.float64) / (count + PRIOR_IMAGES)
-    centre = vectors.mean(0, dtype=np.float64) if len(vectors) else mean
-    variance = np.maximum(np.einsum("nd,nd->d", vectors, vectors, dtype=np.float64) / count - centre**2, 0)
+    count, total = max(1, len(vectors)), vectors.sum(0, dtype=np.float64)
+    mean = total / (count + PRIOR_IMAGES)
+    squares = np.einsum("nd,nd->d", vectors, vectors, dtype=np.float64)
+    variance = np.maximum(squares / count - (total / count) ** 2, 0)
     scale = np.sqrt(variance + VARIANCE_FLOOR * variance.mean())
     scale[scale == 0] = 1
     directions = (vectors - mean.astype(np.float32)) / scale.astype(np.float32)

@@ -76,7 +76,7 @@ class Validation(Section):
 class Audit(Section):
     """From which cosine on two bottlenecks are those of near-duplicates."""
 
-    near_duplicate: float = Field(0.95, gt=0, le=1)
+    near_duplicate: float = Field(0.92, gt=0, le=1)
 
 
 class Train(Section):
