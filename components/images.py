@@ -6,7 +6,8 @@ import hashlib
 import os
 import re
 import stat
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, Callable, NamedTuple
 
 import tensorflow as tf
 
@@ -21,17 +22,16 @@ from components.image_headers import (
     find_format,
     read_bmp_size,
     read_gif_sizes,
+    read_jpeg_size,
     read_orientation,
     read_png_size,
 )
 from components.rejects import (
     CORRUPT,
-    DUPLICATE,  # noqa: F401
     NOT_AN_IMAGE,
     TOO_LARGE,
     UNREADABLE,
     UNSUPPORTED,
-    Reject,  # noqa: F401
     RejectedImage,
 )
 from components.transcoding import make_readable
@@ -75,6 +75,33 @@ def read_file(path: str, limits: Limits) -> bytes:
 
 def check_image(content: bytes, limits: Limits) -> CheckedImage:
     """Decode a file's content once, after its header has shown that it keeps the limits; raises RejectedImage."""
+    (checked,) = check_images([content], limits)
+    if isinstance(checked, RejectedImage):
+        raise checked
+    return checked
+
+
+def check_images(contents: Sequence[bytes], limits: Limits) -> list[CheckedImage | RejectedImage]:
+    """Check each content as check_image does; decoding them in one call leaves Python's lock to others meanwhile."""
+    inspected = [_catch(_inspect, content, limits) for content in contents]
+    usable = [image for image in inspected if isinstance(image, CheckedImage)]
+    try:
+        sizes = _measure(tf.constant([image.encoded for image in usable], tf.string)).numpy().tolist()
+        measured = iter([_catch(_set_size, *pair) for pair in zip(usable, sizes)])
+    except tf.errors.OpError:  # one that cannot be decoded fails all
+        measured = iter([_catch(_decode_alone, image) for image in usable])
+    return [next(measured) if isinstance(image, CheckedImage) else image for image in inspected]
+
+
+def _catch(check: Callable[..., CheckedImage], *arguments: Any) -> CheckedImage | RejectedImage:
+    try:
+        return check(*arguments)
+    except RejectedImage as rejected:
+        return rejected
+
+
+def _inspect(content: bytes, limits: Limits) -> CheckedImage:
+    """Return all that can be told of an image without decoding it."""
     check_bytes(len(content), limits)
     found_format = find_format(content, FORMATS)
     if found_format is None:
@@ -86,21 +113,43 @@ def check_image(content: bytes, limits: Limits) -> CheckedImage:
     image_format = found_format if encoded is content else "png"
     try:
         _check_header(encoded, image_format, limits)
-        height, width, _ = tf.io.decode_image(encoded, channels=3, expand_animations=False).shape
     except tf.errors.OpError as error:
         raise RejectedImage(CORRUPT, f"damaged {image_format.upper()}: {_explain(error)}") from error
+    orientation = read_orientation(find_exif(content)) if image_format == "jpeg" else 1
+    return CheckedImage(encoded, image_format, found_format, hashlib.sha256(content).hexdigest(), 0, 0, orientation)
+
+
+def _decode_alone(image: CheckedImage) -> CheckedImage:
+    try:
+        height, width, _ = tf.io.decode_image(image.encoded, channels=3, expand_animations=False).shape
+    except tf.errors.OpError as error:
+        raise RejectedImage(CORRUPT, f"damaged {image.format.upper()}: {_explain(error)}") from error
+    return _set_size(image, (height, width))
+
+
+def _set_size(image: CheckedImage, size: Sequence[int]) -> CheckedImage:
+    height, width = size
     if not height or not width:
         raise RejectedImage(CORRUPT, f"{width}x{height} pixels")
-    orientation = read_orientation(find_exif(content)) if image_format == "jpeg" else 1
-    sha256 = hashlib.sha256(content).hexdigest()
-    return CheckedImage(encoded, image_format, found_format, sha256, height, width, orientation)
+    return image._replace(height=height, width=width)
+
+
+@tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+def _measure(contents: tf.Tensor) -> tf.Tensor:
+    """Return int32[N, 2], height and width of each of string[N]."""
+
+    def measure(encoded: tf.Tensor) -> tf.Tensor:
+        return tf.shape(tf.io.decode_image(encoded, channels=3, expand_animations=False))[:2]
+
+    # One after the other: the callers' threads are those that share the cores.
+    return tf.map_fn(measure, contents, fn_output_signature=tf.int32, parallel_iterations=1)
 
 
 def _check_header(encoded: bytes, image_format: str, limits: Limits) -> None:
     """Raise RejectedImage for what would take TensorFlow too much memory or time, and OpError for a damaged JPEG."""
     if image_format == "jpeg":
-        height, width, _ = tf.image.extract_jpeg_shape(encoded).numpy().tolist()
-        check_pixels([(width, height)], limits)
+        size = read_jpeg_size(encoded) or tf.image.extract_jpeg_shape(encoded).numpy().tolist()[1::-1]
+        check_pixels([size], limits)
         if count_scans(encoded) > MAX_SCANS:
             raise RejectedImage(TOO_LARGE, f"more than {MAX_SCANS:,} scans")
     elif image_format == "png":

@@ -19,9 +19,10 @@ from components.features import SPLITS, Examples, RunDir, Work, index_name
 from components.file_index import Row, encode_text, file_stamp, read_facts, read_index, remove_other_shards, write_index
 from components.files import remove_partials, write_csv, write_text
 from components.findings import describe_copies, describe_files, describe_splits
-from components.images import DUPLICATE, Limits, Reject
+from components.image_headers import Limits
 from components.listing import Listing
 from components.progress import Progress
+from components.rejects import DUPLICATE, Reject
 from components.sharding import assign_shard
 from components.split import Member, SplitPlan, assign_splits
 
