@@ -53,7 +53,7 @@ def test_help_names_every_command():
 def test_a_run_with_nothing_to_do_loads_neither_tensorflow_nor_beam(toy_run, toy_config, tmp_path):
     status, output, modules = modules_of("run", write_config(tmp_path / "toy.yaml", **toy_config))
     assert status == 0
-    assert output.count("as before") == 7
+    assert output.count("as before") == 8
     assert not modules & {"tensorflow", "apache_beam"}
 
 
@@ -84,7 +84,7 @@ def test_a_refused_model_is_status_3_with_the_reason(tmp_path, toy_run, toy_conf
     assert main(["run", str(write_config(tmp_path / "c.yaml", **strict))]) == 3
     output = capsys.readouterr().out
     assert "NOT BLESSED: accuracy is" in output
-    assert output.count("as before") == 5  # all but evaluate and report
+    assert output.count("as before") == 6  # all but evaluate and report
 
 
 def test_overrides_may_stand_behind_options(tmp_path, toy_config, capsys):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from components.errors import UserError
 from pipeline.config import Config, load_config
-from pipeline.pipeline import data_folder
+from pipeline.pipeline import data_place
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 GOOD = {"name": "x", "data": {"path": "images"}}
@@ -34,12 +34,28 @@ def test_defaults_fill_what_is_not_set(load):
     config = load(GOOD)
     assert config.run_folder == Path("runs/x")
     assert [spec.title for spec in config.backbone] == ["efficientnet_lite0"]
-    assert config.data.split.model_dump() == {"train": 0.6, "val": 0.2, "test": 0.2}
+    assert config.data.split.model_dump(exclude_none=True) == {"train": 0.6, "val": 0.2, "test": 0.2}
+    assert (config.data.duplicates, config.data.label_conflicts, config.validation.on_anomaly) == (
+        "drop",
+        "warn",
+        "stop",
+    )
+
+
+def test_several_roots_patterns_and_counts_can_be_set(load):
+    config = load(
+        {"name": "x", "data": {"path": ["a", "b.csv"], "exclude": ["*.gif"], "split": {"train_per_class": 30}}},
+        "data.duplicates=keep",
+        "validation.baseline=runs/old",
+    )
+    assert data_place(config, quiet_progress()) == ("a", "b.csv")
+    assert (config.data.exclude, config.data.split.train_per_class) == (("*.gif",), 30)
+    assert config.validation.baseline_statistics == Path("runs/old/validation")
 
 
 def test_a_path_goes_before_a_named_data_set(load):
     config = load({"name": "x", "data": {"source": "flowers"}}, "data.path=images")
-    assert data_folder(config, quiet_progress()) == Path("images")
+    assert data_place(config, quiet_progress()) == "images"
 
 
 def test_overrides_reach_into_sections_and_have_yaml_types(load):
@@ -52,6 +68,11 @@ def test_overrides_reach_into_sections_and_have_yaml_types(load):
     ("values", "overrides", "words"),
     [
         ({**GOOD, "trian": {}}, [], "Unknown key 'trian'; did you mean 'train'"),
+        (GOOD, ["data.duplicates=delete"], "'data.duplicates' is 'delete'"),
+        (GOOD, ["data.split.train_per_class=0"], "'data.split.train_per_class' is 0"),
+        (GOOD, ["data.split.train=1.2"], "'data.split.train' is 1.2"),
+        (GOOD, ["data.split.train=0.9"], "the shares sum to 1.3, expected 1"),
+        (GOOD, ["validation.on_anomaly=ignore"], "'validation.on_anomaly' is 'ignore'"),
         (GOOD, ["train.epoch=3"], "Unknown key 'train.epoch'; did you mean 'train.epochs'"),
         (GOOD, ["evaluate.thresholds.acuracy=3"], "did you mean 'evaluate.thresholds.accuracy'"),
         (GOOD, ["train.epochs=many"], "'train.epochs' is 'many'"),

@@ -232,15 +232,15 @@ def test_a_damaged_shard_is_noticed_and_only_what_is_lost_is_read_again(root, ru
 def test_a_killed_ingest_leaves_what_it_has_read(root, run, options, monkeypatch):
     from components import example_shards
 
-    read, calls = example_shards.read_image, []
+    read, calls = example_shards.read_images, []
 
-    def fail_late(file, limits):
-        calls.append(file.key)
+    def fail_late(files, limits):
+        calls.extend(files)
         if len(calls) > 20:
             raise SystemError("killed")
-        return read(file, limits)
+        return read(files, limits)
 
-    monkeypatch.setattr(example_shards, "read_image", fail_late)
+    monkeypatch.setattr(example_shards, "read_images", fail_late)
     with pytest.raises(Exception, match="killed"):
         ingest(root, run, options, shards=4)
     monkeypatch.undo()
@@ -353,7 +353,7 @@ def test_an_image_that_changes_while_it_is_read_is_named(root, run, options, mon
     def write_and_change(rows, *arguments):
         written = write_rows(rows, *arguments)
         calls.append(1)
-        return written if len(calls) == 1 else [written[0]._replace(split="val"), *written[1:]]
+        return written if len(calls) == 1 else [written[0]._replace(split="other"), *written[1:]]
 
     (root / "cyan" / "bad.jpg").write_bytes(b"no image")
     (root / "cyan" / "copy.jpg").write_bytes((root / "cyan" / "camera" / "000.jpg").read_bytes())
