@@ -88,18 +88,30 @@ def _make_row(kind: str, member: Member, original: Member, action: str) -> Copy:
 def link_members(members: Sequence[Member]) -> list[Component]:
     """Return the components: a fixed image stands alone, any other is linked by its group and its SHA-256."""
     parents = {member.key: member.key for member in members}
-    firsts: dict[tuple[str, str], str] = {}
+    by_sum: dict[str, str] = {}
+    by_group: dict[str, str] = {}
     for member in members:
         if not member.split:
-            for link in (("sha256", member.sha256), ("group", member.group)):
-                first = firsts.setdefault(link, member.key)
-                if link[1] and first != member.key:
-                    parents[_find_root(parents, member.key)] = _find_root(parents, first)
+            first = by_sum.setdefault(member.sha256, member.key)
+            if first != member.key:
+                parents[_find_root(parents, member.key)] = _find_root(parents, first)
+            first = by_group.setdefault(member.group, member.key) if member.group else member.key
+            if first != member.key:
+                parents[_find_root(parents, member.key)] = _find_root(parents, first)
     linked = defaultdict(list)
     for member in members:
         linked[_find_root(parents, member.key)].append(member)
     fixed = {member.sha256: member.split for member in members if member.split}
-    return [component for part in linked.values() for component in _make_components(part, fixed)]
+    single = {text: {text: 1} for text in {member.text for member in members}}
+    components = []
+    for part in linked.values():
+        if len(part) == 1:  # nearly all are
+            (member,) = part
+            split = member.split or fixed.get(member.sha256, "")
+            components.append(Component(member.key, [member.key], single[member.text], split, member.former))
+        else:
+            components.extend(_make_components(part, fixed))
+    return components
 
 
 def _find_root(parents: dict[str, str], key: str) -> str:

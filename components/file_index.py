@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -90,4 +91,8 @@ def _limits(limits: Limits) -> Iterator[int]:
 
 
 def _row(file: list, facts: list | None, split: str, label: int) -> Row:
-    return Row(ImageFile(*file), Facts(*facts) if facts else None, split, label)
+    return Row(ImageFile(*file), _facts(*facts) if facts else None, sys.intern(split), label)
+
+
+def _facts(reason: str, detail: str, sha256: str, image_format: str, *numbers: int) -> Facts:
+    return Facts(reason, detail, sha256, sys.intern(image_format), *numbers)

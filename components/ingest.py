@@ -54,29 +54,28 @@ def ingest_images(
 
     Raises UserError when too much of it is unusable, or when copies are there and the rules forbid them.
     """
+    _check_plan(rules.plan, listing)
     run.examples.mkdir(parents=True, exist_ok=True)
     remove_partials(run.examples)
     known = read_facts(run.examples, rules.limits)
     former = _read_former(run, rules.plan)
-    found = [Row(file, known.get(file_stamp(file))) for file in listing.files]
-    new = [row for row in found if row.facts is None]
-
-    size = sum(row.file.size for row in new)
-    with progress.watch_folder(run.examples, size, len(new), "images"):
+    rows = [Row(file, known.get(file_stamp(file))) for file in listing.files]
+    new = sum(row.facts is None for row in rows)
+    size = sum(row.file.size for row in rows if row.facts is None)
+    with progress.watch_folder(run.examples, size, new, "images"):
         # By what is known before reading; where no file turns out to be damaged or a copy, it stays as it is.
-        planned, _ = settle_rows(found, listing, rules, former)
-        written = write_rows(planned, run, shards, rules.limits, options)
-        settled, copies = settle_rows(written, listing, rules, former)
+        rows, _ = settle_rows(rows, listing, rules, former)
+        rows = write_rows(rows, run, shards, rules.limits, options)
+        settled, copies = settle_rows(rows, listing, rules, former)
         _write_copies(run, copies, rules)
-        if settled != written:
-            rewritten = write_rows(settled, run, shards, rules.limits, options)
-            _check_unchanged(settled, rewritten)
+        if settled != rows:
+            _check_unchanged(settled, write_rows(settled, run, shards, rules.limits, options))
     remove_other_shards(run.examples, shards)
 
     rejects = _list_rejects(settled, listing, copies)
     write_text(run.rejects, "".join(f"{json.dumps(reject._asdict())}\n" for reject in rejects))
     write_text(run.labels, "".join(f"{text}\n" for text in listing.labels))
-    kept = [row for row in settled if row.split]
+    kept = sorted(row for row in settled if row.split)
     _write_images(run, kept, describe_rule(rules.plan))
     _check_share(rejects, len(kept) + len(rejects), rules.max_reject_share, run)
     _check_classes(kept, listing.labels)
@@ -84,7 +83,7 @@ def ingest_images(
     usable = [row.facts.sha256 for row in settled if row.facts and not row.facts.reason]
     conflicts = [copy for copy in copies if copy.label != copy.copy_of_label]
     return Examples(
-        work=Work(items=len(kept) + len(rejects), reused=len(found) - len(new), computed=len(new)),
+        work=Work(items=len(kept) + len(rejects), reused=len(rows) - new, computed=new),
         found=len(kept) + len(rejects),
         written=len(kept),
         rejected=len(rejects),
@@ -95,6 +94,14 @@ def ingest_images(
         shards=shards,
         warnings=[*describe_copies(copies), *describe_files(kept, listing), *describe_splits(kept, listing.labels)],
     )
+
+
+def _check_plan(plan: SplitPlan, listing: Listing) -> None:
+    if plan.train_per_class and not ("train" in listing.open_splits and len(listing.open_splits) > 1):
+        raise UserError(
+            f"data.split.train_per_class is {plan.train_per_class}, but the layout of the data fixes its splits: "
+            f"remove one of the two."
+        )
 
 
 def settle_rows(
@@ -118,13 +125,13 @@ def _member(row: Row, former: FormerSplits) -> Member:
 
 
 def write_rows(rows: Sequence[Row], run: RunDir, shards: int, limits: Limits, options: PipelineOptions) -> list[Row]:
-    """Bring the shards into line with rows; return the rows as they lie there, with the facts of those just read."""
+    """Bring the shards into line with rows; return these in the shards' order, with the facts of those just read."""
     planned: list[list[Row]] = [[] for _ in range(shards)]
     for row in rows:
         planned[assign_shard(row.file.key, shards)].append(row)
     for shard, members in enumerate(planned):
-        ordered = sorted(members, key=lambda row: encode_text(row.file.key))
-        write_index(plan_file(run.examples, shard, shards), ordered, limits, [])
+        members.sort(key=lambda row: encode_text(row.file.key))
+        write_index(plan_file(run.examples, shard, shards), members, limits, [])
     with beam.Pipeline(options=options) as pipeline:
         # Only numbers travel: a shard's worker reads its plan and the images itself and writes straight to its files.
         _ = (
@@ -133,12 +140,13 @@ def write_rows(rows: Sequence[Row], run: RunDir, shards: int, limits: Limits, op
             | "Spread shards" >> beam.Reshuffle()
             | "Write example shards" >> beam.ParDo(WriteExampleShard(run.examples, shards, limits))
         )
-    written = {}
-    for shard in range(shards):
+    written: list[Row] = []
+    for shard, members in enumerate(planned):
         plan_file(run.examples, shard, shards).unlink()
-        for row in read_index(run.examples / index_name(shard, shards), limits)[0]:
-            written[row.file.key] = row
-    return [written[row.file.key] for row in rows]
+        found, _ = read_index(run.examples / index_name(shard, shards), limits)
+        # The files stay those of the caller, so that their names are in memory but once.
+        written.extend(row._replace(facts=lies.facts, split=lies.split) for row, lies in zip(members, found))
+    return written
 
 
 def describe_rule(plan: SplitPlan) -> str:

@@ -307,6 +307,12 @@ def test_exact_counts_per_class(root, run, options):
     assert {counts[colour, "train"] for colour in COLOURS} == {7}
 
 
+def test_counts_where_the_layout_fixes_the_splits_are_refused(tmp_path, run, options):
+    for seed, split in enumerate(("train", "val", "test")):
+        paint_images(tmp_path / "data" / split, per_class=4, seed=seed)
+    assert "train_per_class is 2" in refusal(lambda: ingest(tmp_path / "data", run, options, train_per_class=2))
+
+
 def test_what_tensorflow_does_not_read_is_stored_as_png_and_said(root, run, options):
     pixels = np.random.default_rng(0).integers(0, 256, (12, 17, 3), np.uint8)
     Image.fromarray(pixels).save(root / "cyan" / "x.webp", lossless=True)
