@@ -51,7 +51,7 @@ class LabelRow(NamedTuple):
 
 def audit_bottlenecks(examples: Examples, bottlenecks: Bottlenecks, run: RunDir, near_duplicate: float) -> Audit:
     """Write audit/ with near_duplicates.csv and suspicious_labels.csv; near_duplicate is the least cosine of a pair."""
-    folder = run.bottlenecks(bottlenecks.backbone_id)
+    folder = bottlenecks.folder(run)
     tables = {split: read_bottlenecks(shard_files(folder, split, examples.shards), bottlenecks.dim) for split in SPLITS}
     images = [Image(key, text, split) for split, table in tables.items() for key, text in zip(table.keys, table.texts)]
     sums = [sha256 for table in tables.values() for sha256 in table.sha256]

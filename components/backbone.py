@@ -13,6 +13,7 @@ from typing import Any, Optional
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.core.protobuf import rewriter_config_pb2
 from tensorflow.python.ops import control_flow_util
 
 import components
@@ -174,10 +175,15 @@ def load_graph(folder: Path) -> Any | None:
 class BackboneSession:
     """A loaded backbone; safe to call from several threads."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, bfloat16: bool = False):
         with tf.Graph().as_default() as graph:
             tf.import_graph_def(load_graph(folder), name="")
-        self._session = tf.compat.v1.Session(graph=graph)
+        config = tf.compat.v1.ConfigProto()
+        if bfloat16:
+            # oneDNN's kernels in bfloat16 where the processor has them; inputs and outputs stay float32.
+            switch = rewriter_config_pb2.RewriterConfig.ON
+            config.graph_options.rewrite_options.auto_mixed_precision_onednn_bfloat16 = switch
+        self._session = tf.compat.v1.Session(graph=graph, config=config)
 
     def compute_bottlenecks(self, image_bytes: list[bytes]) -> np.ndarray:
         """Map encoded images to float32[N, dim]."""

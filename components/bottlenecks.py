@@ -8,6 +8,7 @@ import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,11 +20,12 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.utils.shared import Shared
 
 from components import features
-from components.backbone import Backbone, BackboneSession, prepare_backbone, write_imported
+from components.backbone import Backbone, prepare_backbone, write_imported
 from components.catalog import Spec, has_network
+from components.engines import BATCHES_IN_FLIGHT, Closeness, Engine, choose_engine, load_engine, try_engines
 from components.errors import UserError
-from components.features import SPLITS, Bottlenecks, Examples, RunDir, Work, shard_name
-from components.files import remove_partials, write_text
+from components.features import AUTO, SPLITS, TENSORFLOW, Bottlenecks, Examples, RunDir, Work, shard_name
+from components.files import remove_partials, write_json, write_text
 from components.imported_bottlenecks import ImportedBottlenecks
 from components.progress import Progress
 from components.shards import (
@@ -39,8 +41,8 @@ from components.shards import (
 )
 
 BATCH_SIZE = 32
-# While one batch is in the network's convolutions, the next is being decoded.
-BATCHES_IN_FLIGHT = 2
+# Batches on which engines are tried, the first to warm up.
+TRIAL_BATCHES = 9
 # Bytes of a bottleneck record beside its floats, for the progress bar.
 RECORD_OVERHEAD = 250
 
@@ -60,6 +62,7 @@ class ExtractShard(beam.DoFn):
         examples: Path,
         bottlenecks: Path,
         backbone_folder: Path,
+        engine: str,
         dim: int,
         shards: int,
         shared: Shared,
@@ -68,6 +71,7 @@ class ExtractShard(beam.DoFn):
         self._examples = examples
         self._bottlenecks = bottlenecks
         self._backbone_folder = backbone_folder
+        self._engine = engine
         self._dim = dim
         self._shards = shards
         self._shared = shared
@@ -110,9 +114,9 @@ class ExtractShard(beam.DoFn):
         if self._imported:
             return self._imported.find_vectors([r[features.KEY].decode("utf-8", "surrogateescape") for r in records])
         # Loaded on the first miss, once a process: a run that finds every bottleneck needs no backbone.
-        load = functools.partial(BackboneSession, self._backbone_folder)
-        session = self._shared.acquire(load, tag=str(self._backbone_folder))
-        return session.compute_bottlenecks([record[features.ENCODED] for record in records])
+        load = functools.partial(load_engine, self._engine, self._backbone_folder)
+        engine: Engine = self._shared.acquire(load, tag=f"{self._engine} {self._backbone_folder}")
+        return engine.compute_bottlenecks([record[features.ENCODED] for record in records])
 
 
 class _Completed(NamedTuple):
@@ -157,16 +161,31 @@ def bottleneck_record(record: dict, vector: np.ndarray) -> bytes:
 
 
 def extract_bottlenecks(
-    examples: Examples, specs: Sequence[Spec], run: RunDir, options: PipelineOptions, progress: Progress
+    examples: Examples,
+    specs: Sequence[Spec],
+    engine: str,
+    closeness: Closeness,
+    run: RunDir,
+    options: PipelineOptions,
+    progress: Progress,
 ) -> Bottlenecks:
-    """Write a bottleneck shard for every example shard; raises UserError for a backbone that is not to be had."""
+    """Write a bottleneck shard for every example shard; raises UserError for a backbone that is not to be had.
+
+    Engine auto takes the fastest whose bottlenecks are close enough to those of TensorFlow in float32.
+    """
     backbone, imported = open_source(specs, run.backbones, progress)
-    folder = run.bottlenecks(backbone.id)
+    if imported:
+        engine = TENSORFLOW
+    elif engine == AUTO:
+        engine = settle_engine(examples, backbone, closeness, run)
+    folder = run.bottlenecks(backbone.id, engine)
     folder.mkdir(parents=True, exist_ok=True)
     remove_partials(folder)
     outcome_file = folder / "outcome.json"
     backbone_folder = run.backbones / backbone.id
-    extract = ExtractShard(run.examples, folder, backbone_folder, backbone.dim, examples.shards, Shared(), imported)
+    extract = ExtractShard(
+        run.examples, folder, backbone_folder, engine, backbone.dim, examples.shards, Shared(), imported
+    )
     size = examples.written * (4 * backbone.dim + RECORD_OVERHEAD)
     watch = progress.watch_folder(folder, size, examples.written, "images")
     with watch, beam.Pipeline(options=options) as pipeline:
@@ -192,7 +211,32 @@ def extract_bottlenecks(
         backbone_name=backbone.name,
         backbone_id=backbone.id,
         dim=backbone.dim,
+        engine=engine,
     )
+
+
+def settle_engine(examples: Examples, backbone: Backbone, closeness: Closeness, run: RunDir) -> str:
+    """Return the engine that trials on the user's own images chose, or had chosen, and write them beside bottlenecks.
+
+    What was chosen before stays: another would compute all bottlenecks again.
+    """
+    file = run.trials(backbone.id)
+    if file.exists():
+        before = json.loads(file.read_text(encoding="utf-8"))
+        if before["closeness"] == asdict(closeness):
+            chosen: str = before["engine"]
+            return chosen
+    records = itertools.islice(read_shard(run.examples, 0, examples.shards), TRIAL_BATCHES * BATCH_SIZE)
+    encoded = [record[features.ENCODED] for _, record in records]
+    batches = [encoded[start : start + BATCH_SIZE] for start in range(0, len(encoded), BATCH_SIZE)]
+    if len(batches) < 2:
+        return TENSORFLOW
+    trials = try_engines(run.backbones / backbone.id, batches)
+    engine = choose_engine(trials, closeness)
+    write_json(
+        file, {"engine": engine, "closeness": asdict(closeness), "trials": [trial._asdict() for trial in trials]}
+    )
+    return engine
 
 
 def open_source(specs: Sequence[Spec], folder: Path, progress: Progress) -> tuple[Backbone, ImportedBottlenecks | None]:

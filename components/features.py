@@ -8,6 +8,10 @@ from pathlib import Path
 STAGES = ("ingest", "validate", "extract", "audit", "train", "export", "evaluate", "report")
 SPLITS = ("train", "val", "test")
 
+# Engines that compute bottlenecks; a config may leave the choice to a trial.
+TENSORFLOW, TENSORFLOW_BF16, OPENVINO, OPENVINO_BF16 = "tensorflow", "tensorflow_bf16", "openvino", "openvino_bf16"
+AUTO = "auto"
+
 # Keys of the image record and of the bottleneck record (both are tf.Example).
 KEY = "image/key"
 ENCODED = "image/encoded"
@@ -72,8 +76,11 @@ class RunDir:
     def backbones(self) -> Path:
         return self.root / "backbone"
 
-    def bottlenecks(self, backbone_id: str) -> Path:
-        return self.root / "bottlenecks" / backbone_id
+    def bottlenecks(self, backbone_id: str, engine: str = TENSORFLOW) -> Path:
+        return self.root / "bottlenecks" / (backbone_id if engine == TENSORFLOW else f"{backbone_id}-{engine}")
+
+    def trials(self, backbone_id: str) -> Path:
+        return self.root / "bottlenecks" / f"{backbone_id}-trials.json"
 
     @property
     def audit(self) -> Path:
@@ -155,15 +162,16 @@ class Validation:
 
 @dataclass(frozen=True)
 class Bottlenecks:
-    """Outcome of extract: which backbone, and the width of its bottleneck."""
+    """Outcome of extract: which backbone and engine, and the width of its bottleneck."""
 
     work: Work
     backbone_name: str
     backbone_id: str
     dim: int
+    engine: str = TENSORFLOW
 
     def folder(self, run: RunDir) -> Path:
-        return run.bottlenecks(self.backbone_id)
+        return run.bottlenecks(self.backbone_id, self.engine)
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,14 @@ class Validation(Section):
         return self.baseline and RunDir(self.baseline).validation
 
 
+class Extract(Section):
+    """Which engine computes bottlenecks; auto tries them, and holds them to cosines with TensorFlow's in float32."""
+
+    engine: Literal["tensorflow", "tensorflow_bf16", "openvino", "openvino_bf16", "auto"] = "tensorflow"
+    median_cosine: float = Field(0.999, gt=0, le=1)
+    first_percentile_cosine: float = Field(0.995, gt=0, le=1)
+
+
 class Audit(Section):
     """From which cosine on two bottlenecks are those of near-duplicates."""
 
@@ -119,6 +127,7 @@ class Config(Section):
     backbone: tuple[Spec, ...] = (Spec(name="efficientnet_lite0"),)
     head: Literal["linear"] = "linear"
     validation: Validation = Validation()
+    extract: Extract = Extract()
     audit: Audit = Audit()
     train: Train = Train()
     evaluate: Evaluate = Evaluate()

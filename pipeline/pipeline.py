@@ -26,12 +26,13 @@ from components.listing import list_images
 from components.progress import Progress
 from components.sharding import choose_shards
 from components.split import SplitPlan
-from pipeline.config import Config
+from pipeline.config import Config, Extract
 from pipeline.stages import Stages, open_run_folder
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
 
+    from components.engines import Closeness
     from components.ingest import IngestRules
 
 
@@ -39,7 +40,7 @@ def run_stages(config: Config, run: RunDir, stages: Stages, progress: Progress) 
     """Run or skip every stage in turn; the outcomes are kept by stages."""
     do, seed, data = stages.do, config.seed, config.data
     thresholds, max_drop = config.evaluate.thresholds.model_dump(exclude_none=True), config.evaluate.max_accuracy_drop
-    gate, beam = config.validation, config.beam.runner
+    gate, engine, beam = config.validation, config.extract, config.beam.runner
 
     listing = list_images(data_place(config, progress), data.exclude, data.labels, data.group_pattern)
     open_run_folder(run)
@@ -67,9 +68,13 @@ def run_stages(config: Config, run: RunDir, stages: Stages, progress: Progress) 
         "extract",
         Bottlenecks,
         lambda: components.bottlenecks.extract_bottlenecks(
-            examples, config.backbone, run, make_options(beam), progress
+            examples, config.backbone, engine.engine, make_closeness(engine), run, make_options(beam), progress
         ),
-        settings=[[asdict(spec) for spec in config.backbone], *map(fingerprint_file, source_files(config.backbone))],
+        settings=[
+            [asdict(spec) for spec in config.backbone],
+            *map(fingerprint_file, source_files(config.backbone)),
+            engine.model_dump(),
+        ],
         after=["ingest"],
     )
     # Say which images look alike and which labels look wrong.
@@ -133,6 +138,11 @@ def make_rules(config: Config) -> IngestRules:
     plan = SplitPlan(data.split.model_dump(include=set(SPLITS)), data.split.train_per_class, config.seed)
     limits = components.images.Limits(data.max_bytes, data.max_pixels)
     return components.ingest.IngestRules(plan, limits, data.duplicates, data.label_conflicts, data.max_reject_share)
+
+
+def make_closeness(extract: Extract) -> Closeness:
+    """Return how close a faster engine must stay to TensorFlow in float32."""
+    return components.engines.Closeness(extract.median_cosine, extract.first_percentile_cosine)
 
 
 def fingerprint_file(path: Path | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from components.features import Bottlenecks, Evaluation, Examples, RunDir
@@ -29,7 +30,15 @@ def write_record(config: Config, run: RunDir, stages: Stages) -> dict[str, Any]:
         counts = {name: getattr(examples, name) for name in COUNTS}
         record["counts"] = {**counts, **examples.splits, "classes": len(examples.labels)}
     if isinstance(bottlenecks, Bottlenecks):
-        record["backbone"] = {"name": bottlenecks.backbone_name, "id": bottlenecks.backbone_id, "dim": bottlenecks.dim}
+        record["backbone"] = {
+            "name": bottlenecks.backbone_name,
+            "id": bottlenecks.backbone_id,
+            "dim": bottlenecks.dim,
+            "engine": bottlenecks.engine,
+        }
+        trials = run.trials(bottlenecks.backbone_id)
+        if trials.exists():
+            record["backbone"]["trials"] = json.loads(trials.read_text(encoding="utf-8"))["trials"]
     if isinstance(evaluation, Evaluation):
         record.update(metrics=evaluation.metrics, blessed=evaluation.blessed, reasons=evaluation.reasons)
     write_json(run.record, record)

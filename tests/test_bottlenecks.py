@@ -6,8 +6,14 @@ from conftest import SHARES, ingest, paint_images
 from components import bottlenecks
 from components.backbone import BackboneSession
 from components.catalog import parse_backbone
-from components.features import SPLITS, RunDir
+from components.engines import Closeness
+from components.features import SPLITS, TENSORFLOW, RunDir
 from components.shards import read_bottlenecks, shard_files
+
+
+def compute(examples, backbone, run, options, progress):
+    specs, closeness = parse_backbone(backbone), Closeness(0.999, 0.995)
+    return bottlenecks.extract_bottlenecks(examples, specs, TENSORFLOW, closeness, run, options, progress)
 
 
 @pytest.fixture
@@ -17,7 +23,7 @@ def pipeline(tmp_path, toy_backbone, options, progress):
 
     def extract(shards=2, shares=SHARES, seed=0):
         examples = ingest(tmp_path / "data", run, options, shards, shares, seed)
-        return examples, bottlenecks.extract_bottlenecks(examples, parse_backbone(toy_backbone), run, options, progress)
+        return examples, compute(examples, toy_backbone, run, options, progress)
 
     paint_images(tmp_path / "data", per_class=20)
     return run, extract
@@ -90,7 +96,7 @@ def test_two_runs_write_the_same_bytes(tmp_path, toy_backbone, options, progress
     for name in ("one", "two"):
         run = RunDir(tmp_path / name)
         examples = ingest(tmp_path / "data", run, options)
-        outcome = bottlenecks.extract_bottlenecks(examples, parse_backbone(toy_backbone), run, options, progress)
+        outcome = compute(examples, toy_backbone, run, options, progress)
         written.append({file.name: file.read_bytes() for file in run.bottlenecks(outcome.backbone_id).iterdir()})
     assert written[0] == written[1]
     assert len(written[0]) == 6

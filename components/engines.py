@@ -1,0 +1,150 @@
+"""Engines that run a canonical backbone: TensorFlow or OpenVINO, in float32 or bfloat16, and the choice among them."""
+
+from __future__ import annotations
+
+import importlib.util
+import queue
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import tensorflow as tf
+
+from components import features
+from components.backbone import BackboneSession, load_graph
+from components.errors import UserError
+from components.features import AUTO, OPENVINO, OPENVINO_BF16, TENSORFLOW, TENSORFLOW_BF16
+
+v1 = tf.compat.v1
+
+# Batches that are worked on side by side: while one is in the network's convolutions, the others are being decoded.
+BATCHES_IN_FLIGHT = 3
+
+
+class Engine(Protocol):
+    """Computes bottlenecks; safe to call from several threads."""
+
+    def compute_bottlenecks(self, image_bytes: list[bytes]) -> np.ndarray:
+        """Map encoded images to float32[N, dim]."""
+
+
+@dataclass(frozen=True)
+class Closeness:
+    """How close the bottlenecks of a faster engine must stay to TensorFlow's in float32, as cosines over a sample."""
+
+    median: float
+    first_percentile: float
+
+
+class Trial(NamedTuple):
+    """What an engine did on the sample: images a second, and the cosines of its bottlenecks with TensorFlow's."""
+
+    engine: str
+    images_per_second: float
+    median_cosine: float
+    first_percentile_cosine: float
+
+
+class OpenvinoEngine:
+    """Decodes in TensorFlow, computes in OpenVINO."""
+
+    def __init__(self, folder: Path, precision: str):
+        import openvino
+
+        self._session = BackboneSession(folder)
+        core = openvino.Core()
+        with tempfile.TemporaryDirectory() as place:
+            file = Path(place, "pixels_to_bottleneck.pb")
+            file.write_bytes(_cut_graph(folder).SerializeToString())
+            model = core.read_model(file)
+        # With this hint two cores work on one batch; THROUGHPUT was half as fast on batches of 32.
+        settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
+        compiled = core.compile_model(model, "CPU", settings)
+        self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        for _ in range(BATCHES_IN_FLIGHT):
+            self._requests.put(compiled.create_infer_request())
+
+    def compute_bottlenecks(self, image_bytes: list[bytes]) -> np.ndarray:
+        """Map encoded images to float32[N, dim]."""
+        pixels = self._session.run(features.PIXELS, features.IMAGE_BYTES, image_bytes)
+        request = self._requests.get()
+        try:
+            return np.array(request.infer([pixels])[0], np.float32)
+        finally:
+            self._requests.put(request)
+
+
+def _cut_graph(folder: Path) -> Any:
+    """Return the graph from pixels to bottleneck."""
+    whole = tf.Graph()
+    with whole.as_default():
+        tf.import_graph_def(load_graph(folder), name="")
+    shape = whole.get_tensor_by_name(f"{features.PIXELS}:0").shape
+    with tf.Graph().as_default() as graph:
+        pixels = v1.placeholder(tf.float32, [None, *shape[1:]], features.PIXELS)
+        tf.import_graph_def(whole.as_graph_def(), {f"{features.PIXELS}:0": pixels}, name="cut")
+    return v1.graph_util.extract_sub_graph(graph.as_graph_def(), [f"cut/{features.BOTTLENECK}"])
+
+
+def list_engines(folder: Path) -> list[str]:
+    """Return the engines that are installed and can run the backbone in a folder."""
+    with tf.Graph().as_default() as graph:
+        tf.import_graph_def(load_graph(folder), name="")
+    has_pixels = features.PIXELS in {operation.name for operation in graph.get_operations()}
+    # Backbones side by side have no single batch of pixels at which to cut.
+    openvino = importlib.util.find_spec("openvino") and has_pixels
+    return [TENSORFLOW, TENSORFLOW_BF16, *([OPENVINO, OPENVINO_BF16] if openvino else [])]
+
+
+def load_engine(name: str, folder: Path) -> Engine:
+    """Load the backbone in a folder into an engine; raises UserError for one that is not to be had."""
+    if name in (OPENVINO, OPENVINO_BF16):
+        if name not in list_engines(folder):
+            raise UserError(
+                f"The engine '{name}' is not to be had: install topgraft[openvino] and use a single backbone, or set "
+                f"extract.engine to {AUTO}."
+            )
+        return OpenvinoEngine(folder, "bf16" if name == OPENVINO_BF16 else "f32")
+    return BackboneSession(folder, bfloat16=name == TENSORFLOW_BF16)
+
+
+def try_engines(folder: Path, batches: Sequence[list[bytes]]) -> list[Trial]:
+    """Time every engine on batches of encoded images; the first of these only warms it up."""
+    trials: list[Trial] = []
+    exact: np.ndarray = np.zeros(0)
+    for name in list_engines(folder):
+        engine = load_engine(name, folder)
+        engine.compute_bottlenecks(batches[0])
+        started = time.perf_counter()
+        with ThreadPoolExecutor(BATCHES_IN_FLIGHT) as pool:
+            found = np.concatenate(list(pool.map(engine.compute_bottlenecks, batches[1:])))
+        seconds = time.perf_counter() - started
+        exact = found if name == TENSORFLOW else exact
+        cosines = compare_directions(found, exact)
+        trials.append(Trial(name, len(found) / seconds, float(np.median(cosines)), float(np.percentile(cosines, 1))))
+    return trials
+
+
+def choose_engine(trials: Sequence[Trial], closeness: Closeness) -> str:
+    """Return the fastest engine of those whose bottlenecks are close enough; TensorFlow's own always are."""
+    close = [
+        trial
+        for trial in trials
+        if trial.engine == TENSORFLOW
+        or trial.median_cosine >= closeness.median
+        and trial.first_percentile_cosine >= closeness.first_percentile
+    ]
+    return max(close, key=lambda trial: trial.images_per_second).engine
+
+
+def compare_directions(vectors: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return the cosine of each row of float32[N, D] with that of another; 1 where both are zeros."""
+    products = (vectors * others).sum(1, dtype=np.float64)
+    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1) * np.linalg.norm(others.astype(np.float64), axis=1)
+    equal = (vectors == others).all(1)
+    return np.where(equal, 1.0, products / np.where(lengths > 0, lengths, 1))
