@@ -189,6 +189,10 @@ class BackboneSession:
         """Map encoded images to float32[N, dim]."""
         return self.run(features.BOTTLENECK, features.IMAGE_BYTES, image_bytes)
 
+    def compute_from_pixels(self, pixels: np.ndarray) -> np.ndarray:
+        """Map decoded images float32[N, S, S, 3] to float32[N, dim]."""
+        return self.run(features.BOTTLENECK, features.PIXELS, pixels)
+
     def run(self, output: str, source: str, value: Any) -> np.ndarray:
         """Return one named tensor of the graph for a value of another."""
         return self._session.run(f"{output}:0", {f"{source}:0": value})

@@ -71,7 +71,10 @@ class OpenvinoEngine:
 
     def compute_bottlenecks(self, image_bytes: list[bytes]) -> np.ndarray:
         """Map encoded images to float32[N, dim]."""
-        pixels = self._session.run(features.PIXELS, features.IMAGE_BYTES, image_bytes)
+        return self.compute_from_pixels(self._session.run(features.PIXELS, features.IMAGE_BYTES, image_bytes))
+
+    def compute_from_pixels(self, pixels: np.ndarray) -> np.ndarray:
+        """Map decoded images float32[N, S, S, 3] to float32[N, dim]."""
         request = self._requests.get()
         try:
             return np.array(request.infer([pixels])[0], np.float32)
