@@ -45,7 +45,7 @@ def evaluate_model(
     """
     candidate = run.exports / export.version
     baseline = find_baseline(run.exports, candidate) if max_accuracy_drop is not None else None
-    files = shard_files(run.bottlenecks(bottlenecks.backbone_id), "test", examples.shards)
+    files = shard_files(bottlenecks.folder(run), "test", examples.shards)
     with replacing_folder(run.evaluation) as folder:
         config = make_eval_config(thresholds, max_accuracy_drop if baseline else None, len(examples.labels))
         models = {CANDIDATE: candidate, BASELINE: baseline} if baseline else {"": candidate}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Callable, NamedTuple
 
@@ -54,77 +54,97 @@ class HeadClassifier(tf.estimator.Estimator):
     ) -> list[Epoch]:
         """Train for a number of epochs, evaluating after each; return their history."""
         steps_per_epoch = math.ceil(len(train.labels) / batch_size)
-        recorder = EpochRecorder(
-            self, evaluation_input(val), steps_per_epoch, lambda done: progress.report(done, epochs, "epochs")
-        )
+        recorder = EpochRecorder(self, val, steps_per_epoch, lambda done: progress.report(done, epochs, "epochs"))
         self.train(training_input(train, epochs, batch_size, seed), hooks=[recorder])
         return recorder.history
 
 
-class EpochRecorder(tf.estimator.experimental.InMemoryEvaluatorHook):
+class EpochRecorder(tf.compat.v1.train.SessionRunHook):
     """Evaluates on the validation split after each epoch, within training; saves a checkpoint when it is the best."""
 
     def __init__(
-        self, estimator: HeadClassifier, input_fn: InputFn, steps_per_epoch: int, on_epoch: Callable[[int], None]
+        self, estimator: HeadClassifier, val: BottleneckTable, steps_per_epoch: int, on_epoch: Callable[[int], None]
     ):
-        self._metrics = _MetricReader()
-        super().__init__(estimator, input_fn, hooks=[self._metrics], every_n_iter=steps_per_epoch)
+        self._estimator = estimator
+        self._val = val
         self._steps_per_epoch = steps_per_epoch
         self._on_epoch = on_epoch
         self._batches: list[tuple[float, float]] = []
         self.history: list[Epoch] = []
 
     def begin(self) -> None:
-        super().begin()
         graph = v1.get_default_graph()
         self._graph_def = graph.as_graph_def(add_shapes=True)
         self._fetches = [
             graph.get_tensor_by_name(f"{TRAINING_SCOPE}/cross_entropy:0"),
             graph.get_tensor_by_name(f"{EVALUATION_SCOPE}/batch_accuracy:0"),
         ]
+        self._weights = {variable.name: variable for variable in v1.trainable_variables()}
+        self._step = v1.train.get_global_step()
         self._saver = v1.train.Saver(max_to_keep=1, save_relative_paths=True)
+        self._evaluator = RepeatedEvaluation(self._estimator, self._val)
+        self._events = v1.summary.FileWriterCache.get(self._estimator.eval_dir())
 
     def after_create_session(self, session: tf.compat.v1.Session, coord: tf.train.Coordinator) -> None:
         v1.summary.FileWriterCache.get(self._estimator.model_dir).add_graph(self._graph_def)
-        super().after_create_session(session, coord)
 
     def before_run(self, run_context: Any) -> tf.compat.v1.train.SessionRunArgs:
         return v1.train.SessionRunArgs(self._fetches)
 
     def after_run(self, run_context: Any, run_values: tf.compat.v1.train.SessionRunValues) -> None:
         self._batches.append(tuple(run_values.results))
-        super().after_run(run_context, run_values)
+        if len(self._batches) == self._steps_per_epoch:
+            self._end_epoch(run_context.session)
 
     def end(self, session: tf.compat.v1.Session) -> None:
-        """Nothing more: the last epoch was evaluated when it ended."""
+        self._evaluator.close()
+        self._events.flush()
 
-    def _evaluate(self, train_session: tf.compat.v1.Session) -> None:
-        super()._evaluate(train_session)
-        if not self._batches:  # before the first step
-            return
+    def _end_epoch(self, session: tf.compat.v1.Session) -> None:
         loss, accuracy = np.mean(self._batches, axis=0, dtype=np.float64)
         self._batches.clear()
-        val = self._metrics.values
+        weights, step = session.run([self._weights, self._step])
+        val = self._evaluator.evaluate(weights)
+        values = [v1.Summary.Value(tag=name, simple_value=value) for name, value in val.items()]
+        self._events.add_summary(v1.Summary(value=values), step)
         epoch = Epoch(len(self.history) + 1, float(loss), float(accuracy), val["cross_entropy"], val["accuracy"])
         if not self.history or epoch_rank(epoch) > max(map(epoch_rank, self.history)):
-            step = v1.train.get_global_step(train_session.graph)
-            self._saver.save(train_session, f"{self._estimator.model_dir}/model.ckpt", step, write_meta_graph=False)
+            self._saver.save(session, f"{self._estimator.model_dir}/model.ckpt", step, write_meta_graph=False)
         self.history.append(epoch)
         self._on_epoch(len(self.history))
 
 
-class _MetricReader(tf.compat.v1.train.SessionRunHook):
-    """Reads the streaming metrics when an evaluation ends."""
+class RepeatedEvaluation:
+    """Evaluates an Estimator on one table with any weights, in one graph and one session for all epochs of a training.
 
-    def begin(self) -> None:
-        graph = v1.get_default_graph()
-        self._tensors = {
-            name: graph.get_tensor_by_name(f"{EVALUATION_SCOPE}/{name}/value:0")
-            for name in ("accuracy", "cross_entropy")
-        }
+    Estimator.evaluate, and InMemoryEvaluatorHook likewise, opens and closes a session each time, which takes longer
+    than the validation split of a small set does.
+    """
 
-    def end(self, session: tf.compat.v1.Session) -> None:
-        self.values = {name: float(value) for name, value in session.run(self._tensors).items()}
+    def __init__(self, estimator: HeadClassifier, table: BottleneckTable):
+        self._batches = math.ceil(len(table.labels) / EVALUATION_BATCH)
+        with tf.Graph().as_default() as graph:
+            # Cached batches are slices of the table's own memory.
+            batches = evaluation_input(table)().cache().repeat()
+            features, labels = v1.data.make_one_shot_iterator(batches).get_next()
+            spec = estimator.model_fn(features, labels, tf.estimator.ModeKeys.EVAL, estimator.config)
+            self._values = {name: value for name, (value, _) in spec.eval_metric_ops.items()}
+            self._updates = [update for _, update in spec.eval_metric_ops.values()]
+            self._new = {variable.name: v1.placeholder(variable.dtype) for variable in v1.trainable_variables()}
+            load = [variable.assign(self._new[variable.name]) for variable in v1.trainable_variables()]
+            self._start = [v1.local_variables_initializer(), *load]
+        self._session = v1.Session(graph=graph, config=estimator.config.session_config)
+
+    def evaluate(self, weights: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """Return the metrics over the whole table that weights, by the variables' names, give."""
+        self._session.run(self._start, {placeholder: weights[name] for name, placeholder in self._new.items()})
+        for _ in range(self._batches):
+            self._session.run(self._updates)
+        return {name: float(value) for name, value in self._session.run(self._values).items()}
+
+    def close(self) -> None:
+        """Free the session."""
+        self._session.close()
 
 
 def epoch_rank(epoch: Epoch) -> tuple[float, float]:
@@ -134,33 +154,45 @@ def epoch_rank(epoch: Epoch) -> tuple[float, float]:
 
 def training_input(table: BottleneckTable, epochs: int, batch_size: int, seed: int) -> InputFn:
     """Return an input_fn of shuffled batches; every epoch sees each example once, in an order that the seed decides."""
+    count = len(table.labels)
 
-    def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def orders() -> Iterator[np.ndarray]:
         random = np.random.default_rng(seed)
         for _ in range(epochs):
-            order = random.permutation(len(table.labels))
-            for start in range(0, len(order), batch_size):
-                rows = order[start : start + batch_size]
-                yield table.vectors[rows], table.labels[rows]
+            yield random.permutation(count)
 
-    return lambda: _dataset(batches, table.vectors.shape[1])
+    def gather(vectors: tf.Tensor, labels: tf.Tensor) -> tf.data.Dataset:
+        epoch_orders = tf.data.Dataset.from_generator(orders, output_signature=tf.TensorSpec([count], tf.int64))
+        starts = tf.data.Dataset.range(0, count, batch_size)
+        rows = epoch_orders.flat_map(lambda order: starts.map(lambda start: order[start : start + batch_size]))
+        return rows.map(lambda batch: ({BOTTLENECK: tf.gather(vectors, batch)}, tf.gather(labels, batch)))
+
+    return lambda: _whole(table).flat_map(gather).prefetch(2)
 
 
 def evaluation_input(table: BottleneckTable) -> InputFn:
     """Return an input_fn that yields every example once, in order."""
 
-    def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for start in range(0, len(table.labels), EVALUATION_BATCH):
-            yield table.vectors[start : start + EVALUATION_BATCH], table.labels[start : start + EVALUATION_BATCH]
+    def cut(vectors: tf.Tensor, labels: tf.Tensor) -> tf.data.Dataset:
+        starts = tf.data.Dataset.range(0, len(table.labels), EVALUATION_BATCH)
+        return starts.map(
+            lambda start: (
+                {BOTTLENECK: vectors[start : start + EVALUATION_BATCH]},
+                labels[start : start + EVALUATION_BATCH],
+            )
+        )
 
-    return lambda: _dataset(batches, table.vectors.shape[1])
+    return lambda: _whole(table).flat_map(cut).prefetch(2)
 
 
-def _dataset(batches: Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]], dim: int) -> tf.data.Dataset:
-    # From a generator, not from tensors: those would be constants of the graph, limited to 2 GB and written with it.
-    signature = (tf.TensorSpec([None, dim], tf.float32), tf.TensorSpec([None], tf.int64))
-    dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)
-    return dataset.map(lambda vectors, labels: ({BOTTLENECK: vectors}, labels)).prefetch(2)
+def _whole(table: BottleneckTable) -> tf.data.Dataset:
+    # One element, from a generator and not from tensors: those would be constants of the graph, limited to 2 GB and
+    # written with it. Batches are then cut by TensorFlow's threads, without Python's.
+    signature = (tf.TensorSpec([None, table.vectors.shape[1]], tf.float32), tf.TensorSpec([None], tf.int64))
+    whole = tf.data.Dataset.from_generator(lambda: [(table.vectors, table.labels)], output_signature=signature)
+    options = tf.data.Options()
+    options.autotune.enabled = False  # nothing here can be tuned, and closing a session waits for the tuner's thread
+    return whole.with_options(options)
 
 
 def train_head(
@@ -175,7 +207,7 @@ def train_head(
     progress: Progress,
 ) -> Head:
     """Fit the head on the train split; leaves model/ with TensorBoard events, history.csv and the best checkpoint."""
-    folder = run.bottlenecks(bottlenecks.backbone_id)
+    folder = bottlenecks.folder(run)
     train, val = (
         read_bottlenecks(shard_files(folder, split, examples.shards), bottlenecks.dim) for split in ("train", "val")
     )
