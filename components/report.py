@@ -16,7 +16,6 @@ from PIL import Image, ImageOps
 
 from components import features
 from components.data_health import collect_health, read_table
-from components.evaluate import read_confusion, read_slice_metrics
 from components.features import (
     SPLITS,
     Audit,
@@ -31,6 +30,7 @@ from components.features import (
     shard_name,
 )
 from components.files import replacing_folder, write_csv, write_json
+from components.model_analysis import read_confusion, read_slice_metrics
 from components.sharding import assign_shard
 from components.shards import IMAGE_SPEC, read_batches
 

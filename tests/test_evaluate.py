@@ -7,9 +7,10 @@ import pytest
 from sklearn.metrics import confusion_matrix, log_loss, top_k_accuracy_score
 
 from components import features
-from components.evaluate import evaluate_model, find_baseline, read_confusion, read_metrics, read_slice_metrics
+from components.evaluate import evaluate_model, find_baseline
 from components.export import list_versions
 from components.features import Bottlenecks, Examples, Export, Work
+from components.model_analysis import read_confusion, read_metrics, read_slice_metrics
 from components.shards import read_bottlenecks, shard_files
 from components.train import evaluation_input, load_classifier
 
