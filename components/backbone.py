@@ -25,6 +25,7 @@ from components.files import replacing_folder, write_json
 from components.imported_bottlenecks import ImportedBottlenecks
 from components.network import Network, find_tensor, pool
 from components.progress import Progress
+from components.views import WHOLE
 
 GRAPH_FILE, JSON_FILE = "graph.pb", "backbone.json"
 
@@ -50,13 +51,14 @@ def prepare_backbone(specs: Sequence[Spec], folder: Path, progress: Progress, ow
     networks = [(build_network(spec, progress, own_classes), spec) for spec in specs]
     with _v1_control_flow(), tf.Graph().as_default() as graph:
         image_bytes = tf.compat.v1.placeholder(tf.string, [None], features.IMAGE_BYTES)
+        views = tf.compat.v1.placeholder_with_default(WHOLE, [None, 5], features.VIEWS)
         if len(networks) == 1:
-            add_network(image_bytes, *networks[0])
+            add_network(image_bytes, views, *networks[0])
         else:
             parts = []
             for number, (network, spec) in enumerate(networks):
                 with tf.name_scope(f"part{number}"):
-                    parts.append(add_network(image_bytes, network, spec))
+                    parts.append(add_network(image_bytes, views, network, spec))
             scaled = [tf.nn.l2_normalize(part, -1) * part.shape[-1] ** 0.5 for part in parts]
             tf.concat(scaled, -1, features.BOTTLENECK)
     labels = networks[0][0].labels if len(networks) == 1 else ()
@@ -77,9 +79,9 @@ def build_network(spec: Spec, progress: Progress, own_classes: bool) -> Network:
     return build.build_classifier(spec.keras) if own_classes else build.build_application(spec)
 
 
-def add_network(image_bytes: tf.Tensor, network: Network, spec: Spec) -> tf.Tensor:
-    """Add decoding and a network to the graph; return its bottleneck float32[N, D]."""
-    pixels = add_decoding(image_bytes, network)
+def add_network(image_bytes: tf.Tensor, views: tf.Tensor, network: Network, spec: Spec) -> tf.Tensor:
+    """Add decoding and a network to the graph; return its bottleneck float32[N * V, D] of V views of N images."""
+    pixels = add_decoding(image_bytes, views, network)
     scope = tf.compat.v1.get_default_graph().get_name_scope()
     prefix = f"{scope}/network" if scope else "network"
     # The trailing '/' keeps the name as it is; the input may be any tensor of the graph, not just a placeholder.
@@ -185,9 +187,13 @@ class BackboneSession:
             config.graph_options.rewrite_options.auto_mixed_precision_onednn_bfloat16 = switch
         self._session = tf.compat.v1.Session(graph=graph, config=config)
 
-    def compute_bottlenecks(self, image_bytes: list[bytes]) -> np.ndarray:
-        """Map encoded images to float32[N, dim]."""
-        return self.run(features.BOTTLENECK, features.IMAGE_BYTES, image_bytes)
+    def compute_bottlenecks(self, image_bytes: list[bytes], views: np.ndarray = WHOLE) -> np.ndarray:
+        """Map N encoded images to float32[N * V, dim], those of an image's V views together."""
+        return self._session.run(f"{features.BOTTLENECK}:0", _feed(image_bytes, views))
+
+    def decode(self, image_bytes: list[bytes], views: np.ndarray = WHOLE) -> np.ndarray:
+        """Map N encoded images to the pixels of their views, float32[N * V, S, S, 3]."""
+        return self._session.run(f"{features.PIXELS}:0", _feed(image_bytes, views))
 
     def compute_from_pixels(self, pixels: np.ndarray) -> np.ndarray:
         """Map decoded images float32[N, S, S, 3] to float32[N, dim]."""
@@ -196,3 +202,7 @@ class BackboneSession:
     def run(self, output: str, source: str, value: Any) -> np.ndarray:
         """Return one named tensor of the graph for a value of another."""
         return self._session.run(f"{output}:0", {f"{source}:0": value})
+
+
+def _feed(image_bytes: list[bytes], views: np.ndarray) -> dict[str, Any]:
+    return {f"{features.IMAGE_BYTES}:0": image_bytes, f"{features.VIEWS}:0": views}

@@ -8,13 +8,11 @@ import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
 import apache_beam as beam
 import numpy as np
-import tensorflow as tf
 from apache_beam.metrics import Metrics
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.utils.shared import Shared
@@ -22,10 +20,11 @@ from apache_beam.utils.shared import Shared
 from components import features
 from components.backbone import Backbone, prepare_backbone, write_imported
 from components.catalog import Spec, has_network
-from components.engines import BATCHES_IN_FLIGHT, Closeness, Engine, choose_engine, load_engine, try_engines
-from components.errors import UserError
+from components.engine_choice import Closeness, settle_engine
+from components.engines import BATCH_SIZE, BATCHES_IN_FLIGHT, Engine, load_engine
+from components.errors import DamagedShard, UserError
 from components.features import AUTO, SPLITS, TENSORFLOW, Bottlenecks, Examples, RunDir, Work, shard_name
-from components.files import remove_partials, write_json, write_text
+from components.files import remove_partials, write_text
 from components.imported_bottlenecks import ImportedBottlenecks
 from components.progress import Progress
 from components.shards import (
@@ -39,19 +38,18 @@ from components.shards import (
     serialize_record,
     writing_shards,
 )
+from components.views import Augment, list_views, serve_views
 
-BATCH_SIZE = 32
-# Batches on which engines are tried, the first to warm up.
-TRIAL_BATCHES = 9
 # Bytes of a bottleneck record beside its floats, for the progress bar.
 RECORD_OVERHEAD = 250
 
 
 class ShardOutcome(NamedTuple):
-    """What one shard number took: images whose bottlenecks were taken over, and were computed."""
+    """What one shard number took: images whose bottlenecks were taken over, and were computed; or the damaged file."""
 
     reused: int
     computed: int
+    damaged: str = ""
 
 
 class ExtractShard(beam.DoFn):
@@ -65,6 +63,7 @@ class ExtractShard(beam.DoFn):
         engine: str,
         dim: int,
         shards: int,
+        augment: Augment,
         shared: Shared,
         imported: ImportedBottlenecks | None,
     ):
@@ -74,29 +73,38 @@ class ExtractShard(beam.DoFn):
         self._engine = engine
         self._dim = dim
         self._shards = shards
+        self._views = list_views(augment)
+        self._average = augment.average
         self._shared = shared
         self._imported = imported
         self._reused = Metrics.counter("extract", "reused")
         self._computed = Metrics.counter("extract", "computed")
 
     def process(self, shard: int) -> Iterator[ShardOutcome]:
-        known = read_known_bottlenecks(self._bottlenecks, shard, self._shards, self._dim)
+        try:
+            outcome = self._extract(shard)
+        except DamagedShard as damaged:  # as an outcome: Beam would make a RuntimeError of it
+            outcome = ShardOutcome(0, 0, damaged.path)
+        self._reused.inc(outcome.reused)
+        self._computed.inc(outcome.computed)
+        yield outcome
+
+    def _extract(self, shard: int) -> ShardOutcome:
+        known = read_known_bottlenecks(self._bottlenecks, shard, self._shards, self._dim, len(self._views))
         reused = computed = 0
         with writing_shards(self._bottlenecks, shard, self._shards) as write:
             for batch in self._complete(read_shard(self._examples, shard, self._shards), known):
                 for split, record, vector in zip(batch.splits, batch.records, batch.vectors):
-                    write[split](bottleneck_record(record, vector))
+                    write[split](bottleneck_record(record, vector, serve_views(vector, self._average)))
                 computed += batch.computed
                 reused += len(batch.records) - batch.computed
-        self._reused.inc(reused)
-        self._computed.inc(computed)
-        yield ShardOutcome(reused, computed)
+        return ShardOutcome(reused, computed)
 
     def _complete(self, records: Iterable[tuple[str, dict]], known: dict[bytes, np.ndarray]) -> Iterator[_Completed]:
         pending: deque[Future[_Completed]] = deque()
         rows = iter(records)
         with ThreadPoolExecutor(BATCHES_IN_FLIGHT) as pool:
-            while batch := list(itertools.islice(rows, BATCH_SIZE)):
+            while batch := list(itertools.islice(rows, max(BATCH_SIZE // len(self._views), 1))):
                 pending.append(pool.submit(self._complete_batch, batch, known))
                 if len(pending) > BATCHES_IN_FLIGHT:
                     yield pending.popleft().result()
@@ -112,11 +120,13 @@ class ExtractShard(beam.DoFn):
 
     def _compute(self, records: list[dict]) -> np.ndarray:
         if self._imported:
-            return self._imported.find_vectors([r[features.KEY].decode("utf-8", "surrogateescape") for r in records])
+            keys = [record[features.KEY].decode("utf-8", "surrogateescape") for record in records]
+            return self._imported.find_vectors(keys)[:, None]
         # Loaded on the first miss, once a process: a run that finds every bottleneck needs no backbone.
         load = functools.partial(load_engine, self._engine, self._backbone_folder)
         engine: Engine = self._shared.acquire(load, tag=f"{self._engine} {self._backbone_folder}")
-        return engine.compute_bottlenecks([record[features.ENCODED] for record in records])
+        vectors = engine.compute_bottlenecks([record[features.ENCODED] for record in records], self._views)
+        return vectors.reshape(len(records), len(self._views), self._dim)
 
 
 class _Completed(NamedTuple):
@@ -134,23 +144,28 @@ def read_shard(examples: Path, shard: int, shards: int) -> Iterator[tuple[str, d
                 yield split, {name: column[row] for name, column in batch.items()}
 
 
-def read_known_bottlenecks(folder: Path, shard: int, shards: int, dim: int) -> dict[bytes, np.ndarray]:
-    """Return bottlenecks by SHA-256 from every readable file, of any split and shard count, that overlaps a shard."""
+def read_known_bottlenecks(folder: Path, shard: int, shards: int, dim: int, views: int) -> dict[bytes, np.ndarray]:
+    """Return float32[views, dim] by SHA-256 from every file, of any split and shard count, that overlaps a shard."""
     known: dict[bytes, np.ndarray] = {}
     for file in find_overlapping(folder, shard, shards):
         try:
-            table = read_bottlenecks([str(file)], dim)
-        except tf.errors.OpError:  # damaged: its bottlenecks are computed again and the file is replaced
+            table = read_bottlenecks([str(file)], dim, views)
+        except DamagedShard:  # its bottlenecks are computed again and the file is replaced
             continue
-        known.update(zip(table.sha256, table.vectors))
+        known.update(zip(table.sha256, table.views))
     return known
 
 
-def bottleneck_record(record: dict, vector: np.ndarray) -> bytes:
-    """Serialize the bottleneck of an image record, with all that is known of the image but its bytes."""
+def bottleneck_record(record: dict, views: np.ndarray, vector: np.ndarray) -> bytes:
+    """Serialize the bottlenecks of an image record, with all that is known of the image but its bytes.
+
+    vector float32[D] is the one that evaluation and serving see; views float32[V, D] are kept where there are several.
+    """
+    others = {features.BOTTLENECK_VIEWS: float_feature(views.ravel())} if len(views) > 1 else {}
     return serialize_record(
         {
             features.BOTTLENECK: float_feature(vector),
+            **others,
             features.KEY: bytes_feature(record[features.KEY]),
             features.SHA256: bytes_feature(record[features.SHA256]),
             features.LABEL: int_feature(record[features.LABEL]),
@@ -165,6 +180,7 @@ def extract_bottlenecks(
     specs: Sequence[Spec],
     engine: str,
     closeness: Closeness,
+    augment: Augment,
     run: RunDir,
     options: PipelineOptions,
     progress: Progress,
@@ -174,19 +190,25 @@ def extract_bottlenecks(
     Engine auto takes the fastest whose bottlenecks are close enough to those of TensorFlow in float32.
     """
     backbone, imported = open_source(specs, run.backbones, progress)
+    views = list_views(augment)
+    if imported and len(views) > 1:
+        raise UserError(
+            "augment asks for views of images, ready-made bottlenecks have one: remove the section augment."
+        )
     if imported:
         engine = TENSORFLOW
     elif engine == AUTO:
         engine = settle_engine(examples, backbone, closeness, run)
-    folder = run.bottlenecks(backbone.id, engine)
+    folder = run.bottlenecks(backbone.id, engine, augment.name)
     folder.mkdir(parents=True, exist_ok=True)
     remove_partials(folder)
     outcome_file = folder / "outcome.json"
     backbone_folder = run.backbones / backbone.id
     extract = ExtractShard(
-        run.examples, folder, backbone_folder, engine, backbone.dim, examples.shards, Shared(), imported
+        run.examples, folder, backbone_folder, engine, backbone.dim, examples.shards, augment, Shared(), imported
     )
-    size = examples.written * (4 * backbone.dim + RECORD_OVERHEAD)
+    vectors = 1 if len(views) == 1 else 1 + len(views)
+    size = examples.written * (4 * backbone.dim * vectors + RECORD_OVERHEAD)
     watch = progress.watch_folder(folder, size, examples.written, "images")
     with watch, beam.Pipeline(options=options) as pipeline:
         _ = (
@@ -199,6 +221,8 @@ def extract_bottlenecks(
         )
     outcomes = [ShardOutcome(*row) for row in json.loads(outcome_file.read_text(encoding="utf-8"))]
     outcome_file.unlink()
+    for damaged in (outcome.damaged for outcome in outcomes if outcome.damaged):
+        raise DamagedShard(damaged)
     for file in folder.glob("*.tfrecord"):
         if not file.name.endswith(f"-of-{examples.shards:05d}.tfrecord"):
             file.unlink()
@@ -212,31 +236,9 @@ def extract_bottlenecks(
         backbone_id=backbone.id,
         dim=backbone.dim,
         engine=engine,
+        views=augment.name,
+        view_count=len(views),
     )
-
-
-def settle_engine(examples: Examples, backbone: Backbone, closeness: Closeness, run: RunDir) -> str:
-    """Return the engine that trials on the user's own images chose, or had chosen, and write them beside bottlenecks.
-
-    What was chosen before stays: another would compute all bottlenecks again.
-    """
-    file = run.trials(backbone.id)
-    if file.exists():
-        before = json.loads(file.read_text(encoding="utf-8"))
-        if before["closeness"] == asdict(closeness):
-            chosen: str = before["engine"]
-            return chosen
-    records = itertools.islice(read_shard(run.examples, 0, examples.shards), TRIAL_BATCHES * BATCH_SIZE)
-    encoded = [record[features.ENCODED] for _, record in records]
-    batches = [encoded[start : start + BATCH_SIZE] for start in range(0, len(encoded), BATCH_SIZE)]
-    if len(batches) < 2:
-        return TENSORFLOW
-    trials = try_engines(run.backbones / backbone.id, batches)
-    engine = choose_engine(trials, closeness)
-    write_json(
-        file, {"engine": engine, "closeness": asdict(closeness), "trials": [trial._asdict() for trial in trials]}
-    )
-    return engine
 
 
 def open_source(specs: Sequence[Spec], folder: Path, progress: Progress) -> tuple[Backbone, ImportedBottlenecks | None]:

@@ -7,6 +7,7 @@ import tensorflow as tf
 from components import features
 from components.image_headers import APP1, EXIF_MARK, EXIF_WITHIN, ORIENTATION_TAG, SHORT, START_OF_SCAN
 from components.network import Network
+from components.views import WHOLE
 
 # Images decoded side by side inside one call of the graph.
 DECODED_IN_PARALLEL = 16
@@ -19,21 +20,44 @@ TRANSPOSED = [False, False, False, False, False, True, True, True, True]
 REVERSED = [[(n in (3, 4, 7, 8)), (n in (2, 3, 6, 7)), False] for n in range(9)]
 
 
-def add_decoding(image_bytes: tf.Tensor, network: Network) -> tf.Tensor:
-    """Map image_bytes string[N] to pixels float32[N, size, size, 3], upright, (value - shift) / divisor."""
+def add_decoding(image_bytes: tf.Tensor, views: tf.Tensor, network: Network) -> tf.Tensor:
+    """Map image_bytes string[N] and views float32[V, 5] to pixels float32[N * V, size, size, 3].
+
+    They are upright, (value - shift) / divisor, and the views of one image stand together.
+    """
     size = network.size
+
+    def resize(image: tf.Tensor) -> tf.Tensor:
+        if network.legacy_resize:  # the corner-aligned sampling of TensorFlow 1's ResizeBilinear
+            return tf.compat.v1.image.resize_bilinear(image[None], [size, size])[0]
+        return tf.image.resize(image, [size, size])
+
+    # Decided once: a loop over a single view would cost each image more than a slice of it.
+    is_whole = tf.equal(tf.shape(views)[0], 1) & tf.reduce_all(tf.equal(views, WHOLE))
 
     def decode(encoded: tf.Tensor) -> tf.Tensor:
         image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
         image.set_shape([None, None, 3])
         image = turn_upright(image, find_orientation(encoded))
-        if network.legacy_resize:  # the corner-aligned sampling of TensorFlow 1's ResizeBilinear
-            return tf.compat.v1.image.resize_bilinear(image[None], [size, size])[0]
-        return tf.image.resize(image, [size, size])
+        return tf.cond(
+            is_whole,
+            lambda: resize(image)[None],
+            lambda: tf.map_fn(lambda view: resize(cut_view(image, view)), views),
+        )
 
     images = tf.map_fn(decode, image_bytes, fn_output_signature=tf.float32, parallel_iterations=DECODED_IN_PARALLEL)
-    images = tf.ensure_shape(images, [None, size, size, 3])
+    images = tf.reshape(images, [-1, size, size, 3])
     return tf.multiply(images - network.shift, 1 / network.divisor, features.PIXELS)
+
+
+def cut_view(image: tf.Tensor, view: tf.Tensor) -> tf.Tensor:
+    """Map an image [H, W, 3] and a view float32[5] to the part of it, mirrored if the view is, at least a pixel."""
+    sides = tf.shape(image)[:2]
+    start = tf.cast(tf.round(view[:2] * tf.cast(sides, tf.float32)), tf.int32)
+    start = tf.minimum(start, sides - 1)
+    end = tf.maximum(tf.cast(tf.round(view[2:4] * tf.cast(sides, tf.float32)), tf.int32), start + 1)
+    part = image[start[0] : end[0], start[1] : end[1]]
+    return tf.raw_ops.Reverse(tensor=part, dims=[False, view[4] > 0, False])
 
 
 def turn_upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:

@@ -1,16 +1,12 @@
-"""Engines that run a canonical backbone: TensorFlow or OpenVINO, in float32 or bfloat16, and the choice among them."""
+"""Engines that run a canonical backbone: TensorFlow or OpenVINO, in float32 or bfloat16."""
 
 from __future__ import annotations
 
 import importlib.util
 import queue
 import tempfile
-import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -19,9 +15,12 @@ from components import features
 from components.backbone import BackboneSession, load_graph
 from components.errors import UserError
 from components.features import AUTO, OPENVINO, OPENVINO_BF16, TENSORFLOW, TENSORFLOW_BF16
+from components.views import WHOLE
 
 v1 = tf.compat.v1
 
+# Pixels of this many images (or views of images) are in memory a batch.
+BATCH_SIZE = 32
 # Batches that are worked on side by side: while one is in the network's convolutions, the others are being decoded.
 BATCHES_IN_FLIGHT = 3
 
@@ -29,25 +28,8 @@ BATCHES_IN_FLIGHT = 3
 class Engine(Protocol):
     """Computes bottlenecks; safe to call from several threads."""
 
-    def compute_bottlenecks(self, image_bytes: list[bytes]) -> np.ndarray:
-        """Map encoded images to float32[N, dim]."""
-
-
-@dataclass(frozen=True)
-class Closeness:
-    """How close the bottlenecks of a faster engine must stay to TensorFlow's in float32, as cosines over a sample."""
-
-    median: float
-    first_percentile: float
-
-
-class Trial(NamedTuple):
-    """What an engine did on the sample: images a second, and the cosines of its bottlenecks with TensorFlow's."""
-
-    engine: str
-    images_per_second: float
-    median_cosine: float
-    first_percentile_cosine: float
+    def compute_bottlenecks(self, image_bytes: list[bytes], views: np.ndarray = WHOLE) -> np.ndarray:
+        """Map N encoded images to float32[N * V, dim], those of an image's V views together."""
 
 
 class OpenvinoEngine:
@@ -69,9 +51,9 @@ class OpenvinoEngine:
         for _ in range(BATCHES_IN_FLIGHT):
             self._requests.put(compiled.create_infer_request())
 
-    def compute_bottlenecks(self, image_bytes: list[bytes]) -> np.ndarray:
-        """Map encoded images to float32[N, dim]."""
-        return self.compute_from_pixels(self._session.run(features.PIXELS, features.IMAGE_BYTES, image_bytes))
+    def compute_bottlenecks(self, image_bytes: list[bytes], views: np.ndarray = WHOLE) -> np.ndarray:
+        """Map N encoded images to float32[N * V, dim], those of an image's V views together."""
+        return self.compute_from_pixels(self._session.decode(image_bytes, views))
 
     def compute_from_pixels(self, pixels: np.ndarray) -> np.ndarray:
         """Map decoded images float32[N, S, S, 3] to float32[N, dim]."""
@@ -114,40 +96,3 @@ def load_engine(name: str, folder: Path) -> Engine:
             )
         return OpenvinoEngine(folder, "bf16" if name == OPENVINO_BF16 else "f32")
     return BackboneSession(folder, bfloat16=name == TENSORFLOW_BF16)
-
-
-def try_engines(folder: Path, batches: Sequence[list[bytes]]) -> list[Trial]:
-    """Time every engine on batches of encoded images; the first of these only warms it up."""
-    trials: list[Trial] = []
-    exact: np.ndarray = np.zeros(0)
-    for name in list_engines(folder):
-        engine = load_engine(name, folder)
-        engine.compute_bottlenecks(batches[0])
-        started = time.perf_counter()
-        with ThreadPoolExecutor(BATCHES_IN_FLIGHT) as pool:
-            found = np.concatenate(list(pool.map(engine.compute_bottlenecks, batches[1:])))
-        seconds = time.perf_counter() - started
-        exact = found if name == TENSORFLOW else exact
-        cosines = compare_directions(found, exact)
-        trials.append(Trial(name, len(found) / seconds, float(np.median(cosines)), float(np.percentile(cosines, 1))))
-    return trials
-
-
-def choose_engine(trials: Sequence[Trial], closeness: Closeness) -> str:
-    """Return the fastest engine of those whose bottlenecks are close enough; TensorFlow's own always are."""
-    close = [
-        trial
-        for trial in trials
-        if trial.engine == TENSORFLOW
-        or trial.median_cosine >= closeness.median
-        and trial.first_percentile_cosine >= closeness.first_percentile
-    ]
-    return max(close, key=lambda trial: trial.images_per_second).engine
-
-
-def compare_directions(vectors: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Return the cosine of each row of float32[N, D] with that of another; 1 where both are zeros."""
-    products = (vectors * others).sum(1, dtype=np.float64)
-    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1) * np.linalg.norm(others.astype(np.float64), axis=1)
-    equal = (vectors == others).all(1)
-    return np.where(equal, 1.0, products / np.where(lengths > 0, lengths, 1))

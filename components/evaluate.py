@@ -20,7 +20,7 @@ from components.model_analysis import (
     make_eval_config,
     read_metrics,
 )
-from components.shards import shard_files
+from components.shards import check_shards, shard_files
 
 BLESSED, NOT_BLESSED = "BLESSED", "NOT_BLESSED"
 
@@ -38,11 +38,12 @@ def evaluate_model(
 
     thresholds bound accuracy and top5 from below and loss from above; max_accuracy_drop bounds how far accuracy may
     fall behind the last blessed model of the same backbone and classes. Without thresholds nothing is blessed, without
-    such a model no drop is checked: the rules of TFX's Evaluator.
+    such a model no drop is checked: the rules of TFX's Evaluator. Raises DamagedShard for a damaged file.
     """
     candidate = run.exports / export.version
     baseline = find_baseline(run.exports, candidate) if max_accuracy_drop is not None else None
     files = shard_files(bottlenecks.folder(run), "test", examples.shards)
+    check_shards(files)
     with replacing_folder(run.evaluation) as folder:
         config = make_eval_config(thresholds, max_accuracy_drop if baseline else None)
         models = {CANDIDATE: candidate, BASELINE: baseline} if baseline else {"": candidate}

@@ -14,6 +14,7 @@ from components.features import (
     BOTTLENECK_SIGNATURE,
     IMAGE_BYTES,
     SERVING_SIGNATURE,
+    VIEWS,
     Bottlenecks,
     Examples,
     Export,
@@ -23,11 +24,14 @@ from components.features import (
 )
 from components.files import replacing_folder, write_json
 from components.train import load_classifier
+from components.views import Augment, list_views
 
 v1 = tf.compat.v1
 
 
-def export_model(examples: Examples, bottlenecks: Bottlenecks, head: Head, run: RunDir, seed: int) -> Export:
+def export_model(
+    examples: Examples, bottlenecks: Bottlenecks, head: Head, augment: Augment, run: RunDir, seed: int
+) -> Export:
     """Write export/<version>/ with the signatures serving_default (image bytes in) and bottleneck (vectors in)."""
     graph_def = load_graph(run.backbones / bottlenecks.backbone_id)
 
@@ -38,7 +42,13 @@ def export_model(examples: Examples, bottlenecks: Bottlenecks, head: Head, run: 
             return tf.estimator.export.ServingInputReceiver(inputs, inputs, {BOTTLENECK_SIGNATURE: inputs})
         image_bytes = v1.placeholder(tf.string, [None], IMAGE_BYTES)
         # Imported as constants: a backbone with variables would be looked up in the head's checkpoint.
-        (vectors,) = tf.import_graph_def(graph_def, {IMAGE_BYTES: image_bytes}, [f"{BOTTLENECK}:0"], name="backbone")
+        inputs = {IMAGE_BYTES: image_bytes}
+        if augment.average:
+            inputs[VIEWS] = tf.constant(list_views(augment))
+        (vectors,) = tf.import_graph_def(graph_def, inputs, [f"{BOTTLENECK}:0"], name="backbone")
+        if augment.average:
+            of_images = tf.reshape(vectors, [-1, bottlenecks.view_count, bottlenecks.dim])
+            vectors = tf.reduce_mean(tf.nn.l2_normalize(of_images, -1), 1)
         vectors = tf.ensure_shape(vectors, [None, bottlenecks.dim])
         return tf.estimator.export.ServingInputReceiver(
             {BOTTLENECK: vectors}, {IMAGE_BYTES: image_bytes}, {BOTTLENECK_SIGNATURE: {BOTTLENECK: vectors}}

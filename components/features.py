@@ -23,10 +23,12 @@ LABEL = "image/class/label"
 TEXT = "image/class/text"
 SOURCE = "image/source"
 BOTTLENECK = "bottleneck"
+BOTTLENECK_VIEWS = "bottleneck/views"
 
 # Tensors of a canonical backbone, and the signatures of an export.
 IMAGE_BYTES = "image_bytes"
 PIXELS = "pixels"
+VIEWS = "views"
 INDEX = "index"
 LABEL_NAME = "label"
 PROBABILITIES = "probabilities"
@@ -76,8 +78,9 @@ class RunDir:
     def backbones(self) -> Path:
         return self.root / "backbone"
 
-    def bottlenecks(self, backbone_id: str, engine: str = TENSORFLOW) -> Path:
-        return self.root / "bottlenecks" / (backbone_id if engine == TENSORFLOW else f"{backbone_id}-{engine}")
+    def bottlenecks(self, backbone_id: str, engine: str = TENSORFLOW, views: str = "") -> Path:
+        parts = [backbone_id, "" if engine == TENSORFLOW else engine, views]
+        return self.root / "bottlenecks" / "-".join(part for part in parts if part)
 
     def trials(self, backbone_id: str) -> Path:
         return self.root / "bottlenecks" / f"{backbone_id}-trials.json"
@@ -162,16 +165,18 @@ class Validation:
 
 @dataclass(frozen=True)
 class Bottlenecks:
-    """Outcome of extract: which backbone and engine, and the width of its bottleneck."""
+    """Outcome of extract: which backbone and engine, the width of its bottleneck, the views' name and number."""
 
     work: Work
     backbone_name: str
     backbone_id: str
     dim: int
     engine: str = TENSORFLOW
+    views: str = ""
+    view_count: int = 1
 
     def folder(self, run: RunDir) -> Path:
-        return run.bottlenecks(self.backbone_id, self.engine)
+        return run.bottlenecks(self.backbone_id, self.engine, self.views)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from components import features
+from components.errors import DamagedShard
 from components.features import SPLITS, shard_name
 from components.files import replacing_file
 
@@ -85,27 +86,54 @@ def _overlap(shard: int, shards: int, other: int, others: int) -> bool:
 
 
 def read_batches(files: Sequence[str], spec: dict, batch_size: int = PARSED_AT_ONCE) -> Iterator[dict[str, np.ndarray]]:
-    """Yield parsed batches of records in file order; raises tf.errors.DataLossError for a damaged file."""
+    """Yield parsed batches of records in file order; raises DamagedShard for a damaged file."""
     records = tf.data.TFRecordDataset(list(files)).batch(batch_size)
-    yield from records.map(lambda batch: tf.io.parse_example(batch, spec)).prefetch(2).as_numpy_iterator()
+    with naming_damage(files):
+        yield from records.map(lambda batch: tf.io.parse_example(batch, spec)).prefetch(2).as_numpy_iterator()
+
+
+@contextmanager
+def naming_damage(files: Sequence[str]) -> Iterator[None]:
+    """Turn TensorFlow's complaint about a damaged record into a DamagedShard that names the file."""
+    try:
+        yield
+    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError, tf.errors.NotFoundError):
+        check_shards(files)
+        raise
+
+
+def check_shards(files: Sequence[str]) -> None:
+    """Read files through, comparing checksums; raises DamagedShard for the first that is damaged or missing."""
+    for file in files:
+        try:
+            for _ in tf.data.TFRecordDataset(file).batch(PARSED_AT_ONCE):
+                pass
+        except (tf.errors.DataLossError, tf.errors.NotFoundError) as error:
+            raise DamagedShard(file) from error
 
 
 @dataclass(frozen=True)
 class BottleneckTable:
-    """The bottlenecks of some shards in memory, rows sorted as in the files; vectors is float32[N, D]."""
+    """The bottlenecks of some shards in memory, rows sorted as in the files.
+
+    vectors float32[N, D] are those that evaluation and serving see, views float32[N, V, D] those of all views.
+    """
 
     keys: list[str]
     sha256: list[bytes]
     vectors: np.ndarray
+    views: np.ndarray
     labels: np.ndarray
     texts: list[str]
     sources: list[str]
 
 
-def read_bottlenecks(files: Sequence[str], dim: int) -> BottleneckTable:
-    """Read bottleneck shards into memory; raises tf.errors.DataLossError for a damaged file."""
+def read_bottlenecks(files: Sequence[str], dim: int, views: int = 1) -> BottleneckTable:
+    """Read bottleneck shards into memory; raises DamagedShard for a damaged file."""
     spec = {**META_SPEC, features.BOTTLENECK: tf.io.FixedLenFeature([dim], tf.float32)}
-    batches = list(read_batches(files, spec, batch_size=1024))
+    if views > 1:
+        spec[features.BOTTLENECK_VIEWS] = tf.io.FixedLenFeature([views, dim], tf.float32)
+    batches = list(read_batches(files, spec, batch_size=max(1024 // views, 1)))
 
     def column(name: str) -> list:
         return [value for batch in batches for value in batch[name]]
@@ -113,10 +141,14 @@ def read_bottlenecks(files: Sequence[str], dim: int) -> BottleneckTable:
     def texts(name: str) -> list[str]:
         return [value.decode("utf-8", "surrogateescape") for value in column(name)]
 
+    vectors = np.concatenate([batch[features.BOTTLENECK] for batch in batches] or [np.zeros((0, dim), np.float32)])
     return BottleneckTable(
         keys=texts(features.KEY),
         sha256=column(features.SHA256),
-        vectors=np.concatenate([batch[features.BOTTLENECK] for batch in batches] or [np.zeros((0, dim), np.float32)]),
+        vectors=vectors,
+        views=np.concatenate([batch[features.BOTTLENECK_VIEWS] for batch in batches])
+        if views > 1 and batches
+        else vectors[:, None],
         labels=np.array(column(features.LABEL), np.int64),
         texts=texts(features.TEXT),
         sources=texts(features.SOURCE),

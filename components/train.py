@@ -1,26 +1,37 @@
-"""Train: the Estimator fits a head on the bottlenecks in memory and keeps its best checkpoint."""
+"""Train: the Estimator fits a head on the bottlenecks and keeps its best checkpoint."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Callable, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from components.features import BOTTLENECK, Bottlenecks, Examples, Head, RunDir, Work
+from components.features import Bottlenecks, Examples, Head, RunDir, Work
 from components.files import replacing_folder, write_csv
+from components.head_input import (
+    Batches,
+    Source,
+    default_memory,
+    evaluate_from_memory,
+    evaluate_from_shards,
+    load_vectors,
+    train_from_memory,
+    train_from_shards,
+)
 from components.model import EVALUATION_SCOPE, TRAINING_SCOPE, Optimisation, model_fn
 from components.progress import Progress
-from components.shards import BottleneckTable, read_bottlenecks, shard_files
+from components.shards import naming_damage, shard_files
 
 v1 = tf.compat.v1
 
-EVALUATION_BATCH = 1024
-
-InputFn = Callable[[], tf.data.Dataset]
+# Adam at the default rate needs about this many steps, small data set or large: on Caltech-101 and on 18,000 made-up
+# bottlenecks of 257 classes more did not raise validation accuracy.
+STEPS = 300
+EPOCHS = (4, 100)
 
 
 class Epoch(NamedTuple):
@@ -49,22 +60,17 @@ class HeadClassifier(tf.estimator.Estimator):
         params = {"classes": classes, "labels_file": str(labels_file), "optimisation": optimisation}
         super().__init__(model_fn, str(model_dir), config, params)
 
-    def fit(
-        self, train: BottleneckTable, val: BottleneckTable, epochs: int, batch_size: int, seed: int, progress: Progress
-    ) -> list[Epoch]:
-        """Train for a number of epochs, evaluating after each; return their history."""
-        steps_per_epoch = math.ceil(len(train.labels) / batch_size)
-        recorder = EpochRecorder(self, val, steps_per_epoch, lambda done: progress.report(done, epochs, "epochs"))
-        self.train(training_input(train, epochs, batch_size, seed), hooks=[recorder])
+    def fit(self, train: Batches, val: Batches, epochs: int, progress: Progress) -> list[Epoch]:
+        """Train on the batches of all epochs, evaluating after each; return their history."""
+        recorder = EpochRecorder(self, val, train.per_pass, lambda done: progress.report(done, epochs, "epochs"))
+        self.train(train.input_fn, hooks=[recorder])
         return recorder.history
 
 
 class EpochRecorder(tf.compat.v1.train.SessionRunHook):
     """Evaluates on the validation split after each epoch, within training; saves a checkpoint when it is the best."""
 
-    def __init__(
-        self, estimator: HeadClassifier, val: BottleneckTable, steps_per_epoch: int, on_epoch: Callable[[int], None]
-    ):
+    def __init__(self, estimator: HeadClassifier, val: Batches, steps_per_epoch: int, on_epoch: Callable[[int], None]):
         self._estimator = estimator
         self._val = val
         self._steps_per_epoch = steps_per_epoch
@@ -115,18 +121,16 @@ class EpochRecorder(tf.compat.v1.train.SessionRunHook):
 
 
 class RepeatedEvaluation:
-    """Evaluates an Estimator on one table with any weights, in one graph and one session for all epochs of a training.
+    """Evaluates an Estimator on the same data with any weights, in one graph and session for all epochs of a training.
 
     Estimator.evaluate, and InMemoryEvaluatorHook likewise, opens and closes a session each time, which takes longer
     than the validation split of a small set does.
     """
 
-    def __init__(self, estimator: HeadClassifier, table: BottleneckTable):
-        self._batches = math.ceil(len(table.labels) / EVALUATION_BATCH)
+    def __init__(self, estimator: HeadClassifier, data: Batches):
+        self._batches = data.per_pass
         with tf.Graph().as_default() as graph:
-            # Cached batches are slices of the table's own memory.
-            batches = evaluation_input(table)().cache().repeat()
-            features, labels = v1.data.make_one_shot_iterator(batches).get_next()
+            features, labels = v1.data.make_one_shot_iterator(data.input_fn().repeat()).get_next()
             spec = estimator.model_fn(features, labels, tf.estimator.ModeKeys.EVAL, estimator.config)
             self._values = {name: value for name, (value, _) in spec.eval_metric_ops.items()}
             self._updates = [update for _, update in spec.eval_metric_ops.values()]
@@ -136,7 +140,7 @@ class RepeatedEvaluation:
         self._session = v1.Session(graph=graph, config=estimator.config.session_config)
 
     def evaluate(self, weights: Mapping[str, np.ndarray]) -> dict[str, float]:
-        """Return the metrics over the whole table that weights, by the variables' names, give."""
+        """Return the metrics over all batches that weights, by the variables' names, give."""
         self._session.run(self._start, {placeholder: weights[name] for name, placeholder in self._new.items()})
         for _ in range(self._batches):
             self._session.run(self._updates)
@@ -152,75 +156,52 @@ def epoch_rank(epoch: Epoch) -> tuple[float, float]:
     return epoch.val_accuracy, -epoch.val_loss
 
 
-def training_input(table: BottleneckTable, epochs: int, batch_size: int, seed: int) -> InputFn:
-    """Return an input_fn of shuffled batches; every epoch sees each example once, in an order that the seed decides."""
-    count = len(table.labels)
-
-    def orders() -> Iterator[np.ndarray]:
-        random = np.random.default_rng(seed)
-        for _ in range(epochs):
-            yield random.permutation(count)
-
-    def gather(vectors: tf.Tensor, labels: tf.Tensor) -> tf.data.Dataset:
-        epoch_orders = tf.data.Dataset.from_generator(orders, output_signature=tf.TensorSpec([count], tf.int64))
-        starts = tf.data.Dataset.range(0, count, batch_size)
-        rows = epoch_orders.flat_map(lambda order: starts.map(lambda start: order[start : start + batch_size]))
-        return rows.map(lambda batch: ({BOTTLENECK: tf.gather(vectors, batch)}, tf.gather(labels, batch)))
-
-    return lambda: _whole(table).flat_map(gather).prefetch(2)
-
-
-def evaluation_input(table: BottleneckTable) -> InputFn:
-    """Return an input_fn that yields every example once, in order."""
-
-    def cut(vectors: tf.Tensor, labels: tf.Tensor) -> tf.data.Dataset:
-        starts = tf.data.Dataset.range(0, len(table.labels), EVALUATION_BATCH)
-        return starts.map(
-            lambda start: (
-                {BOTTLENECK: vectors[start : start + EVALUATION_BATCH]},
-                labels[start : start + EVALUATION_BATCH],
-            )
-        )
-
-    return lambda: _whole(table).flat_map(cut).prefetch(2)
-
-
-def _whole(table: BottleneckTable) -> tf.data.Dataset:
-    # One element, from a generator and not from tensors: those would be constants of the graph, limited to 2 GB and
-    # written with it. Batches are then cut by TensorFlow's threads, without Python's.
-    signature = (tf.TensorSpec([None, table.vectors.shape[1]], tf.float32), tf.TensorSpec([None], tf.int64))
-    whole = tf.data.Dataset.from_generator(lambda: [(table.vectors, table.labels)], output_signature=signature)
-    options = tf.data.Options()
-    options.autotune.enabled = False  # nothing here can be tuned, and closing a session waits for the tuner's thread
-    return whole.with_options(options)
+def choose_epochs(images: int, batch_size: int) -> int:
+    """Return how many epochs give about STEPS steps, within EPOCHS."""
+    fewest, most = EPOCHS
+    return min(max(math.ceil(STEPS / math.ceil(images / batch_size)), fewest), most)
 
 
 def train_head(
     examples: Examples,
     bottlenecks: Bottlenecks,
     run: RunDir,
-    epochs: int,
+    epochs: int | None,
     batch_size: int,
     learning_rate: float,
     l2: float,
+    max_memory: int | None,
     seed: int,
     progress: Progress,
 ) -> Head:
-    """Fit the head on the train split; leaves model/ with TensorBoard events, history.csv and the best checkpoint."""
-    folder = bottlenecks.folder(run)
-    train, val = (
-        read_bottlenecks(shard_files(folder, split, examples.shards), bottlenecks.dim) for split in ("train", "val")
-    )
-    steps = epochs * math.ceil(len(train.labels) / batch_size)
-    with replacing_folder(run.model) as partial:
-        optimisation = Optimisation(steps, learning_rate, l2)
+    """Fit the head on the train split; leaves model/ with TensorBoard events, history.csv and the best checkpoint.
+
+    Bottlenecks are held in memory where both splits fit max_memory bytes. Raises DamagedShard for a damaged file.
+    """
+    folder, dim = bottlenecks.folder(run), bottlenecks.dim
+    sources = {
+        split: Source(shard_files(folder, split, examples.shards), examples.splits[split], dim, views)
+        for split, views in (("train", bottlenecks.view_count), ("val", 1))
+    }
+    images = sources["train"].count
+    epochs = epochs or choose_epochs(images, batch_size)
+    memory = max_memory or default_memory()
+    if sum(source.bytes for source in sources.values()) <= memory:
+        held = load_vectors(sources["val"])
+        train = train_from_memory(load_vectors(sources["train"]), epochs, batch_size, seed)
+        val = evaluate_from_memory(held.values[:, 0], held.labels)
+    else:
+        train = train_from_shards(sources["train"], epochs, batch_size, seed, memory)
+        val = evaluate_from_shards(sources["val"])
+    with replacing_folder(run.model) as partial, naming_damage([*sources["train"].files, *sources["val"].files]):
+        optimisation = Optimisation(epochs * train.per_pass, learning_rate, l2)
         classifier = HeadClassifier(partial, run.labels, len(examples.labels), seed, optimisation)
-        history = classifier.fit(train, val, epochs, batch_size, seed, progress)
+        history = classifier.fit(train, val, epochs, progress)
         v1.summary.FileWriterCache.clear()
         rows = [[epoch.epoch, *(f"{value:.6f}" for value in epoch[1:])] for epoch in history]
         write_csv(partial / run.history.name, Epoch._fields, rows)
     best = max(history, key=epoch_rank)
-    return Head(Work(len(train.labels), computed=len(train.labels)), best.epoch, best.val_accuracy, best.val_loss)
+    return Head(Work(images, computed=images), best.epoch, best.val_accuracy, best.val_loss)
 
 
 def load_classifier(examples: Examples, run: RunDir, seed: int) -> HeadClassifier:

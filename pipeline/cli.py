@@ -10,7 +10,7 @@ import warnings
 from pathlib import Path
 from typing import Any, Optional
 
-from components.errors import UserError
+from components.errors import DamagedShard, UserError
 from components.features import STAGES
 
 DONE, USER_ERROR, NOT_BLESSED, INTERRUPTED = 0, 2, 3, 130
@@ -118,14 +118,23 @@ def run_command(options: argparse.Namespace) -> int:
     config = load_config(options.config, options.overrides)
     run = RunDir(config.run_folder)
     progress = Progress(Console(stderr=True))
-    stages = Stages(run, progress, options.first, options.only)
-    try:
-        run_stages(config, run, stages, progress)
-    except StopAfterStage:
-        pass
-    finally:
-        if stages.summary:
-            record = write_record(config, run, stages)
+    damaged: set[str] = set()
+    while True:
+        stages = Stages(run, progress, options.first, options.only)
+        try:
+            run_stages(config, run, stages, progress)
+            break
+        except StopAfterStage:
+            break
+        except DamagedShard as error:
+            if error.path in damaged:
+                raise
+            damaged.add(error.path)
+            Path(error.path).unlink(missing_ok=True)
+            print(f"topgraft: '{error.path}' was damaged and is computed again.", file=sys.stderr)
+        finally:
+            if stages.summary:
+                record = write_record(config, run, stages)
     print_summary(
         record, run, [text for outcome in stages.outcomes.values() for text in getattr(outcome, "warnings", [])]
     )

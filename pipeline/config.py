@@ -81,6 +81,15 @@ class Extract(Section):
     first_percentile_cosine: float = Field(0.995, gt=0, le=1)
 
 
+class Augment(Section):
+    """Views of each image beside the whole: mirrored, and crops of crop_side of its sides; average answers by all."""
+
+    flip: bool = False
+    crops: int = Field(0, ge=0, le=5)
+    crop_side: float = Field(0.8, gt=0, lt=1)
+    average: bool = False
+
+
 class Audit(Section):
     """From which cosine on two bottlenecks are those of near-duplicates."""
 
@@ -88,12 +97,13 @@ class Audit(Section):
 
 
 class Train(Section):
-    """How the head is trained."""
+    """How the head is trained; by default for 300 steps, with bottlenecks in a quarter of the memory at most."""
 
-    epochs: int = Field(40, ge=1)
-    batch_size: int = Field(128, ge=1)
-    learning_rate: float = Field(0.001, gt=0)
-    l2: float = Field(0.005, ge=0)
+    epochs: Optional[int] = Field(None, ge=1)
+    batch_size: int = Field(256, ge=1)
+    learning_rate: float = Field(0.003, gt=0)
+    l2: float = Field(0.001, ge=0)
+    max_memory: Optional[int] = Field(None, ge=1)
 
 
 class Thresholds(Section):
@@ -128,6 +138,7 @@ class Config(Section):
     head: Literal["linear"] = "linear"
     validation: Validation = Validation()
     extract: Extract = Extract()
+    augment: Augment = Augment()
     audit: Audit = Audit()
     train: Train = Train()
     evaluate: Evaluate = Evaluate()

@@ -32,8 +32,9 @@ from pipeline.stages import Stages, open_run_folder
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
 
-    from components.engines import Closeness
+    from components.engine_choice import Closeness
     from components.ingest import IngestRules
+    from components.views import Augment
 
 
 def run_stages(config: Config, run: RunDir, stages: Stages, progress: Progress) -> None:
@@ -68,12 +69,20 @@ def run_stages(config: Config, run: RunDir, stages: Stages, progress: Progress) 
         "extract",
         Bottlenecks,
         lambda: components.bottlenecks.extract_bottlenecks(
-            examples, config.backbone, engine.engine, make_closeness(engine), run, make_options(beam), progress
+            examples,
+            config.backbone,
+            engine.engine,
+            make_closeness(engine),
+            make_augment(config),
+            run,
+            make_options(beam),
+            progress,
         ),
         settings=[
             [asdict(spec) for spec in config.backbone],
             *map(fingerprint_file, source_files(config.backbone)),
             engine.model_dump(),
+            config.augment.model_dump(),
         ],
         after=["ingest"],
     )
@@ -99,7 +108,7 @@ def run_stages(config: Config, run: RunDir, stages: Stages, progress: Progress) 
     export = do(
         "export",
         Export,
-        lambda: components.export.export_model(examples, bottlenecks, head, run, seed),
+        lambda: components.export.export_model(examples, bottlenecks, head, make_augment(config), run, seed),
         after=["train"],
     )
     # Measure that very model on the test split, and bless it or not.
@@ -142,7 +151,12 @@ def make_rules(config: Config) -> IngestRules:
 
 def make_closeness(extract: Extract) -> Closeness:
     """Return how close a faster engine must stay to TensorFlow in float32."""
-    return components.engines.Closeness(extract.median_cosine, extract.first_percentile_cosine)
+    return components.engine_choice.Closeness(extract.median_cosine, extract.first_percentile_cosine)
+
+
+def make_augment(config: Config) -> Augment:
+    """Return which views of each image are extracted, and whether the model answers with their mean."""
+    return components.views.Augment(**config.augment.model_dump())
 
 
 def fingerprint_file(path: Path | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 
@@ -48,6 +49,17 @@ def paint_images(root: Path, per_class: int = 30, seed: int = 0) -> Path:
     return root
 
 
+def encode_noise(count: int, seed: int = 0) -> list[bytes]:
+    """Return PNGs of random pixels, 50 wide and 40 high."""
+    random = np.random.default_rng(seed)
+    images = []
+    for _ in range(count):
+        buffer = io.BytesIO()
+        Image.fromarray(random.integers(0, 256, (40, 50, 3), np.uint8)).save(buffer, "PNG")
+        images.append(buffer.getvalue())
+    return images
+
+
 def add_toy_network(pixels):
     """Map pixels float32[N, 32, 32, 3] to the mean colours of a 4x4 grid, float32[N, 48]."""
     import tensorflow as tf
@@ -71,6 +83,16 @@ def toy_backbone(tmp_path_factory) -> dict:
     """The toy network as a config names it."""
     path = write_toy_graph(tmp_path_factory.mktemp("toy_graph") / "toy.pb")
     return {"frozen_graph": str(path), "input": "input", "bottleneck": "features", "scale": [-1, 1]}
+
+
+@pytest.fixture(scope="session")
+def lite(tmp_path_factory) -> Path:
+    """The folder of the embedded backbone, prepared."""
+    from components.backbone import prepare_backbone
+    from components.catalog import parse_backbone
+
+    folder = tmp_path_factory.mktemp("backbones")
+    return folder / prepare_backbone(parse_backbone("efficientnet_lite0"), folder, quiet_progress()).id
 
 
 def check_bottlenecks_agree(run: RunDir, images: Path) -> None:

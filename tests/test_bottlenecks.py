@@ -1,19 +1,31 @@
+import json
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import SHARES, ingest, paint_images
+from conftest import SHARES, ingest, paint_images, write_config
 
 from components import bottlenecks
 from components.backbone import BackboneSession
 from components.catalog import parse_backbone
-from components.engines import Closeness
-from components.features import SPLITS, TENSORFLOW, RunDir
+from components.engine_choice import Closeness
+from components.errors import DamagedShard
+from components.features import SPLITS, TENSORFLOW, RunDir, shard_name
 from components.shards import read_bottlenecks, shard_files
+from components.views import Augment, list_views
+from pipeline.cli import main
+
+PLAIN = Augment(flip=False, crops=0, crop_side=0.8, average=False)
 
 
-def compute(examples, backbone, run, options, progress):
+def compute(examples, backbone, run, options, progress, augment=PLAIN):
     specs, closeness = parse_backbone(backbone), Closeness(0.999, 0.995)
-    return bottlenecks.extract_bottlenecks(examples, specs, TENSORFLOW, closeness, run, options, progress)
+    return bottlenecks.extract_bottlenecks(examples, specs, TENSORFLOW, closeness, augment, run, options, progress)
 
 
 @pytest.fixture
@@ -21,9 +33,9 @@ def pipeline(tmp_path, toy_backbone, options, progress):
     """Return a function that ingests and extracts, and gives (run, outcome)."""
     run = RunDir(tmp_path / "run")
 
-    def extract(shards=2, shares=SHARES, seed=0):
+    def extract(shards=2, shares=SHARES, seed=0, augment=PLAIN):
         examples = ingest(tmp_path / "data", run, options, shards, shares, seed)
-        return examples, compute(examples, toy_backbone, run, options, progress)
+        return examples, compute(examples, toy_backbone, run, options, progress, augment)
 
     paint_images(tmp_path / "data", per_class=20)
     return run, extract
@@ -51,7 +63,7 @@ def test_nothing_is_computed_twice(tmp_path, pipeline, monkeypatch):
     run, extract = pipeline
     extract()
 
-    def fail(self, images):
+    def fail(self, images, views):
         raise AssertionError("computed again")
 
     monkeypatch.setattr(BackboneSession, "compute_bottlenecks", fail)
@@ -100,3 +112,73 @@ def test_two_runs_write_the_same_bytes(tmp_path, toy_backbone, options, progress
         written.append({file.name: file.read_bytes() for file in run.bottlenecks(outcome.backbone_id).iterdir()})
     assert written[0] == written[1]
     assert len(written[0]) == 6
+
+
+VIEWS = Augment(flip=True, crops=2, crop_side=0.7, average=False)
+
+
+def test_every_view_of_an_image_is_kept_and_the_whole_image_is_what_is_served(tmp_path, pipeline):
+    run, extract = pipeline
+    examples, outcome = extract(augment=VIEWS)
+    assert (outcome.view_count, outcome.folder(run).name) == (4, f"{outcome.backbone_id}-flip-crops2x0.7")
+    files = [f for split in SPLITS for f in shard_files(outcome.folder(run), split, examples.shards)]
+    table = read_bottlenecks(files, outcome.dim, 4)
+    encoded = [(tmp_path / "data" / key).read_bytes() for key in table.keys]
+    session = BackboneSession(run.backbones / outcome.backbone_id)
+    expected = session.compute_bottlenecks(encoded, list_views(VIEWS))
+    np.testing.assert_allclose(table.views, expected.reshape(60, 4, -1), atol=1e-5)
+    np.testing.assert_allclose(table.vectors, session.compute_bottlenecks(encoded), atol=1e-5)
+
+
+def test_averaging_views_that_lie_there_costs_no_forward_pass(pipeline):
+    run, extract = pipeline
+    examples, outcome = extract(augment=VIEWS)
+    _, averaged = extract(augment=replace(VIEWS, average=True))
+    assert (averaged.work.reused, averaged.work.computed) == (60, 0)
+    table = read_bottlenecks(shard_files(averaged.folder(run), "train", examples.shards), outcome.dim, 4)
+    unit = table.views / np.linalg.norm(table.views, axis=2, keepdims=True)
+    np.testing.assert_allclose(table.vectors, unit.mean(1), atol=1e-6)
+
+
+def flip_bit(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def test_a_damaged_example_shard_is_named(tmp_path, pipeline, toy_backbone, options, progress):
+    run, extract = pipeline
+    examples, _ = extract()
+    file = run.examples / shard_name("val", 1, 2)
+    flip_bit(file)
+    with pytest.raises(DamagedShard) as caught:
+        compute(examples, toy_backbone, run, options, progress)
+    assert caught.value.path == str(file)
+
+
+def test_a_killed_extraction_goes_on_where_it_was(tmp_path):
+    paint_images(tmp_path / "data", per_class=120)
+    folder = tmp_path / "run"
+    config = write_config(
+        tmp_path / "c.yaml",
+        name="killed",
+        output_dir=str(folder),
+        data={"path": str(tmp_path / "data")},
+        train={"epochs": 1},
+        beam={"shards": 16},
+    )
+    command = [str(Path(sys.executable).parent / "topgraft"), "run", str(config)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 300
+        while len(found := list(folder.glob("bottlenecks/*/*.tfrecord"))) < 9 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.kill()
+    assert 9 <= len(found) < 48
+    complete = {file.name[-23:-9] for file in found if len(list(file.parent.glob(f"*{file.name[-23:]}"))) == 3}
+    kept = sum(len(read_bottlenecks([str(file)], 1280).keys) for file in found if file.name[-23:-9] in complete)
+    assert main(["run", str(config)]) in (0, 3)
+    extract = json.loads((folder / "run.json").read_text())["stages"]["extract"]
+    assert extract["items"] == 360 and kept > 0
+    assert extract["reused"] >= kept
+    assert extract["reused"] + extract["computed"] == 360
+    assert not list(folder.rglob("*.partial"))

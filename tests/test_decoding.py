@@ -15,6 +15,7 @@ from components.decoding import add_decoding, find_orientation
 from components.image_headers import EXIF_WITHIN, find_exif, read_orientation
 from components.images import Limits, check_image
 from components.network import Network
+from components.views import WHOLE
 
 ORIENTATION, SHORT, LONG, ASCII = 0x0112, 3, 4, 2
 
@@ -200,7 +201,7 @@ def test_a_legacy_network_gets_the_corner_aligned_sampling_of_the_upright_image(
     jpeg = make_jpeg(app1(write_directory("<", [(ORIENTATION, SHORT, 1, 6)])))
     network = Network(tf.compat.v1.GraphDef(), "", "", size=20, shift=100.0, divisor=2.0, legacy_resize=True)
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-        pixels = session.run(add_decoding(tf.constant([jpeg]), network))
+        pixels = session.run(add_decoding(tf.constant([jpeg]), tf.constant(WHOLE), network))
     upright = np.rot90(tf.io.decode_image(jpeg).numpy(), -1)
     expected = (tf.compat.v1.image.resize_bilinear(upright[None], [20, 20]) - 100) / 2
     np.testing.assert_allclose(pixels, expected, atol=1e-4)

@@ -10,9 +10,10 @@ from components import features
 from components.evaluate import evaluate_model, find_baseline
 from components.export import list_versions
 from components.features import Bottlenecks, Examples, Export, Work
+from components.head_input import evaluate_from_memory
 from components.model_analysis import read_confusion, read_metrics, read_slice_metrics
 from components.shards import read_bottlenecks, shard_files
-from components.train import evaluation_input, load_classifier
+from components.train import load_classifier
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ def test_table(toy_run, outcomes):
 @pytest.fixture(scope="module")
 def predicted(toy_run, outcomes, test_table):
     classifier = load_classifier(outcomes[0], toy_run, 0)
-    predictions = list(classifier.predict(evaluation_input(test_table)))
+    predictions = list(classifier.predict(evaluate_from_memory(test_table.vectors, test_table.labels).input_fn))
     probabilities = np.array([prediction["probabilities"] for prediction in predictions], np.float64)
     return classifier, probabilities / probabilities.sum(1, keepdims=True)
 
@@ -43,7 +44,7 @@ def predicted(toy_run, outcomes, test_table):
 def test_tfma_the_estimator_and_the_confusion_matrix_agree(toy_run, test_table, predicted):
     classifier, probabilities = predicted
     metrics = read_metrics(toy_run.evaluation)
-    estimated = classifier.evaluate(evaluation_input(test_table))
+    estimated = classifier.evaluate(evaluate_from_memory(test_table.vectors, test_table.labels).input_fn)
     confusion = read_confusion(toy_run.evaluation, 3)
     assert metrics["accuracy"] == pytest.approx(estimated["accuracy"], abs=1e-6)
     assert metrics["accuracy"] == pytest.approx(np.trace(confusion) / confusion.sum(), abs=1e-6)

@@ -92,6 +92,47 @@ def test_only_and_from_and_a_change_run_what_they_should(toy_run, toy_config, tm
     assert stages_run("train.epochs=3", "evaluate.thresholds.accuracy=0.1", "--from", "report") == ["report"]
 
 
+@pytest.mark.parametrize("pattern", ["bottlenecks/*/train-*", "bottlenecks/*/test-*", "examples/val-*"])
+def test_a_damaged_shard_is_computed_again_and_the_run_ends_as_before(toy_run, toy_config, tmp_path, capsys, pattern):
+    import shutil
+
+    shutil.copytree(toy_run.root, tmp_path / "run")
+    run = RunDir(tmp_path / "run")
+    (damaged, *_) = sorted(run.root.glob(pattern))
+    healthy = damaged.read_bytes()
+    damaged.write_bytes(healthy[:200] + bytes([healthy[200] ^ 1]) + healthy[201:])
+    # Another bottleneck folder makes extract read the examples; a stage that is done does not read them again.
+    changed = {"extract": {"engine": "tensorflow_bf16"}} if pattern.startswith("examples") else {"seed": 0}
+    train = {**toy_config["train"], "epochs": 7}
+    config = write_config(tmp_path / "c.yaml", **{**toy_config, **changed, "train": train, "output_dir": str(run.root)})
+    assert main(["run", str(config)]) == 0
+    assert f"'{damaged}' was damaged and is computed again" in capsys.readouterr().err
+    assert damaged.read_bytes() == healthy
+
+
+def test_a_model_that_averages_views_serves_what_was_measured(toy_config, tmp_path):
+    import numpy as np
+    import tensorflow as tf
+
+    from components.export import list_versions
+
+    augment = {"flip": True, "crops": 2, "average": True}
+    config = write_config(
+        tmp_path / "c.yaml", **{**toy_config, "augment": augment, "output_dir": str(tmp_path / "run")}
+    )
+    assert main(["run", str(config)]) == 0
+    run = RunDir(tmp_path / "run")
+    with run.predictions.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    encoded = [(Path(toy_config["data"]["path"]) / row["path"]).read_bytes() for row in rows]
+    predict = tf.saved_model.load(str(list_versions(run.exports)[-1])).signatures["serving_default"]
+    served = predict(image_bytes=tf.constant(encoded))
+    assert served["index"].numpy().tolist() == [int(row["index"]) for row in rows]
+    np.testing.assert_allclose(
+        served["probabilities"].numpy().max(1), [float(row["probability"]) for row in rows], atol=1e-4
+    )
+
+
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
     folder = tmp_path_factory.mktemp("digits") / "run"

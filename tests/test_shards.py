@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from components import features
 from components.bottlenecks import bottleneck_record
+from components.errors import DamagedShard
 from components.features import SPLITS, shard_name
 from components.shards import find_overlapping, read_bottlenecks, serialize_record, shard_files, writing_shards
 
@@ -21,7 +22,7 @@ def write_bottlenecks(folder, rows):
                 features.TEXT: b"class",
                 features.SOURCE: b"",
             }
-            write["train"](bottleneck_record(record, vector))
+            write["train"](bottleneck_record(record, vector[None], vector))
 
 
 def test_bottlenecks_come_back_as_they_were_written(tmp_path):
@@ -45,8 +46,9 @@ def test_a_flipped_bit_is_noticed(tmp_path):
     content = bytearray(Path(path).read_bytes())
     content[len(content) // 2] ^= 1
     Path(path).write_bytes(content)
-    with pytest.raises(tf.errors.DataLossError):
+    with pytest.raises(DamagedShard) as caught:
         read_bottlenecks([path], 7)
+    assert caught.value.path == path
 
 
 def test_shards_appear_only_when_their_worker_ends_well(tmp_path):

@@ -1,0 +1,108 @@
+"""The choice of an engine: trials on the user's own images, and how close to TensorFlow in float32 it must stay."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from components import features
+from components.backbone import Backbone
+from components.engines import BATCH_SIZE, BATCHES_IN_FLIGHT, list_engines, load_engine
+from components.features import SPLITS, TENSORFLOW, Examples, RunDir
+from components.files import write_json
+from components.shards import IMAGE_SPEC, read_batches, shard_files
+
+# Batches on which engines are tried, the first to warm up.
+TRIAL_BATCHES = 9
+
+
+@dataclass(frozen=True)
+class Closeness:
+    """How close the bottlenecks of a faster engine must stay to TensorFlow's in float32, as cosines over a sample."""
+
+    median: float
+    first_percentile: float
+
+
+class Trial(NamedTuple):
+    """What an engine did on the sample: images a second, and the cosines of its bottlenecks with TensorFlow's."""
+
+    engine: str
+    images_per_second: float
+    median_cosine: float
+    first_percentile_cosine: float
+
+
+def settle_engine(examples: Examples, backbone: Backbone, closeness: Closeness, run: RunDir) -> str:
+    """Return the engine that trials on the user's own images chose, or had chosen, and write them beside bottlenecks.
+
+    What was chosen before stays: another would compute all bottlenecks again.
+    """
+    file = run.trials(backbone.id)
+    if file.exists():
+        before = json.loads(file.read_text(encoding="utf-8"))
+        if before["closeness"] == asdict(closeness):
+            chosen: str = before["engine"]
+            return chosen
+    files = [shard_files(run.examples, split, examples.shards)[0] for split in SPLITS]
+    encoded = list(itertools.islice(read_encoded(files), TRIAL_BATCHES * BATCH_SIZE))
+    batches = [encoded[start : start + BATCH_SIZE] for start in range(0, len(encoded), BATCH_SIZE)]
+    if len(batches) < 2:
+        return TENSORFLOW
+    trials = try_engines(run.backbones / backbone.id, batches)
+    engine = choose_engine(trials, closeness)
+    write_json(
+        file, {"engine": engine, "closeness": asdict(closeness), "trials": [trial._asdict() for trial in trials]}
+    )
+    return engine
+
+
+def read_encoded(files: Sequence[str]) -> Iterator[bytes]:
+    """Yield the encoded images of example shards."""
+    for batch in read_batches(files, IMAGE_SPEC):
+        yield from batch[features.ENCODED]
+
+
+def try_engines(folder: Path, batches: Sequence[list[bytes]]) -> list[Trial]:
+    """Time every engine on batches of encoded images; the first of these only warms it up."""
+    trials: list[Trial] = []
+    exact: np.ndarray = np.zeros(0)
+    for name in list_engines(folder):
+        engine = load_engine(name, folder)
+        engine.compute_bottlenecks(batches[0])
+        started = time.perf_counter()
+        with ThreadPoolExecutor(BATCHES_IN_FLIGHT) as pool:
+            found = np.concatenate(list(pool.map(engine.compute_bottlenecks, batches[1:])))
+        seconds = time.perf_counter() - started
+        exact = found if name == TENSORFLOW else exact
+        cosines = compare_directions(found, exact)
+        trials.append(Trial(name, len(found) / seconds, float(np.median(cosines)), float(np.percentile(cosines, 1))))
+    return trials
+
+
+def choose_engine(trials: Sequence[Trial], closeness: Closeness) -> str:
+    """Return the fastest engine of those whose bottlenecks are close enough; TensorFlow's own always are."""
+    close = [
+        trial
+        for trial in trials
+        if trial.engine == TENSORFLOW
+        or trial.median_cosine >= closeness.median
+        and trial.first_percentile_cosine >= closeness.first_percentile
+    ]
+    return max(close, key=lambda trial: trial.images_per_second).engine
+
+
+def compare_directions(vectors: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return the cosine of each row of float32[N, D] with that of another; 1 where both are zeros."""
+    products = (vectors * others).sum(1, dtype=np.float64)
+    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1) * np.linalg.norm(others.astype(np.float64), axis=1)
+    equal = (vectors == others).all(1)
+    return np.where(equal, 1.0, products / np.where(lengths > 0, lengths, 1))
