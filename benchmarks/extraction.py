@@ -2,16 +2,22 @@
 
     python benchmarks/extraction.py data/caltech101 [--backbone efficientnet_lite0] [--images 2000] [--rounds 3]
 
-Prints a table and writes benchmarks/extraction.json. The limit of an engine is the time that decoding and resizing
-alone and its forward pass alone take, each on data in memory and on all cores. Keras is image_dataset_from_directory
-and predict with the same network; the tutorials' loop is one image a session.run, over a tenth of the images.
+Prints a table and writes benchmarks/extraction.json, for TensorFlow and for the engine that auto chooses on these
+images. The limit of an engine is the time that decoding and resizing alone and its forward pass alone take, on data
+in memory and on all cores; "bare" is the forward pass alone. Keras is image_dataset_from_directory and predict with the
+same network; the tutorials' loop is one image a session.run, over a tenth of the images. ONNX Runtime is timed where it
+and tf2onnx are installed.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib.util
+import io
 import itertools
 import json
+import operator
 import statistics
 import tempfile
 import time
@@ -27,16 +33,42 @@ from rich.console import Console
 import components  # sets TensorFlow's environment before it is imported
 from components import features
 from components.backbone import BackboneSession, prepare_backbone
-from components.bottlenecks import BATCH_SIZE, extract_bottlenecks
+from components.bottlenecks import extract_bottlenecks
 from components.catalog import parse_backbone
-from components.engines import BATCHES_IN_FLIGHT, Closeness, list_engines, load_engine
-from components.features import RunDir
-from components.listing import Listing, list_images
+from components.engine_choice import TRIAL_BATCHES, Closeness, choose_engine, try_engines
+from components.engines import BATCH_SIZE, BATCHES_IN_FLIGHT, cut_graph, load_engine
+from components.features import TENSORFLOW, RunDir
+from components.listing import ImageFile, Listing, list_images
 from components.progress import Progress
 from components.sharding import choose_shards
 from components.split import SplitPlan
+from components.views import Augment
 
+CLOSE = Closeness(0.999, 0.995)
+WHOLE = Augment(flip=False, crops=0, crop_side=0.8, average=False)
+WARM_UP = 150  # images
 SHARES = {"train": 0.6, "val": 0.2, "test": 0.2}
+
+
+def take_listing(whole: Listing, files: list[ImageFile]) -> Listing:
+    """Return a listing of some files with the classes that they have."""
+    texts = {file.text for file in files}
+    return whole._replace(files=files, labels=[text for text in whole.labels if text in texts])
+
+
+def read_batches(listing: Listing) -> list[list[bytes]]:
+    """Read all images into memory, in batches."""
+    contents = iter([Path(file.path).read_bytes() for file in listing.files])
+    return list(iter(lambda: list(itertools.islice(contents, BATCH_SIZE)), []))
+
+
+def link_images(listing: Listing, folder: Path) -> Path:
+    """Link the images of a listing into a folder, which is returned."""
+    for file in listing.files:
+        link = folder / file.key
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(Path(file.path).resolve())
+    return folder
 
 
 def run_stages(listing: Listing, backbone: Any, engine: str) -> float:
@@ -49,7 +81,7 @@ def run_stages(listing: Listing, backbone: Any, engine: str) -> float:
         started = time.perf_counter()
         shards = choose_shards(len(listing.files))
         examples = components.ingest.ingest_images(listing, run, shards, rules, options, progress)
-        extract_bottlenecks(examples, parse_backbone(backbone), engine, Closeness(0.999, 0.995), run, options, progress)
+        extract_bottlenecks(examples, parse_backbone(backbone), engine, CLOSE, WHOLE, run, options, progress)
         return time.perf_counter() - started
 
 
@@ -62,17 +94,30 @@ def time_side_by_side(compute: Callable[[Any], Any], batches: Iterable[Any]) -> 
     return time.perf_counter() - started
 
 
-def measure_limit(session: BackboneSession, engine: Any, encoded: list[list[bytes]]) -> float:
-    """Return the seconds of decoding alone and of the forward pass alone, added."""
-
-    def decode(batch: list[bytes]) -> Any:
-        return session.run(features.PIXELS, features.IMAGE_BYTES, batch)
-
-    seconds = 0.0
+def measure_parts(
+    session: BackboneSession, forwards: dict[str, Callable[[Any], Any]], encoded: list[list[bytes]]
+) -> dict[str, float]:
+    """Return the seconds of decoding alone and of each forward pass alone."""
+    seconds = dict.fromkeys(["decoding", *forwards], 0.0)
     for window in (encoded[start : start + 10] for start in range(0, len(encoded), 10)):  # pixels are large
-        seconds += time_side_by_side(decode, window)
-        seconds += time_side_by_side(engine.compute_from_pixels, [decode(batch) for batch in window])
+        seconds["decoding"] += time_side_by_side(session.decode, window)
+        pixels = [session.decode(batch) for batch in window]
+        for name, forward in forwards.items():
+            seconds[name] += time_side_by_side(forward, pixels)
     return seconds
+
+
+def load_onnx(folder: Path) -> Callable[[Any], Any] | None:
+    """Return the forward pass of ONNX Runtime, where it and the converter are installed."""
+    if not (importlib.util.find_spec("onnxruntime") and importlib.util.find_spec("tf2onnx")):
+        return None
+    import onnxruntime
+    import tf2onnx
+
+    names = [f"{features.PIXELS}:0"], [f"cut/{features.BOTTLENECK}:0"]
+    model, _ = tf2onnx.convert.from_graph_def(cut_graph(folder), input_names=names[0], output_names=names[1])
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return lambda pixels: session.run(names[1], {names[0][0]: pixels})[0]
 
 
 def build_keras(backbone: str, size: int) -> Any:
@@ -111,9 +156,10 @@ def run_keras(model: Any, folder: Path, size: int) -> float:
     import tensorflow as tf
 
     started = time.perf_counter()
-    images = tf.keras.utils.image_dataset_from_directory(
-        folder, batch_size=BATCH_SIZE, image_size=(size, size), shuffle=False
-    )
+    with contextlib.redirect_stdout(io.StringIO()):
+        images = tf.keras.utils.image_dataset_from_directory(
+            folder, batch_size=BATCH_SIZE, image_size=(size, size), shuffle=False
+        )
     model.predict(images.prefetch(tf.data.AUTOTUNE), verbose=0)
     return time.perf_counter() - started
 
@@ -129,41 +175,51 @@ def main() -> None:
     backbone = "{keras: InceptionV3, weights: none}" if options.backbone == "InceptionV3" else options.backbone
     backbone = yaml.safe_load(backbone)
     whole = list_images(str(options.images))
-    step = max(len(whole.files) // options.count, 1)
-    listing = whole._replace(files=[file for file in whole.files[::step] if "." in file.key])
-    listing = listing._replace(labels=[text for text in whole.labels if text in {file.text for file in listing.files}])
+    files = [file for file in whole.files if "." in file.key]
+    listing = take_listing(whole, files[:: max(len(files) // options.count, 1)])
     count = len(listing.files)
-    contents = iter([Path(file.path).read_bytes() for file in listing.files])
-    encoded = list(iter(lambda: list(itertools.islice(contents, BATCH_SIZE)), []))
+    encoded = read_batches(listing)
     seconds: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as place:
-        for file in listing.files:
-            link = Path(place, "images", file.key)
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(Path(file.path).resolve())
+        few = take_listing(whole, files[:: len(files) // WARM_UP])
+        folders = {number: link_images(part, Path(place, str(number))) for number, part in enumerate((few, listing))}
         prepared = prepare_backbone(parse_backbone(backbone), Path(place), Progress(Console(quiet=True)))
         folder, size = Path(place, prepared.id), prepared.size or 0
         session = BackboneSession(folder)
-        engines = {name: load_engine(name, folder) for name in list_engines(folder)}
+        trials = try_engines(folder, encoded[:TRIAL_BATCHES])
+        chosen = choose_engine(trials, CLOSE)
+        for trial in trials:
+            print(
+                f"trial of {trial.engine:16} {trial.images_per_second:6.1f} images/s, cosines {trial[2:]}", flush=True
+            )
+        engines = dict.fromkeys([TENSORFLOW, chosen])
+        forwards = {f"{name}, bare": load_engine(name, folder).compute_from_pixels for name in engines}
+        onnx = load_onnx(folder)
+        if onnx:
+            forwards["ONNX Runtime, bare"] = onnx
         keras = build_keras(options.backbone, size)
         for number in range(options.rounds + 1):
-            timed = {"Keras": run_keras(keras, Path(place, "images"), size)}
+            # The first round is a short one, to warm up.
+            part, batches = (listing, encoded) if number else (few, read_batches(few))
+            timed = {"Keras": run_keras(keras, folders[min(number, 1)], size)}
             started = time.perf_counter()
-            for image in [image for batch in encoded for image in batch][::10]:
+            for image in [image for batch in batches for image in batch][::10]:
                 session.compute_bottlenecks([image])
             timed["tutorials' loop"] = (time.perf_counter() - started) * 10
-            for name, engine in engines.items():
-                timed[f"{name} limit"] = measure_limit(session, engine, encoded)
-                timed[name] = run_stages(listing, backbone, name)
+            timed.update(measure_parts(session, forwards, batches))
+            for name in engines:
+                timed[f"{name}, limit"] = timed["decoding"] + timed[f"{name}, bare"]
+                timed[name] = run_stages(part, backbone, name)
             for name, value in timed.items():
-                if number:  # the first round warms up
+                if number:
                     seconds.setdefault(name, []).append(value)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     print(f"{options.backbone}, {count} images, {options.rounds} rounds")
     print(f"{'':24} {'images/s':>8}  {'spread':>12}  {'of limit':>10}  {'x Keras':>7}")
     for name, values in seconds.items():
-        share = f"{medians[f'{name} limit'] / medians[name]:.2f}" if f"{name} limit" in medians else ""
-        times = f"{medians['Keras'] / medians[name]:.2f}"
+        limits = seconds.get(f"{name}, limit")
+        share = f"{statistics.median(map(operator.truediv, limits, values)):.2f}" if limits else ""
+        times = f"{statistics.median(map(operator.truediv, seconds['Keras'], values)):.2f}"
         spread = f"({count / max(values):.0f} to {count / min(values):.0f})"
         print(f"{name:24} {count / medians[name]:8.1f}  {spread:>12}  {share:>10}  {times:>7}")
     result = {"backbone": options.backbone, "images": count, "seconds": seconds, "medians": medians}

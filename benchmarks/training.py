@@ -1,11 +1,12 @@
 """The head's training against scikit-learn and Keras, on made-up bottlenecks of Caltech-256's size, in rounds.
 
-python benchmarks/training.py --rounds 3
+    python benchmarks/training.py [--run runs/caltech101] [--rounds 3]
 
-All three get the same arrays and classify the same test split; ours is the whole of HeadClassifier.fit: building the
-graph, evaluating after each epoch, checkpoints and events. Keras trains the same layer with the same optimiser,
-schedule, penalty, batches and epochs, validating after each, and keeps its last weights. scikit-learn minimises to its
-default tolerance.
+All three get the same arrays, or those of a finished run, and classify the same test split. Ours is the whole of
+HeadClassifier.fit with the config's defaults: building the graph, evaluating after each epoch, checkpoints and events.
+Keras trains the same layer with the same optimiser, schedule, penalty, batches and epochs, validating after each, and
+keeps its last weights. scikit-learn minimises to its default tolerance, with the C that is best on the validation
+split, which is found before the clock starts.
 """
 
 from __future__ import annotations
@@ -23,17 +24,19 @@ import tensorflow as tf
 from rich.console import Console
 from sklearn.linear_model import LogisticRegression
 
+from components.features import SPLITS, STAGES, RunDir
+from components.head_input import Source, Vectors, evaluate_from_memory, load_vectors, train_from_memory
 from components.model import Optimisation
 from components.progress import Progress
-from components.shards import BottleneckTable
-from components.train import HeadClassifier, evaluation_input
+from components.shards import shard_files
+from components.train import HeadClassifier, choose_epochs
+from pipeline.config import Train
 
 IMAGES, DIM, CLASSES = 30_607, 2048, 257
 SHARES = (0.6, 0.8)  # where train and val end
 RANK, FACTORS, SEPARATION = 64, 256, 0.8  # dimensions that tell classes apart, and all that features share
 
-LEARNING_RATE, L2 = 0.001, 0.005  # the config's defaults
-C = 0.01
+STRENGTHS = (0.001, 0.01, 0.1, 1.0)
 
 
 class Measured(NamedTuple):
@@ -43,7 +46,7 @@ class Measured(NamedTuple):
     accuracy: float
 
 
-def make_splits(seed: int) -> list[BottleneckTable]:
+def make_splits(seed: int) -> list[Vectors]:
     """Return train, val and test: classes apart in few directions, correlated noise, no negatives, as after a ReLU."""
     random = np.random.default_rng(seed)
     labels = random.integers(0, CLASSES, IMAGES)
@@ -54,74 +57,106 @@ def make_splits(seed: int) -> list[BottleneckTable]:
     own = 0.5 * random.standard_normal((IMAGES, DIM), np.float32)
     vectors = np.maximum(factors.astype(np.float32) @ basis + own - 0.5, 0)
     ends = [int(share * IMAGES) for share in SHARES]
+    return [Vectors(vectors[part, None], labels[part]) for part in np.split(np.arange(IMAGES), ends)]
+
+
+def read_splits(run: RunDir) -> list[Vectors]:
+    """Return the bottlenecks of train, val and test of a finished run."""
+    outcomes = {stage: json.loads((run.stages / f"{stage}.json").read_text())["outcome"] for stage in STAGES[:3]}
+    examples, extract = outcomes["ingest"], outcomes["extract"]
+    folder = run.bottlenecks(extract["backbone_id"], extract["engine"], extract["views"])
     return [
-        BottleneckTable([""] * len(part), [b""] * len(part), vectors[part], labels[part], [""] * len(part), [])
-        for part in np.split(np.arange(IMAGES), ends)
+        load_vectors(
+            Source(shard_files(folder, split, examples["shards"]), examples["splits"][split], extract["dim"], 1)
+        )
+        for split in SPLITS
     ]
 
 
-def train_ours(splits: list[BottleneckTable], epochs: int, batch_size: int, seed: int) -> Measured:
+def train_ours(splits: list[Vectors], settings: Train, seed: int) -> Measured:
     """Measure HeadClassifier.fit."""
     train, val, test = splits
+    classes, batch_size = int(train.labels.max()) + 1, settings.batch_size
     with tempfile.TemporaryDirectory() as folder:
         labels_file = Path(folder) / "labels.txt"
-        labels_file.write_text("".join(f"class {number}\n" for number in range(CLASSES)))
+        labels_file.write_text("".join(f"class {number}\n" for number in range(classes)))
         start = time.perf_counter()
-        optimisation = Optimisation(epochs * -(-len(train.labels) // batch_size), LEARNING_RATE, L2)
-        classifier = HeadClassifier(Path(folder) / "model", labels_file, CLASSES, seed, optimisation)
-        classifier.fit(train, val, epochs, batch_size, seed, Progress(Console(quiet=True)))
+        epochs = choose_epochs(len(train.labels), batch_size)
+        batches = train_from_memory(train, epochs, batch_size, seed)
+        optimisation = Optimisation(epochs * batches.per_pass, settings.learning_rate, settings.l2)
+        classifier = HeadClassifier(Path(folder) / "model", labels_file, classes, seed, optimisation)
+        held_out = evaluate_from_memory(val.values[:, 0], val.labels)
+        classifier.fit(batches, held_out, epochs, Progress(Console(quiet=True)))
         seconds = time.perf_counter() - start
-        accuracy = classifier.evaluate(evaluation_input(test))["accuracy"]
+        accuracy = classifier.evaluate(evaluate_from_memory(test.values[:, 0], test.labels).input_fn)["accuracy"]
         tf.compat.v1.summary.FileWriterCache.clear()
     return Measured(seconds, float(accuracy))
 
 
-def train_scikit_learn(splits: list[BottleneckTable]) -> Measured:
+def choose_strength(splits: list[Vectors]) -> float:
+    """Return the C with which scikit-learn is best on the validation split."""
+    train, val, _ = splits
+
+    def score(strength: float) -> float:
+        model = LogisticRegression(C=strength, max_iter=1000).fit(scale(train.values), train.labels)
+        return float(model.score(scale(val.values), val.labels))
+
+    return max(STRENGTHS, key=score)
+
+
+def train_scikit_learn(splits: list[Vectors], strength: float) -> Measured:
     """Measure LogisticRegression on bottlenecks scaled as the head scales them."""
     train, _, test = splits
     start = time.perf_counter()
-    model = LogisticRegression(C=C, max_iter=1000).fit(scale(train.vectors), train.labels)
+    model = LogisticRegression(C=strength, max_iter=1000).fit(scale(train.values), train.labels)
     seconds = time.perf_counter() - start
-    return Measured(seconds, float(model.score(scale(test.vectors), test.labels)))
+    return Measured(seconds, float(model.score(scale(test.values), test.labels)))
 
 
-def train_keras(splits: list[BottleneckTable], epochs: int, batch_size: int, seed: int) -> Measured:
+def train_keras(splits: list[Vectors], settings: Train, seed: int) -> Measured:
     """Measure Keras' fit of one softmax layer."""
     train, val, test = splits
     tf.keras.utils.set_random_seed(seed)
     start = time.perf_counter()
+    epochs, batch_size = choose_epochs(len(train.labels), settings.batch_size), settings.batch_size
     steps = epochs * -(-len(train.labels) // batch_size)
     # Keras' penalty is L2 times the sum of squares, tf.nn.l2_loss halves it.
-    penalty = tf.keras.regularizers.L2(L2 / 2)
-    layer = tf.keras.layers.Dense(CLASSES, "softmax", kernel_initializer="zeros", kernel_regularizer=penalty)
-    model = tf.keras.Sequential([tf.keras.Input([DIM]), layer])
-    rate = tf.keras.optimizers.schedules.CosineDecay(LEARNING_RATE, steps)
+    penalty = tf.keras.regularizers.L2(settings.l2 / 2)
+    classes = int(train.labels.max()) + 1
+    layer = tf.keras.layers.Dense(classes, "softmax", kernel_initializer="zeros", kernel_regularizer=penalty)
+    model = tf.keras.Sequential([tf.keras.Input([train.values.shape[-1]]), layer])
+    rate = tf.keras.optimizers.schedules.CosineDecay(settings.learning_rate, steps)
     model.compile(tf.keras.optimizers.Adam(rate), "sparse_categorical_crossentropy", ["accuracy"])
-    held_out = (scale(val.vectors), val.labels)
-    model.fit(scale(train.vectors), train.labels, batch_size, epochs, verbose=0, validation_data=held_out)
+    held_out = (scale(val.values), val.labels)
+    model.fit(scale(train.values), train.labels, batch_size, epochs, verbose=0, validation_data=held_out)
     seconds = time.perf_counter() - start
-    _, accuracy = model.evaluate(scale(test.vectors), test.labels, verbose=0)
+    _, accuracy = model.evaluate(scale(test.values), test.labels, verbose=0)
     return Measured(seconds, float(accuracy))
 
 
-def scale(vectors: np.ndarray) -> np.ndarray:
-    """Return vectors at length sqrt(D), as in add_final_training_ops."""
-    return vectors * (DIM**0.5 / np.linalg.norm(vectors, axis=1, keepdims=True))
+def scale(values: np.ndarray) -> np.ndarray:
+    """Return vectors [N, 1, D] as [N, D] at length sqrt(D), as in add_final_training_ops."""
+    vectors = values[:, 0]
+    return vectors * (vectors.shape[1] ** 0.5 / np.linalg.norm(vectors, axis=1, keepdims=True))
 
 
 def main() -> None:
     """Print and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--run", type=Path, help="a run directory whose bottlenecks to take")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    splits = make_splits(options.seed)
+    splits = read_splits(RunDir(options.run)) if options.run else make_splits(options.seed)
+    settings = Train()
+    strength = choose_strength(splits)
+    print(
+        f"train {splits[0].values.shape}, {int(splits[0].labels.max()) + 1} classes; scikit-learn's C is {strength:g}"
+    )
     contestants: dict[str, Callable[[], Measured]] = {
-        "topgraft": lambda: train_ours(splits, options.epochs, options.batch_size, options.seed),
-        "keras": lambda: train_keras(splits, options.epochs, options.batch_size, options.seed),
-        "scikit-learn": lambda: train_scikit_learn(splits),
+        "topgraft": lambda: train_ours(splits, settings, options.seed),
+        "keras": lambda: train_keras(splits, settings, options.seed),
+        "scikit-learn": lambda: train_scikit_learn(splits, strength),
     }
     measured: dict[str, list[Measured]] = {name: [] for name in contestants}
     for _ in range(options.rounds):
@@ -134,7 +169,7 @@ def main() -> None:
         median, accuracy = statistics.median(seconds), statistics.median(run.accuracy for run in runs)
         print(f"{name:14}{median:10.1f}{min(seconds):10.1f}{max(seconds):10.1f}{accuracy:10.4f}")
         figures[name] = {"seconds": [round(value, 2) for value in seconds], "accuracy": round(accuracy, 4)}
-    content = {"epochs": options.epochs, "batch_size": options.batch_size, "rounds": options.rounds, **figures}
+    content = {"strength": strength, "settings": settings.model_dump(), **figures}
     Path("benchmarks/training.json").write_text(json.dumps(content, indent=2) + "\n")
 
 

@@ -18,10 +18,10 @@ from tensorflow.python.ops import control_flow_util
 
 import components
 from components import features
-from components.catalog import EMBEDDED, Spec
+from components.catalog import EMBEDDED, Spec, source_files
 from components.decoding import add_decoding
 from components.errors import UserError
-from components.files import replacing_folder, write_json
+from components.files import fingerprint_file, replacing_folder, write_json
 from components.imported_bottlenecks import ImportedBottlenecks
 from components.network import Network, find_tensor, pool
 from components.progress import Progress
@@ -33,13 +33,14 @@ GRAPH_FILE, JSON_FILE = "graph.pb", "backbone.json"
 @dataclass(frozen=True)
 class Backbone:
     """What backbone.json holds: dim is the width of the bottleneck, size the side of the one input in pixels, if it is
-    one; labels are the classes of the backbone's own head, if it has one."""
+    one; labels are the classes of the backbone's own head, if it has one; source is the fingerprint of what made it."""
 
     name: str
     id: str
     dim: int
     size: Optional[int]
     labels: tuple[str, ...]
+    source: str = ""
 
 
 def prepare_backbone(specs: Sequence[Spec], folder: Path, progress: Progress, own_classes: bool = False) -> Backbone:
@@ -48,6 +49,10 @@ def prepare_backbone(specs: Sequence[Spec], folder: Path, progress: Progress, ow
     own_classes asks Keras applications for their ImageNet top, which others have with them in any case. Raises
     UserError where a source, a layer or a tensor is not to be had.
     """
+    source = fingerprint_source(specs, own_classes)
+    for made in folder.glob(f"*/{JSON_FILE}"):
+        if read_backbone(made.parent).source == source:
+            return read_backbone(made.parent)
     networks = [(build_network(spec, progress, own_classes), spec) for spec in specs]
     with _v1_control_flow(), tf.Graph().as_default() as graph:
         image_bytes = tf.compat.v1.placeholder(tf.string, [None], features.IMAGE_BYTES)
@@ -62,7 +67,15 @@ def prepare_backbone(specs: Sequence[Spec], folder: Path, progress: Progress, ow
             scaled = [tf.nn.l2_normalize(part, -1) * part.shape[-1] ** 0.5 for part in parts]
             tf.concat(scaled, -1, features.BOTTLENECK)
     labels = networks[0][0].labels if len(networks) == 1 else ()
-    return write_backbone("+".join(spec.title for spec in specs), graph, labels, folder)
+    return write_backbone("+".join(spec.title for spec in specs), graph, labels, source, folder)
+
+
+def fingerprint_source(specs: Sequence[Spec], own_classes: bool) -> str:
+    """Return a hash of all that decides a prepared backbone: specs, their files, TensorFlow and this package's code."""
+    code = sorted(Path(__file__).parent.glob("*.py"))
+    files = [fingerprint_file(path) for path in (*source_files(tuple(specs)), *code)]
+    parts = [[asdict(spec) for spec in specs], own_classes, files, tf.__version__]
+    return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:16]
 
 
 def build_network(spec: Spec, progress: Progress, own_classes: bool) -> Network:
@@ -121,7 +134,7 @@ def _v1_control_flow() -> Iterator[None]:
         control_flow_util.ENABLE_CONTROL_FLOW_V2 = before
 
 
-def write_backbone(name: str, graph: tf.Graph, labels: tuple[str, ...], folder: Path) -> Backbone:
+def write_backbone(name: str, graph: tf.Graph, labels: tuple[str, ...], source: str, folder: Path) -> Backbone:
     """Write a graph that has the canonical tensors below <folder>/<id>; its id is the hash of the graph."""
     operations = {operation.name: operation for operation in graph.get_operations()}
     outputs = [output for output in (features.BOTTLENECK, features.PROBABILITIES) if output in operations]
@@ -135,6 +148,7 @@ def write_backbone(name: str, graph: tf.Graph, labels: tuple[str, ...], folder: 
         dim=operations[features.BOTTLENECK].outputs[0].shape[-1],
         size=operations[features.PIXELS].outputs[0].shape[1] if features.PIXELS in operations else None,
         labels=(*labels, *[""] * (width - len(labels))) if labels and width else (),
+        source=source,
     )
     with replacing_folder(folder / backbone.id) as partial:
         (partial / GRAPH_FILE).write_bytes(content)

@@ -42,7 +42,7 @@ class OpenvinoEngine:
         core = openvino.Core()
         with tempfile.TemporaryDirectory() as place:
             file = Path(place, "pixels_to_bottleneck.pb")
-            file.write_bytes(_cut_graph(folder).SerializeToString())
+            file.write_bytes(cut_graph(folder).SerializeToString())
             model = core.read_model(file)
         # With this hint two cores work on one batch; THROUGHPUT was half as fast on batches of 32.
         settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
@@ -64,7 +64,7 @@ class OpenvinoEngine:
             self._requests.put(request)
 
 
-def _cut_graph(folder: Path) -> Any:
+def cut_graph(folder: Path) -> Any:
     """Return the graph from pixels to bottleneck."""
     whole = tf.Graph()
     with whole.as_default():

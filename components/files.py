@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -76,6 +77,15 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]])
 def beside(path: Path, suffix: str) -> Path:
     """Return the path of the same name with a suffix added."""
     return path.with_name(path.name + suffix)
+
+
+def fingerprint_file(path: Path | None) -> str:
+    """Return a hash of names, sizes and times of change of a file or of all below a folder, '' where there is none."""
+    if path is None:
+        return ""
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    stamps = [f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files if file.exists()]
+    return hashlib.sha256("\n".join(stamps).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 @contextmanager

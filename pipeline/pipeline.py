@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import components  # its submodules load on first use: a run with nothing to do imports no TensorFlow
@@ -22,6 +20,7 @@ from components.features import (
     RunDir,
     Validation,
 )
+from components.files import fingerprint_file
 from components.listing import list_images
 from components.progress import Progress
 from components.sharding import choose_shards
@@ -39,21 +38,12 @@ if TYPE_CHECKING:
 
 def run_stages(config: Config, run: RunDir, stages: Stages, progress: Progress) -> None:
     """Run or skip every stage in turn; the outcomes are kept by stages."""
-    do, seed, data = stages.do, config.seed, config.data
+    do, seed = stages.do, config.seed
     thresholds, max_drop = config.evaluate.thresholds.model_dump(exclude_none=True), config.evaluate.max_accuracy_drop
     gate, engine, beam = config.validation, config.extract, config.beam.runner
 
-    listing = list_images(data_place(config, progress), data.exclude, data.labels, data.group_pattern)
-    open_run_folder(run)
-    shards = config.beam.shards or choose_shards(len(listing.files))
-
     # Read and check every new image, write it to the shard of its key and to the split that its class needs.
-    examples = do(
-        "ingest",
-        Examples,
-        lambda: components.ingest.ingest_images(listing, run, shards, make_rules(config), make_options(beam), progress),
-        settings=[listing.fingerprint(), shards, data.model_dump(exclude={"path", "source"}), seed],
-    )
+    examples = list_and_ingest(config, run, stages, progress)
     # Stop here if the data is not what it should be.
     validation = do(
         "validate",
@@ -133,6 +123,22 @@ def run_stages(config: Config, run: RunDir, stages: Stages, progress: Progress) 
     )
 
 
+def list_and_ingest(config: Config, run: RunDir, stages: Stages, progress: Progress) -> Examples:
+    """Run or skip ingest; the list of all images, a hundred MiB for a hundred thousand, is held no longer."""
+    data = config.data
+    listing = list_images(data_place(config, progress), data.exclude, data.labels, data.group_pattern)
+    open_run_folder(run)
+    shards = config.beam.shards or choose_shards(len(listing.files))
+    return stages.do(
+        "ingest",
+        Examples,
+        lambda: components.ingest.ingest_images(
+            listing, run, shards, make_rules(config), make_options(config.beam.runner), progress
+        ),
+        settings=[listing.fingerprint(), shards, data.model_dump(exclude={"path", "source"}), config.seed],
+    )
+
+
 def data_place(config: Config, progress: Progress) -> str | Sequence[str]:
     """Return where the images are: the user's place or places, or those of a named data set, fetched on first use."""
     if config.data.path:
@@ -157,15 +163,6 @@ def make_closeness(extract: Extract) -> Closeness:
 def make_augment(config: Config) -> Augment:
     """Return which views of each image are extracted, and whether the model answers with their mean."""
     return components.views.Augment(**config.augment.model_dump())
-
-
-def fingerprint_file(path: Path | None) -> str:
-    """Return a hash of names, sizes and times of change of a file or of all below a folder, '' where there is none."""
-    if path is None:
-        return ""
-    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-    stamps = [f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files if file.exists()]
-    return hashlib.sha256("\n".join(stamps).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def make_options(runner: str) -> PipelineOptions:

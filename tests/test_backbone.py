@@ -1,10 +1,11 @@
 import io
 import json
+import os
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import paint_images, quiet_progress
+from conftest import paint_images, quiet_progress, write_toy_graph
 from PIL import Image
 
 from components.backbone import BackboneSession, load_graph, prepare_backbone, read_backbone
@@ -144,3 +145,18 @@ def test_a_file_that_is_no_graph_is_refused(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(UserError, match="x.pb"):
         prepare({"frozen_graph": str(path), "input": "input", "bottleneck": "features"}, tmp_path)
+
+
+def test_what_was_prepared_from_the_same_source_is_not_prepared_again(tmp_path, toy_backbone, monkeypatch):
+    first = prepare(toy_backbone, tmp_path)
+    monkeypatch.setattr("components.backbone.build_network", None)
+    assert prepare(toy_backbone, tmp_path) == first
+
+
+def test_a_changed_source_is_prepared_again(tmp_path):
+    path = write_toy_graph(tmp_path / "toy.pb")
+    spec = {"frozen_graph": str(path), "input": "input", "bottleneck": "features", "scale": [-1, 1]}
+    first = prepare(spec, tmp_path / "out")
+    assert prepare({**spec, "scale": [0, 1]}, tmp_path / "out").id != first.id
+    os.utime(path, (0, 0))
+    assert prepare(spec, tmp_path / "out").source != first.source
