@@ -46,12 +46,10 @@ def add_copies(links: list[Path], number: int, share: float) -> None:
         link.with_name(f"{number}-{link.name}").write_bytes(link.read_bytes() + bytes([number]))
 
 
-def run_config(config: str, overrides: list[str], run: Path, *more: str) -> Timed:
+def run_config(config: str, overrides: list[str], run: Path) -> Timed:
     """Run a config in a process of its own."""
     started = time.perf_counter()
-    result = subprocess.run(
-        [TOPGRAFT, "run", config, f"output_dir={run}", *overrides, *more], capture_output=True, text=True
-    )
+    result = subprocess.run([TOPGRAFT, "run", config, f"output_dir={run}", *overrides], capture_output=True, text=True)
     wall = time.perf_counter() - started
     if result.returncode not in (0, 3):
         raise SystemExit(result.stderr)
@@ -82,15 +80,14 @@ def main() -> None:
         overrides = [f"data.path={images}", *options.overrides]
         timed["cold"] = [run_config(options.config, overrides, run)]
         for number in range(options.rounds):
-            l2 = f"train.l2={0.002 + number / 1e6}"
             timed.setdefault("--help", []).append(time_help())
-            timed.setdefault("head changed", []).append(run_config(options.config, overrides, run, l2))
-            timed.setdefault("nothing changed", []).append(run_config(options.config, overrides, run, l2))
+            overrides.append(f"train.l2={0.002 + number / 1e6}")
+            timed.setdefault("head changed", []).append(run_config(options.config, overrides, run))
+            timed.setdefault("nothing changed", []).append(run_config(options.config, overrides, run))
             add_copies(links, number, 0.01)
-            timed.setdefault("1 % added", []).append(run_config(options.config, overrides, run, l2))
-            timed.setdefault("split changed", []).append(
-                run_config(options.config, overrides, run, l2, f"seed={number + 1}")
-            )
+            timed.setdefault("1 % added", []).append(run_config(options.config, overrides, run))
+            overrides.append(f"seed={number + 1}")
+            timed.setdefault("split changed", []).append(run_config(options.config, overrides, run))
     print(f"{len(links)} images, {options.rounds} rounds; median wall seconds (from, to), bottlenecks computed, stages")
     for name, runs in timed.items():
         walls = [one.wall for one in runs]

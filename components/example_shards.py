@@ -110,9 +110,10 @@ class LyingRecords:
 
 def _read_records(file: Path) -> Iterator[tuple[bytes, tf.train.Example]]:
     try:
-        for serialized in tf.data.TFRecordDataset(str(file)).as_numpy_iterator():
-            record = tf.train.Example.FromString(serialized)
-            yield _bytes(record, features.KEY), record
+        for batch in tf.data.TFRecordDataset(str(file)).batch(BATCH).prefetch(2).as_numpy_iterator():
+            for serialized in batch:
+                record = tf.train.Example.FromString(serialized)
+                yield _bytes(record, features.KEY), record
     except tf.errors.OpError:  # the images behind the damage are read again
         return
 

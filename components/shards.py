@@ -44,7 +44,17 @@ def int_feature(value: int) -> tf.train.Feature:
 
 def float_feature(values: np.ndarray) -> tf.train.Feature:
     """Wrap a vector of floats."""
-    return tf.train.Feature(float_list=tf.train.FloatList(value=values))
+    # As protobuf lays packed floats out: field 1, length, little-endian values. Value by value takes 0.7 ms for 1280.
+    packed = np.ascontiguousarray(values, "<f4").tobytes()
+    return tf.train.Feature(float_list=tf.train.FloatList.FromString(b"\n" + _encode_varint(len(packed)) + packed))
+
+
+def _encode_varint(number: int) -> bytes:
+    digits = []
+    while number > 127:
+        digits.append(number & 127 | 128)
+        number >>= 7
+    return bytes([*digits, number])
 
 
 def serialize_record(record: dict[str, tf.train.Feature]) -> bytes:

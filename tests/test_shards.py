@@ -8,7 +8,14 @@ from components import features
 from components.bottlenecks import bottleneck_record
 from components.errors import DamagedShard
 from components.features import SPLITS, shard_name
-from components.shards import find_overlapping, read_bottlenecks, serialize_record, shard_files, writing_shards
+from components.shards import (
+    find_overlapping,
+    float_feature,
+    read_bottlenecks,
+    serialize_record,
+    shard_files,
+    writing_shards,
+)
 
 
 def write_bottlenecks(folder, rows):
@@ -75,3 +82,11 @@ def test_shards_overlap_where_their_hash_intervals_do(tmp_path, a, b, expected):
         file = tmp_path / shard_name("val", other, others)
         file.touch()
         assert (file in find_overlapping(tmp_path, shard, shards)) is expected
+
+
+@pytest.mark.parametrize("dim", [0, 1, 31, 32, 1280, 5000, 600_000])
+def test_floats_are_wrapped_as_protobuf_would(dim):
+    values = np.random.default_rng(dim).normal(size=dim).astype(np.float32)
+    expected = tf.train.Feature(float_list=tf.train.FloatList(value=values))
+    assert float_feature(values) == expected
+    assert float_feature(values.astype(np.float64)[::-1]).float_list.value == expected.float_list.value[::-1]
