@@ -1,12 +1,13 @@
-"""The head's training against scikit-learn and Keras, on made-up bottlenecks of Caltech-256's size, in rounds.
+"""The head's training against scikit-learn and Keras, on the bottlenecks of a finished run, in rounds.
 
-    python benchmarks/training.py [--run runs/caltech101] [--rounds 3]
+    python benchmarks/training.py runs/caltech101 [--images 30607 --classes 257] [--rounds 3]
 
-All three get the same arrays, or those of a finished run, and classify the same test split. Ours is the whole of
-HeadClassifier.fit with the config's defaults: building the graph, evaluating after each epoch, checkpoints and events.
-Keras trains the same layer with the same optimiser, schedule, penalty, batches and epochs, validating after each, and
-keeps its last weights. scikit-learn minimises to its default tolerance, with the C that is best on the validation
-split, which is found before the clock starts.
+All three get the same arrays and classify the same test split. With --images and --classes a larger set is drawn from
+the run's: new classes lie between two of its own, new images are their class's mean and a mix of two images' distances
+from theirs. Ours is the whole of HeadClassifier.fit with the config's defaults: building the graph, evaluating after
+each epoch, checkpoints and events. Keras trains the same layer with the same optimiser, schedule, penalty, batches and
+epochs, validating after each, and keeps its last weights. scikit-learn minimises to its default tolerance, with the C
+that is best on the validation split, which is found before the clock starts.
 """
 
 from __future__ import annotations
@@ -32,10 +33,7 @@ from components.shards import shard_files
 from components.train import HeadClassifier, choose_epochs
 from pipeline.config import Train
 
-IMAGES, DIM, CLASSES = 30_607, 2048, 257
 SHARES = (0.6, 0.8)  # where train and val end
-RANK, FACTORS, SEPARATION = 64, 256, 0.8  # dimensions that tell classes apart, and all that features share
-
 STRENGTHS = (0.001, 0.01, 0.1, 1.0)
 
 
@@ -46,18 +44,23 @@ class Measured(NamedTuple):
     accuracy: float
 
 
-def make_splits(seed: int) -> list[Vectors]:
-    """Return train, val and test: classes apart in few directions, correlated noise, no negatives, as after a ReLU."""
+def draw_splits(splits: list[Vectors], images: int, classes: int, seed: int) -> list[Vectors]:
+    """Return train, val and test of a larger set that is like another one."""
     random = np.random.default_rng(seed)
-    labels = random.integers(0, CLASSES, IMAGES)
-    means = np.pad(random.normal(size=(CLASSES, RANK)), ((0, 0), (0, FACTORS - RANK)))
-    spread = 2 / np.sqrt(1 + np.arange(FACTORS) / 16)
-    factors = SEPARATION * means[labels] + spread * random.normal(size=(IMAGES, FACTORS))
-    basis = 0.5 * random.normal(size=(FACTORS, DIM)).astype(np.float32) / FACTORS**0.5
-    own = 0.5 * random.standard_normal((IMAGES, DIM), np.float32)
-    vectors = np.maximum(factors.astype(np.float32) @ basis + own - 0.5, 0)
-    ends = [int(share * IMAGES) for share in SHARES]
-    return [Vectors(vectors[part, None], labels[part]) for part in np.split(np.arange(IMAGES), ends)]
+    vectors = np.concatenate([part.values[:, 0] for part in splits])
+    labels = np.concatenate([part.labels for part in splits])
+    means = np.stack([vectors[labels == label].mean(0) for label in range(int(labels.max()) + 1)])
+    distances = vectors - means[labels]
+    first, second = random.integers(0, len(means), (2, classes))
+    share = random.uniform(0.3, 0.7, (classes, 1))
+    new_means = share * means[first] + (1 - share) * means[second]
+    new_labels = random.integers(0, classes, images)
+    first, second = random.integers(0, len(vectors), (2, images))
+    angle = random.uniform(0, np.pi / 2, (images, 1))
+    noise = np.cos(angle) * distances[first] + np.sin(angle) * distances[second]
+    values = np.maximum(new_means[new_labels] + noise, 0).astype(np.float32)  # no negatives, as after a ReLU
+    ends = [int(share * images) for share in SHARES]
+    return [Vectors(values[part, None], new_labels[part]) for part in np.split(np.arange(images), ends)]
 
 
 def read_splits(run: RunDir) -> list[Vectors]:
@@ -143,11 +146,15 @@ def scale(values: np.ndarray) -> np.ndarray:
 def main() -> None:
     """Print and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--run", type=Path, help="a run directory whose bottlenecks to take")
+    parser.add_argument("run", type=Path, help="a run directory")
+    parser.add_argument("--images", type=int)
+    parser.add_argument("--classes", type=int, default=257)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    splits = read_splits(RunDir(options.run)) if options.run else make_splits(options.seed)
+    splits = read_splits(RunDir(options.run))
+    if options.images:
+        splits = draw_splits(splits, options.images, options.classes, options.seed)
     settings = Train()
     strength = choose_strength(splits)
     print(
