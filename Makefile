@@ -1,4 +1,5 @@
-# make demo: install and run the built-in example.   make test: lint and all tests.   Both set up .venv first.
+# make demo: install and run the built-in example.   make test: lint and all tests.   make bench DATA=folder: all
+# benchmarks.   Each sets up .venv first.
 .PHONY: demo test lint bench
 
 # Where uv can be had it installs the 270 packages of the lock in seconds; plain pip needs minutes and does the same.
@@ -16,8 +17,18 @@ lint: .venv/installed
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
+# DATA is a folder of class folders, such as Caltech-101; an hour or two on two cores.
 bench: .venv/installed
-	.venv/bin/python benchmarks/cold_run.py
+	@test -d "$(DATA)" || { echo "make bench needs images: make bench DATA=data/caltech101" >&2; exit 2; }
+	.venv/bin/python benchmarks/cold_run.py configs/caltech101.yaml data.path=$(DATA)
+	.venv/bin/python benchmarks/ingest.py $(DATA)
+	.venv/bin/python benchmarks/extraction.py $(DATA)
+	.venv/bin/python benchmarks/extraction.py $(DATA) --backbone InceptionV3 --images 500
+	.venv/bin/python benchmarks/growth.py $(DATA)
+	.venv/bin/python benchmarks/warm_runs.py configs/caltech101.yaml $(DATA)
+	.venv/bin/topgraft run configs/caltech101.yaml data.path=$(DATA) output_dir=runs/bench || test $$? = 3
+	.venv/bin/python benchmarks/training.py runs/bench --images 30607
+	.venv/bin/python benchmarks/label_noise.py runs/bench
 
 .venv/installed: setup.py constraints.txt
 	@python=; for candidate in python3.11 python3.10 python3.9 python3 python; do \

@@ -24,7 +24,7 @@ def read_splits(run: RunDir) -> dict[str, BottleneckTable]:
     """Return the bottlenecks of each split of a finished run."""
     backbone = json.loads(run.record.read_text())["backbone"]
     shards = json.loads((run.stages / "ingest.json").read_text())["outcome"]["shards"]
-    folder = run.bottlenecks(backbone["id"], backbone["engine"])
+    folder = run.bottlenecks(backbone["id"], backbone["engine"], backbone["views"])
     return {split: read_bottlenecks(shard_files(folder, split, shards), backbone["dim"]) for split in SPLITS}
 
 

@@ -1,7 +1,7 @@
 """The metrics of a slice for TFMA: what an example adds to them is computed once, before it enters its slices.
 
 TFMA's Keras metrics update each slice in eager TensorFlow, and its confusion matrix looks at whole predictions in each:
-two thirds of the time of an evaluation with a slice for each of 100 classes.
+two fifths of the time of an evaluation with a slice for each of 100 classes.
 """
 
 from __future__ import annotations

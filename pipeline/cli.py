@@ -127,7 +127,7 @@ def run_command(options: argparse.Namespace) -> int:
         except StopAfterStage:
             break
         except DamagedShard as error:
-            if error.path in damaged:
+            if error.path in damaged or not Path(error.path).is_relative_to(run.root):
                 raise
             damaged.add(error.path)
             Path(error.path).unlink(missing_ok=True)

@@ -35,6 +35,7 @@ def write_record(config: Config, run: RunDir, stages: Stages) -> dict[str, Any]:
             "id": bottlenecks.backbone_id,
             "dim": bottlenecks.dim,
             "engine": bottlenecks.engine,
+            "views": bottlenecks.views,
         }
         trials = run.trials(bottlenecks.backbone_id)
         if trials.exists():

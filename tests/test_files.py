@@ -1,8 +1,17 @@
 import csv
+import os
 
 import pytest
 
-from components.files import PARTIAL, remove_partials, replacing_file, replacing_folder, write_csv, write_text
+from components.files import (
+    PARTIAL,
+    fingerprint_file,
+    remove_partials,
+    replacing_file,
+    replacing_folder,
+    write_csv,
+    write_text,
+)
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -39,3 +48,19 @@ def test_csv_survives_separators_and_broken_names(tmp_path):
     write_csv(tmp_path / "t.csv", ["a", "b"], [['x,"y"', "line\nbreak"], ["\udcff", "ü"]])
     with (tmp_path / "t.csv").open(encoding="utf-8", newline="") as file:
         assert list(csv.reader(file)) == [["a", "b"], ['x,"y"', "line\nbreak"], ["\\udcff", "ü"]]
+
+
+def test_the_fingerprint_of_a_file_or_folder_sees_what_changes(tmp_path):
+    assert fingerprint_file(None) == ""
+    (tmp_path / "folder" / "inner").mkdir(parents=True)
+    file = tmp_path / "folder" / "inner" / "file"
+    seen = set()
+    for content in ("one", "three"):
+        file.write_text(content)
+        seen |= {fingerprint_file(tmp_path / "folder"), fingerprint_file(file)}
+        assert fingerprint_file(file) in seen
+    os.utime(file, (0, 0))
+    seen |= {fingerprint_file(tmp_path / "folder"), fingerprint_file(file)}
+    (tmp_path / "folder" / "new").touch()
+    seen.add(fingerprint_file(tmp_path / "folder"))
+    assert len(seen) == 7

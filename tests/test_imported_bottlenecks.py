@@ -46,9 +46,9 @@ def write_array(images, folder):
 
 @pytest.fixture
 def run(images, toy_config, tmp_path):
-    def go(backbone):
+    def go(backbone, **more):
         values = {**toy_config, "output_dir": str(tmp_path / "run"), "data": {"path": str(images)}}
-        config = write_config(tmp_path / "c.yaml", **{**values, "backbone": backbone})
+        config = write_config(tmp_path / "c.yaml", **{**values, "backbone": backbone, **more})
         return main(["run", str(config)])
 
     return go, RunDir(tmp_path / "run")
@@ -106,6 +106,13 @@ def test_an_image_without_its_bottleneck_is_named(images, run, tmp_path, capsys)
     error = capsys.readouterr().err.strip()
     assert "cyan/camera/000.jpg.txt" in error
     assert len(error.splitlines()) == 1
+
+
+def test_views_of_images_that_are_not_looked_at_are_refused(images, run, tmp_path, capsys):
+    go, _ = run
+    made = write_texts(images, tmp_path / "made")
+    assert go({"bottlenecks": str(made)}, augment={"flip": True}) == 2
+    assert "ready-made bottlenecks have one" in capsys.readouterr().err
 
 
 def test_a_network_of_another_width_is_refused(images, run, tmp_path, toy_backbone, capsys):
