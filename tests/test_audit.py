@@ -45,7 +45,7 @@ def audit(tmp_path):
                         features.TEXT: text.encode(),
                         features.SOURCE: b"",
                     }
-                    write[split](bottleneck_record(record, vector))
+                    write[split](bottleneck_record(record, vector[None], vector))
         examples = SimpleNamespace(labels=list(CLASSES), shards=2)
         outcome = audit_bottlenecks(examples, Bottlenecks(Work(), "toy", "id", DIM), run, near_duplicate)
         assert outcome.folder(run) == run.audit
