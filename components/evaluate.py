@@ -9,7 +9,7 @@ from pathlib import Path
 import tensorflow_model_analysis as tfma
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from components.export import list_versions
+from components.export import MODEL_CARD, list_versions
 from components.features import Bottlenecks, Evaluation, Examples, Export, RunDir, Work
 from components.files import replacing_folder, write_json
 from components.model_analysis import (
@@ -69,7 +69,7 @@ def find_baseline(exports: Path, candidate: Path) -> Path | None:
     """Return the newest blessed export, other than the candidate, with the candidate's backbone and classes."""
 
     def card(export: Path) -> tuple[object, object]:
-        content = json.loads((export / "model_card.json").read_text(encoding="utf-8"))
+        content = json.loads((export / MODEL_CARD).read_text(encoding="utf-8"))
         return content["backbone"], content["classes"]
 
     for export in reversed(list_versions(exports)):

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import time
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from components.backbone import load_graph
+from components.calibration import Abstention, choose_abstention
+from components.classifier import HeadClassifier
 from components.features import (
     BOTTLENECK,
     BOTTLENECK_SIGNATURE,
     IMAGE_BYTES,
+    INDEX,
+    PROBABILITIES,
     SERVING_SIGNATURE,
     VIEWS,
     Bottlenecks,
@@ -23,17 +31,37 @@ from components.features import (
     Work,
 )
 from components.files import replacing_folder, write_json
-from components.train import load_classifier
+from components.head_input import Source, evaluate_from_shards, read_vectors
+from components.model import Architecture
+from components.train import load_classifier, read_source
 from components.views import Augment, list_views
 
 v1 = tf.compat.v1
 
+MODEL_CARD = "model_card.json"
+
 
 def export_model(
-    examples: Examples, bottlenecks: Bottlenecks, head: Head, augment: Augment, run: RunDir, seed: int
+    examples: Examples,
+    bottlenecks: Bottlenecks,
+    head: Head,
+    architecture: Architecture,
+    augment: Augment,
+    precision: float | None,
+    run: RunDir,
+    seed: int,
 ) -> Export:
-    """Write export/<version>/ with the signatures serving_default (image bytes in) and bottleneck (vectors in)."""
+    """Write export/<version>/ with the signatures serving_default (image bytes in) and bottleneck (vectors in).
+
+    With a precision the model abstains below the threshold that reaches it on the validation split.
+    """
     graph_def = load_graph(run.backbones / bottlenecks.backbone_id)
+    abstention = None
+    if precision is not None:
+        classifier = load_classifier(examples, head, run, architecture, seed)
+        abstention = measure_abstention(classifier, read_source(examples, bottlenecks, run, "val"), precision)
+    threshold = abstention.threshold if abstention else None
+    classifier = load_classifier(examples, head, run, architecture, seed, threshold)
 
     def receive() -> tf.estimator.export.ServingInputReceiver:
         if graph_def is None:  # ready-made bottlenecks whose network is not known: images cannot be served
@@ -57,14 +85,29 @@ def export_model(
     version = _next_version(run.exports)
     with replacing_folder(run.exports / version) as partial:
         scratch = partial / "scratch"
-        exported = Path(load_classifier(examples, run, seed).export_saved_model(str(scratch), receive).decode())
+        exported = Path(classifier.export_saved_model(str(scratch), receive).decode())
         for item in exported.iterdir():
             item.rename(partial / item.name)
         exported.rmdir()
         scratch.rmdir()
         _name_signatures(partial / "saved_model.pb")
-        write_json(partial / "model_card.json", describe_model(examples, bottlenecks, head))
+        write_json(partial / MODEL_CARD, describe_model(examples, bottlenecks, head, abstention))
     return Export(Work(items=1, computed=1), version)
+
+
+def measure_abstention(classifier: HeadClassifier, val: Source, precision: float) -> Abstention:
+    """Return the threshold that reaches a precision on the validation split, and what it does there."""
+    labels = np.concatenate([part.labels for part in read_vectors(val)])
+    predictions = list(classifier.predict(evaluate_from_shards(val).input_fn))
+    index = np.array([prediction[INDEX] for prediction in predictions])
+    confidences = np.array([prediction[PROBABILITIES].max() for prediction in predictions])
+    return choose_abstention(confidences, index == labels, precision)
+
+
+def read_abstention(export: Path) -> Abstention | None:
+    """Return the threshold below which an exported model abstains, None for one that always answers."""
+    values = json.loads((export / MODEL_CARD).read_text(encoding="utf-8"))["abstention"]
+    return values and Abstention(**values)
 
 
 def _next_version(exports: Path) -> str:
@@ -82,13 +125,16 @@ def _name_signatures(path: Path) -> None:
     path.write_bytes(model.SerializeToString(deterministic=True))
 
 
-def describe_model(examples: Examples, bottlenecks: Bottlenecks, head: Head) -> dict:
+def describe_model(
+    examples: Examples, bottlenecks: Bottlenecks, head: Head, abstention: Abstention | None
+) -> dict[str, Any]:
     """Return the facts of model_card.json: what went in and how the head did on the validation split."""
     return {
         "backbone": {"name": bottlenecks.backbone_name, "id": bottlenecks.backbone_id, "dim": bottlenecks.dim},
         "classes": examples.labels,
         "images": examples.splits,
         "validation": {"accuracy": head.val_accuracy, "loss": head.val_loss, "epoch": head.best_epoch},
+        "abstention": asdict(abstention) if abstention else None,
     }
 
 

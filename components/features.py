@@ -32,6 +32,7 @@ VIEWS = "views"
 INDEX = "index"
 LABEL_NAME = "label"
 PROBABILITIES = "probabilities"
+ABSTAINED = "abstained"
 SERVING_SIGNATURE = "serving_default"
 BOTTLENECK_SIGNATURE = "bottleneck"
 
@@ -194,12 +195,13 @@ class Audit:
 
 @dataclass(frozen=True)
 class Head:
-    """Outcome of train: the epoch whose checkpoint was kept and its validation accuracy and loss."""
+    """Outcome of train: the epoch whose checkpoint was kept, its validation accuracy and loss, the L2 weight used."""
 
     work: Work
     best_epoch: int
     val_accuracy: float
     val_loss: float
+    l2: float
 
     def folder(self, run: RunDir) -> Path:
         return run.model

@@ -61,16 +61,21 @@ def load_vectors(source: Source) -> Vectors:
     """Read the bottlenecks of all views into memory; raises DamagedShard for a damaged file."""
     values = np.empty((source.count, source.views, source.dim), np.float32)
     labels = np.empty(source.count, np.int64)
-    parse = _parser(source)
-    batches = tf.data.TFRecordDataset(list(source.files)).batch(max(EVALUATION_BATCH // source.views, 1))
     end = 0
-    with naming_damage(source.files):
-        for vectors, part in batches.map(parse, PARSED_IN_PARALLEL).prefetch(2).as_numpy_iterator():
-            start, end = end, end + len(part)
-            values[start:end], labels[start:end] = vectors, part
+    for part in read_vectors(source):
+        start, end = end, end + len(part.labels)
+        values[start:end], labels[start:end] = part
     if end != source.count:
         raise ValueError(f"the shards hold {end} bottlenecks of {source.count}")
     return Vectors(values, labels)
+
+
+def read_vectors(source: Source) -> Iterator[Vectors]:
+    """Yield the bottlenecks of all views, some at a time, in file order; raises DamagedShard for a damaged file."""
+    batches = tf.data.TFRecordDataset(list(source.files)).batch(max(EVALUATION_BATCH // source.views, 1))
+    with naming_damage(source.files):
+        for batch in batches.map(_parser(source), PARSED_IN_PARALLEL).prefetch(2).as_numpy_iterator():
+            yield Vectors(*batch)
 
 
 def train_from_memory(vectors: Vectors, epochs: int, batch_size: int, seed: int) -> Batches:

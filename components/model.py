@@ -2,43 +2,77 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Optional
 
 import tensorflow as tf
 
-from components.features import BOTTLENECK, INDEX, LABEL_NAME, PROBABILITIES, SERVING_SIGNATURE
+from components.features import ABSTAINED, BOTTLENECK, INDEX, LABEL_NAME, PROBABILITIES, SERVING_SIGNATURE
+from components.optimisation import Optimisation, add_train_step
 
 v1 = tf.compat.v1
 
 TRAINING_SCOPE = "final_training_ops"
 EVALUATION_SCOPE = "evaluation"
 
+SOFTMAX, SIGMOID = "softmax", "sigmoid"
+L2, STANDARDIZE, PLAIN = "l2", "standardize", "none"
+
 
 @dataclass(frozen=True)
-class Optimisation:
-    """How the head is trained: steps in all, first learning rate, weight of the L2 term."""
+class HiddenLayer:
+    """A dense layer of the head: dropout is the share of its outputs dropped in training, l2 weighs its penalty."""
 
-    steps: int
-    learning_rate: float
-    l2: float
+    units: int
+    activation: str
+    dropout: float = 0.0
+    l2: float = 0.0
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What the head is: how bottlenecks are scaled, the hidden layers, and one output a class or one for two."""
+
+    hidden: Sequence[HiddenLayer] = ()
+    output: str = SOFTMAX
+    normalize: str = L2
+
+
+@dataclass(frozen=True)
+class HeadParams:
+    """What the model_fn needs: optimisation to train, labels_file and abstention to predict, the latter if it does."""
+
+    classes: int
+    labels_file: str
+    architecture: Architecture
+    optimisation: Optional[Optimisation] = None
+    abstention_threshold: Optional[float] = None
 
 
 def add_final_training_ops(
-    bottleneck: tf.Tensor, label: tf.Tensor | None, classes: int
+    bottleneck: tf.Tensor, label: tf.Tensor | None, classes: int, architecture: Architecture, training: bool
 ) -> tuple[tf.Tensor, tf.Tensor | None]:
-    """Add the head over bottleneck float32[N, D]; return (logits float32[N, C], mean loss, None without labels).
+    """Add the head over bottleneck float32[N, D]; return (logits float32[N, C], mean cross entropy or None).
 
-    Bottlenecks are L2-normalised and scaled by sqrt(D), so that one learning rate and one L2 weight suit any backbone.
+    A sigmoid output of z is the soft-max of (0, z), so whatever follows sees two classes like any others.
     """
-    dim = bottleneck.shape[-1]
     with v1.variable_scope(TRAINING_SCOPE):
-        scaled = tf.nn.l2_normalize(bottleneck, axis=-1) * dim**0.5
-        # Zero weights: the loss is convex, so nothing needs breaking symmetry, and the start is the uniform prediction.
-        weights = v1.get_variable("weights", [dim, classes], initializer=v1.zeros_initializer())
-        biases = v1.get_variable("biases", [classes], initializer=v1.zeros_initializer())
-        logits = tf.nn.bias_add(tf.matmul(scaled, weights), biases, name="logits")
-        for name, values in (("weights", weights), ("biases", biases), ("pre_activations", logits)):
-            add_variable_summaries(name, values)
+        values = normalize_bottleneck(bottleneck, architecture.normalize)
+        for number, layer in enumerate(architecture.hidden):
+            values = add_hidden_layer(values, layer, f"hidden{number}", training)
+        # Zero weights where nothing is hidden: the loss is convex, so nothing needs breaking symmetry, and the start is
+        # the uniform prediction.
+        start = v1.glorot_uniform_initializer() if architecture.hidden else v1.zeros_initializer()
+        outputs = 1 if architecture.output == SIGMOID else classes
+        weights = v1.get_variable("weights", [values.shape[-1], outputs], initializer=start)
+        biases = v1.get_variable("biases", [outputs], initializer=v1.zeros_initializer())
+        logits = tf.nn.bias_add(tf.matmul(values, weights), biases)
+        if architecture.output == SIGMOID:
+            logits = tf.concat([tf.zeros_like(logits), logits], -1)
+        logits = tf.identity(logits, "logits")
+        for name, summarised in (("weights", weights), ("biases", biases), ("pre_activations", logits)):
+            add_variable_summaries(name, summarised)
         if label is None:
             return logits, None
         cross_entropy = tf.reduce_mean(
@@ -46,6 +80,36 @@ def add_final_training_ops(
         )
         v1.summary.scalar("cross_entropy", cross_entropy)
         return logits, cross_entropy
+
+
+def normalize_bottleneck(bottleneck: tf.Tensor, kind: str) -> tf.Tensor:
+    """Scale bottlenecks float32[N, D]: to length sqrt(D), by the training split's mean and deviation, or not at all.
+
+    At one length a single learning rate and a single L2 weight suit any backbone.
+    """
+    dim = bottleneck.shape[-1]
+    if kind == L2:
+        return tf.nn.l2_normalize(bottleneck, axis=-1) * dim**0.5
+    if kind == STANDARDIZE:  # both are set before training begins, see start.py, and kept in the checkpoint
+        mean = v1.get_variable("mean", [dim], initializer=v1.zeros_initializer(), trainable=False)
+        scale = v1.get_variable("scale", [dim], initializer=v1.ones_initializer(), trainable=False)
+        return (bottleneck - mean) * scale
+    return bottleneck
+
+
+def add_hidden_layer(values: tf.Tensor, layer: HiddenLayer, name: str, training: bool) -> tf.Tensor:
+    """Map float32[N, D] to float32[N, units] by a dense layer with activation, and dropout in training."""
+    with v1.variable_scope(name):
+        shape = [values.shape[-1], layer.units]
+        weights = v1.get_variable("weights", shape, initializer=v1.glorot_uniform_initializer())
+        biases = v1.get_variable("biases", [layer.units], initializer=v1.zeros_initializer())
+        before = tf.nn.bias_add(tf.matmul(values, weights), biases, name="pre_activation")
+        after = tf.keras.activations.get(layer.activation)(before)
+        for part, summarised in (("weights", weights), ("biases", biases), ("pre_activations", before)):
+            add_variable_summaries(part, summarised)
+        if layer.l2:
+            v1.losses.add_loss(layer.l2 * tf.nn.l2_loss(weights), v1.GraphKeys.REGULARIZATION_LOSSES)
+        return tf.nn.dropout(after, layer.dropout) if training and layer.dropout else after
 
 
 def add_variable_summaries(name: str, values: tf.Tensor) -> None:
@@ -57,17 +121,6 @@ def add_variable_summaries(name: str, values: tf.Tensor) -> None:
         v1.summary.scalar("max", tf.reduce_max(values))
         v1.summary.scalar("min", tf.reduce_min(values))
         v1.summary.histogram("histogram", values)
-
-
-def add_train_step(cross_entropy: tf.Tensor, optimisation: Optimisation) -> tuple[tf.Tensor, tf.Operation]:
-    """Return (loss with its L2 term, the operation that lowers it): Adam under a cosine schedule down to zero."""
-    with tf.name_scope("train"):
-        step = v1.train.get_or_create_global_step()
-        rate = v1.train.cosine_decay(optimisation.learning_rate, step, optimisation.steps)
-        v1.summary.scalar("learning_rate", rate)
-        penalty = [tf.nn.l2_loss(variable) for variable in v1.trainable_variables() if "biases" not in variable.name]
-        loss = tf.add(cross_entropy, optimisation.l2 * tf.add_n(penalty), name="loss")
-        return loss, v1.train.AdamOptimizer(rate).minimize(loss, step)
 
 
 def add_evaluation_step(logits: tf.Tensor, label: tf.Tensor) -> dict[str, tuple[tf.Tensor, tf.Operation]]:
@@ -84,27 +137,38 @@ def add_evaluation_step(logits: tf.Tensor, label: tf.Tensor) -> dict[str, tuple[
         }
 
 
-def predict_classes(logits: tf.Tensor, labels_file: str) -> dict[str, tf.Tensor]:
-    """Return index int64[N], probabilities float32[N, C] and label string[N], names looked up in the labels asset."""
+def predict_classes(logits: tf.Tensor, labels_file: str, threshold: float | None) -> dict[str, tf.Tensor]:
+    """Return index int64[N], probabilities float32[N, C] and label string[N], names looked up in the labels asset.
+
+    With a threshold also abstained bool[N]: whether the largest probability lies below it.
+    """
     index = tf.argmax(logits, -1)
     initializer = tf.lookup.TextFileInitializer(
         labels_file, tf.int64, tf.lookup.TextFileIndex.LINE_NUMBER, tf.string, tf.lookup.TextFileIndex.WHOLE_LINE
     )
     names = tf.lookup.StaticHashTable(initializer, "")
-    return {
+    probabilities = tf.nn.softmax(logits, name=PROBABILITIES)
+    predictions = {
         INDEX: tf.identity(index, INDEX),
         LABEL_NAME: names.lookup(index),
-        PROBABILITIES: tf.nn.softmax(logits, name=PROBABILITIES),
+        PROBABILITIES: probabilities,
     }
+    if threshold is not None:
+        predictions[ABSTAINED] = tf.less(tf.reduce_max(probabilities, -1), threshold, ABSTAINED)
+    return predictions
 
 
 def model_fn(
-    features: dict[str, tf.Tensor], labels: tf.Tensor | None, mode: str, params: dict
+    features: dict[str, tf.Tensor], labels: tf.Tensor | None, mode: str, params: dict[str, Any]
 ) -> tf.estimator.EstimatorSpec:
-    """Build the head for one mode of the Estimator; params are classes, labels_file and, to train, an Optimisation."""
-    logits, cross_entropy = add_final_training_ops(features[BOTTLENECK], labels, params["classes"])
+    """Build the head for one mode of the Estimator; params holds HeadParams under 'head'."""
+    head: HeadParams = params["head"]
+    training = mode == tf.estimator.ModeKeys.TRAIN
+    logits, cross_entropy = add_final_training_ops(
+        features[BOTTLENECK], labels, head.classes, head.architecture, training
+    )
     if cross_entropy is None:
-        predictions = predict_classes(logits, params["labels_file"])
+        predictions = predict_classes(logits, head.labels_file, head.abstention_threshold)
         return tf.estimator.EstimatorSpec(
             mode,
             predictions=predictions,
@@ -113,5 +177,8 @@ def model_fn(
     metrics = add_evaluation_step(logits, labels)
     if mode == tf.estimator.ModeKeys.EVAL:
         return tf.estimator.EstimatorSpec(mode, loss=cross_entropy, eval_metric_ops=metrics)
-    loss, train_step = add_train_step(cross_entropy, params["optimisation"])
+    assert head.optimisation
+    with v1.variable_scope(TRAINING_SCOPE, reuse=True):
+        weights = v1.get_variable("weights")
+    loss, train_step = add_train_step(logits, labels, weights, head.optimisation)
     return tf.estimator.EstimatorSpec(mode, loss=loss, train_op=train_step)

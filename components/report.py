@@ -15,6 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image, ImageOps
 
 from components import features
+from components.calibration import Abstention
 from components.data_health import collect_health, read_table
 from components.features import (
     SPLITS,
@@ -31,6 +32,7 @@ from components.features import (
 )
 from components.files import replacing_folder, write_csv, write_json
 from components.model_analysis import read_confusion, read_slice_metrics
+from components.reliability import collect_reliability, plot_calibration, plot_coverage
 from components.sharding import assign_shard
 from components.shards import IMAGE_SPEC, read_batches
 
@@ -69,14 +71,19 @@ def write_report(
     evaluation: Evaluation,
     run: RunDir,
     seed: int,
+    abstention: Abstention | None,
 ) -> Report:
-    """Write report/: confusion.csv, classes.csv, mistakes.csv, history.csv, summary.json and index.html."""
+    """Write report/: confusion.csv, classes.csv, mistakes.csv, history.csv, summary.json and index.html.
+
+    abstention is the threshold chosen on the validation split, None for a model that always answers.
+    """
     labels = examples.labels
     confusion = read_confusion(run.evaluation, len(labels))
     classes = score_classes(confusion, labels)
     predictions = read_table(run.predictions)
     history = read_table(run.history)
     health = collect_health(examples, validation, audit, predictions, run)
+    reliability = collect_reliability(predictions, abstention)
     mistakes = sorted(
         (row for row in predictions if row["label"] != row["actual"]), key=lambda row: -float(row["probability"])
     )
@@ -98,6 +105,7 @@ def write_report(
         "examples": {key: value for key, value in asdict(examples).items() if key not in ("work", "labels")},
         "backbone": {"name": bottlenecks.backbone_name, "id": bottlenecks.backbone_id, "dim": bottlenecks.dim},
         "best_epoch": head.best_epoch,
+        **reliability.summary(),
     }
     page = _template().render(
         summary=summary,
@@ -110,6 +118,8 @@ def write_report(
         health=health,
         curves=[_figure_html(plot_history(history, key)) for key in ("loss", "accuracy")],
         confusion=_figure_html(plot_confusion(confusion, labels)),
+        reliability=reliability,
+        reliability_plots=[_figure_html(plot_coverage(reliability)), _figure_html(plot_calibration(reliability.bins))],
         plotly=_plotly_source(),
     )
     with replacing_folder(run.report) as folder:

@@ -3,207 +3,244 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Callable, NamedTuple
+from typing import NamedTuple, Optional, Union
 
 import numpy as np
 import tensorflow as tf
 
-from components.features import Bottlenecks, Examples, Head, RunDir, Work
+from components.classifier import Epoch, HeadClassifier, epoch_rank
+from components.errors import UserError
+from components.features import AUTO, Bottlenecks, Examples, Head, RunDir, Work
 from components.files import replacing_folder, write_csv
 from components.head_input import (
-    Batches,
     Source,
+    Vectors,
     default_memory,
     evaluate_from_memory,
     evaluate_from_shards,
     load_vectors,
+    read_vectors,
     train_from_memory,
     train_from_shards,
 )
-from components.model import EVALUATION_SCOPE, TRAINING_SCOPE, Optimisation, model_fn
+from components.logistic_regression import Objective, choose_penalty, fit_linear, make_objective
+from components.model import SIGMOID, SOFTMAX, STANDARDIZE, Architecture, HeadParams
+from components.optimisation import ADAM, Optimisation, Schedule
 from components.progress import Progress
 from components.shards import naming_damage, shard_files
-
-v1 = tf.compat.v1
+from components.start import Start, measure_scaling, read_former_head, scale_vectors, set_output
 
 # Adam at the default rate needs about this many steps, small data set or large: on Caltech-101 and on 18,000 made-up
 # bottlenecks of 257 classes more did not raise validation accuracy.
 STEPS = 300
 EPOCHS = (4, 100)
 
-
-class Epoch(NamedTuple):
-    """One row of history.csv; losses are mean cross entropies, accuracies lie in [0, 1]."""
-
-    epoch: int
-    train_loss: float
-    train_accuracy: float
-    val_loss: float
-    val_accuracy: float
+BALANCED = "balanced"
 
 
-class HeadClassifier(tf.estimator.Estimator):
-    """The Estimator of the head; its model directory holds one checkpoint, the best by validation accuracy."""
+@dataclass(frozen=True)
+class Recipe:
+    """How a config asks for the head to be trained; length is by epochs or steps, or by default about STEPS steps.
 
-    def __init__(
-        self, model_dir: Path, labels_file: Path, classes: int, seed: int, optimisation: Optimisation | None = None
-    ):
-        config = tf.estimator.RunConfig(
-            tf_random_seed=seed,
-            save_checkpoints_steps=None,  # fit keeps the best epoch itself
-            save_checkpoints_secs=None,
-            save_summary_steps=50,
-            log_step_count_steps=None,
-        )
-        params = {"classes": classes, "labels_file": str(labels_file), "optimisation": optimisation}
-        super().__init__(model_fn, str(model_dir), config, params)
-
-    def fit(self, train: Batches, val: Batches, epochs: int, progress: Progress) -> list[Epoch]:
-        """Train on the batches of all epochs, evaluating after each; return their history."""
-        recorder = EpochRecorder(self, val, train.per_pass, lambda done: progress.report(done, epochs, "epochs"))
-        self.train(train.input_fn, hooks=[recorder])
-        return recorder.history
-
-
-class EpochRecorder(tf.compat.v1.train.SessionRunHook):
-    """Evaluates on the validation split after each epoch, within training; saves a checkpoint when it is the best."""
-
-    def __init__(self, estimator: HeadClassifier, val: Batches, steps_per_epoch: int, on_epoch: Callable[[int], None]):
-        self._estimator = estimator
-        self._val = val
-        self._steps_per_epoch = steps_per_epoch
-        self._on_epoch = on_epoch
-        self._batches: list[tuple[float, float]] = []
-        self.history: list[Epoch] = []
-
-    def begin(self) -> None:
-        graph = v1.get_default_graph()
-        self._graph_def = graph.as_graph_def(add_shapes=True)
-        self._fetches = [
-            graph.get_tensor_by_name(f"{TRAINING_SCOPE}/cross_entropy:0"),
-            graph.get_tensor_by_name(f"{EVALUATION_SCOPE}/batch_accuracy:0"),
-        ]
-        self._weights = {variable.name: variable for variable in v1.trainable_variables()}
-        self._step = v1.train.get_global_step()
-        self._saver = v1.train.Saver(max_to_keep=1, save_relative_paths=True)
-        self._evaluator = RepeatedEvaluation(self._estimator, self._val)
-        self._events = v1.summary.FileWriterCache.get(self._estimator.eval_dir())
-
-    def after_create_session(self, session: tf.compat.v1.Session, coord: tf.train.Coordinator) -> None:
-        v1.summary.FileWriterCache.get(self._estimator.model_dir).add_graph(self._graph_def)
-
-    def before_run(self, run_context: Any) -> tf.compat.v1.train.SessionRunArgs:
-        return v1.train.SessionRunArgs(self._fetches)
-
-    def after_run(self, run_context: Any, run_values: tf.compat.v1.train.SessionRunValues) -> None:
-        self._batches.append(tuple(run_values.results))
-        if len(self._batches) == self._steps_per_epoch:
-            self._end_epoch(run_context.session)
-
-    def end(self, session: tf.compat.v1.Session) -> None:
-        self._evaluator.close()
-        self._events.flush()
-
-    def _end_epoch(self, session: tf.compat.v1.Session) -> None:
-        loss, accuracy = np.mean(self._batches, axis=0, dtype=np.float64)
-        self._batches.clear()
-        weights, step = session.run([self._weights, self._step])
-        val = self._evaluator.evaluate(weights)
-        values = [v1.Summary.Value(tag=name, simple_value=value) for name, value in val.items()]
-        self._events.add_summary(v1.Summary(value=values), step)
-        epoch = Epoch(len(self.history) + 1, float(loss), float(accuracy), val["cross_entropy"], val["accuracy"])
-        if not self.history or epoch_rank(epoch) > max(map(epoch_rank, self.history)):
-            self._saver.save(session, f"{self._estimator.model_dir}/model.ckpt", step, write_meta_graph=False)
-        self.history.append(epoch)
-        self._on_epoch(len(self.history))
-
-
-class RepeatedEvaluation:
-    """Evaluates an Estimator on the same data with any weights, in one graph and session for all epochs of a training.
-
-    Estimator.evaluate, and InMemoryEvaluatorHook likewise, opens and closes a session each time, which takes longer
-    than the validation split of a small set does.
+    l2 is a number, or AUTO to choose it on training data; class_weight is BALANCED or a weight by class name.
     """
 
-    def __init__(self, estimator: HeadClassifier, data: Batches):
-        self._batches = data.per_pass
-        with tf.Graph().as_default() as graph:
-            features, labels = v1.data.make_one_shot_iterator(data.input_fn().repeat()).get_next()
-            spec = estimator.model_fn(features, labels, tf.estimator.ModeKeys.EVAL, estimator.config)
-            self._values = {name: value for name, (value, _) in spec.eval_metric_ops.items()}
-            self._updates = [update for _, update in spec.eval_metric_ops.values()]
-            self._new = {variable.name: v1.placeholder(variable.dtype) for variable in v1.trainable_variables()}
-            load = [variable.assign(self._new[variable.name]) for variable in v1.trainable_variables()]
-            self._start = [v1.local_variables_initializer(), *load]
-        self._session = v1.Session(graph=graph, config=estimator.config.session_config)
-
-    def evaluate(self, weights: Mapping[str, np.ndarray]) -> dict[str, float]:
-        """Return the metrics over all batches that weights, by the variables' names, give."""
-        self._session.run(self._start, {placeholder: weights[name] for name, placeholder in self._new.items()})
-        for _ in range(self._batches):
-            self._session.run(self._updates)
-        return {name: float(value) for name, value in self._session.run(self._values).items()}
-
-    def close(self) -> None:
-        """Free the session."""
-        self._session.close()
+    epochs: Optional[int] = None
+    steps: Optional[int] = None
+    batch_size: int = 256
+    learning_rate: float = 0.003
+    optimizer: str = ADAM
+    momentum: float = 0.9
+    schedule: Schedule = Schedule()
+    l2: Union[float, str] = 0.001
+    label_smoothing: float = 0.0
+    class_weight: Union[str, Mapping[str, float], None] = None
+    patience: Optional[int] = None
+    warm_start: Optional[Path] = None
+    max_memory: Optional[int] = None
 
 
-def epoch_rank(epoch: Epoch) -> tuple[float, float]:
-    """Order epochs by validation accuracy, then by validation loss."""
-    return epoch.val_accuracy, -epoch.val_loss
+class Plan(NamedTuple):
+    """What training needs beside its batches: the graph's parameters and first values of variables."""
 
-
-def choose_epochs(images: int, batch_size: int) -> int:
-    """Return how many epochs give about STEPS steps, within EPOCHS."""
-    fewest, most = EPOCHS
-    return min(max(math.ceil(STEPS / math.ceil(images / batch_size)), fewest), most)
+    head: HeadParams
+    start: Start
 
 
 def train_head(
     examples: Examples,
     bottlenecks: Bottlenecks,
     run: RunDir,
-    epochs: int | None,
-    batch_size: int,
-    learning_rate: float,
-    l2: float,
-    max_memory: int | None,
+    architecture: Architecture,
+    recipe: Recipe,
     seed: int,
     progress: Progress,
 ) -> Head:
     """Fit the head on the train split; leaves model/ with TensorBoard events, history.csv and the best checkpoint.
 
-    Bottlenecks are held in memory where both splits fit max_memory bytes. Raises DamagedShard for a damaged file.
+    Bottlenecks are held in memory where both splits fit max_memory bytes. Raises DamagedShard for a damaged file and
+    UserError for a recipe that does not suit the data.
     """
-    folder, dim = bottlenecks.folder(run), bottlenecks.dim
-    sources = {
-        split: Source(shard_files(folder, split, examples.shards), examples.splits[split], dim, views)
-        for split, views in (("train", bottlenecks.view_count), ("val", 1))
-    }
-    images = sources["train"].count
-    epochs = epochs or choose_epochs(images, batch_size)
-    memory = max_memory or default_memory()
-    if sum(source.bytes for source in sources.values()) <= memory:
-        held = load_vectors(sources["val"])
-        train = train_from_memory(load_vectors(sources["train"]), epochs, batch_size, seed)
-        val = evaluate_from_memory(held.values[:, 0], held.labels)
-    else:
-        train = train_from_shards(sources["train"], epochs, batch_size, seed, memory)
-        val = evaluate_from_shards(sources["val"])
-    with replacing_folder(run.model) as partial, naming_damage([*sources["train"].files, *sources["val"].files]):
-        optimisation = Optimisation(epochs * train.per_pass, learning_rate, l2)
-        classifier = HeadClassifier(partial, run.labels, len(examples.labels), seed, optimisation)
-        history = classifier.fit(train, val, epochs, progress)
-        v1.summary.FileWriterCache.clear()
+    labels, memory = examples.labels, recipe.max_memory or default_memory()
+    architecture = settle_output(architecture, len(labels))
+    sources = {split: read_source(examples, bottlenecks, run, split) for split in ("train", "val")}
+    files = [file for source in sources.values() for file in source.files]
+    images, batch_size = sources["train"].count, recipe.batch_size
+    epochs = choose_epochs(images, recipe)
+    start: Start = {}
+    if recipe.warm_start:
+        start = read_former_head(recipe.warm_start, labels, bottlenecks.backbone_id, architecture)
+    held = sum(source.bytes for source in sources.values()) <= memory
+    with replacing_folder(run.model) as partial, naming_damage(files):
+        if held:
+            vectors, val_vectors = load_vectors(sources["train"]), load_vectors(sources["val"])
+            train = train_from_memory(vectors, epochs, batch_size, seed)
+            val = evaluate_from_memory(val_vectors.values[:, 0], val_vectors.labels)
+            plan = plan_training(vectors, val_vectors, labels, run.labels, architecture, recipe, start)
+        else:
+            train = train_from_shards(sources["train"], epochs, batch_size, seed, memory)
+            val = evaluate_from_shards(sources["val"])
+            plan = plan_streaming(sources["train"], labels, run.labels, architecture, recipe, start)
+        classifier = HeadClassifier(partial, plan.head, seed)
+        history = classifier.fit(train, val, epochs, progress, plan.start, recipe.patience)
+        tf.compat.v1.summary.FileWriterCache.clear()
         rows = [[epoch.epoch, *(f"{value:.6f}" for value in epoch[1:])] for epoch in history]
         write_csv(partial / run.history.name, Epoch._fields, rows)
     best = max(history, key=epoch_rank)
-    return Head(Work(images, computed=images), best.epoch, best.val_accuracy, best.val_loss)
+    assert plan.head.optimisation
+    l2 = plan.head.optimisation.l2
+    return Head(Work(images, computed=images), best.epoch, best.val_accuracy, best.val_loss, l2)
 
 
-def load_classifier(examples: Examples, run: RunDir, seed: int) -> HeadClassifier:
-    """Return the trained Estimator of a run, ready to evaluate, predict and export."""
-    return HeadClassifier(run.model, run.labels, len(examples.labels), seed)
+def read_source(examples: Examples, bottlenecks: Bottlenecks, run: RunDir, split: str) -> Source:
+    """Return the bottleneck shards of a split; all views are those of training, others see the served one."""
+    views = bottlenecks.view_count if split == "train" else 1
+    files = shard_files(bottlenecks.folder(run), split, examples.shards)
+    return Source(files, examples.splits[split], bottlenecks.dim, views)
+
+
+def plan_training(
+    train: Vectors,
+    val: Vectors | None,
+    labels: Sequence[str],
+    labels_file: Path,
+    architecture: Architecture,
+    recipe: Recipe,
+    start: Start,
+) -> Plan:
+    """Settle all that the training of bottlenecks in memory needs; without val, l2 is chosen by cross-validation."""
+    start = {**(measure_scaling([train]) if architecture.normalize == STANDARDIZE else {}), **start}
+    epochs = choose_epochs(len(train.labels), recipe)
+    class_weights = weigh_classes(recipe.class_weight, np.bincount(train.labels, minlength=len(labels)), labels)
+    l2 = recipe.l2
+    if l2 == AUTO:
+        if architecture.hidden:
+            raise UserError("train.l2 is auto, which suits a linear head only: set it to a number, such as 0.001.")
+        factor = 2 if architecture.output == SIGMOID else 1  # the soft-max halves a single output's weights
+
+        def objective(vectors: Vectors) -> Objective:
+            values = scale_vectors(vectors.values[:, 0], architecture, start)
+            return make_objective(values, vectors.labels, len(labels), recipe.label_smoothing, class_weights)
+
+        chosen = choose_penalty(objective(train), objective(val) if val else None)
+        l2 = chosen / factor
+        if not recipe.warm_start:
+            start |= set_output(fit_linear(objective(train), chosen), architecture.output)
+    optimisation = make_optimisation(recipe, epochs, len(train.labels), float(l2), class_weights)
+    return Plan(HeadParams(len(labels), str(labels_file), architecture, optimisation), start)
+
+
+def plan_streaming(
+    source: Source, labels: Sequence[str], labels_file: Path, architecture: Architecture, recipe: Recipe, start: Start
+) -> Plan:
+    """Settle all that a training from shards needs; raises UserError for l2 auto, which needs all bottlenecks."""
+    if recipe.l2 == AUTO:
+        raise UserError(
+            f"train.l2 is auto, which needs the bottlenecks in memory ({source.bytes:,} bytes for training): raise "
+            f"train.max_memory or set train.l2 to a number, such as 0.001."
+        )
+    if architecture.normalize == STANDARDIZE:
+        start = {**measure_scaling(read_vectors(source)), **start}
+    counts = np.zeros(len(labels), np.int64)
+    if recipe.class_weight:
+        counts = sum((np.bincount(part.labels, minlength=len(labels)) for part in read_vectors(source)), counts)
+    class_weights = weigh_classes(recipe.class_weight, counts, labels)
+    epochs = choose_epochs(source.count, recipe)
+    optimisation = make_optimisation(recipe, epochs, source.count, float(recipe.l2), class_weights)
+    return Plan(HeadParams(len(labels), str(labels_file), architecture, optimisation), start)
+
+
+def make_optimisation(
+    recipe: Recipe, epochs: int, images: int, l2: float, class_weights: Sequence[float] | None
+) -> Optimisation:
+    """Return how the steps of so many epochs go."""
+    return Optimisation(
+        steps=epochs * math.ceil(images / recipe.batch_size),
+        learning_rate=recipe.learning_rate,
+        l2=l2,
+        optimizer=recipe.optimizer,
+        momentum=recipe.momentum,
+        schedule=recipe.schedule,
+        label_smoothing=recipe.label_smoothing,
+        class_weights=class_weights,
+    )
+
+
+def choose_epochs(images: int, recipe: Recipe) -> int:
+    """Return the epochs asked for, or those that give the steps asked for, or about STEPS within EPOCHS."""
+    per_epoch = math.ceil(images / recipe.batch_size)
+    fewest, most = EPOCHS
+    by_default = min(max(math.ceil(STEPS / per_epoch), fewest), most)
+    return recipe.epochs or (math.ceil(recipe.steps / per_epoch) if recipe.steps else by_default)
+
+
+def settle_output(architecture: Architecture, classes: int) -> Architecture:
+    """Return the head with its output settled: by default a single sigmoid for two classes, soft-max for others."""
+    if architecture.output == SIGMOID and classes != 2:
+        raise UserError(
+            f"head.output is sigmoid, which tells two classes apart, and the data has {classes}: set it to softmax."
+        )
+    output = architecture.output
+    if output == AUTO:
+        output = SIGMOID if classes == 2 else SOFTMAX
+    return replace(architecture, output=output)
+
+
+def weigh_classes(
+    asked: str | Mapping[str, float] | None, counts: np.ndarray, labels: Sequence[str]
+) -> list[float] | None:
+    """Return a weight for each class, 1 on average over the training images; raises UserError for an unknown class.
+
+    Balanced gives each class the same sum (scikit-learn's rule: images / (classes * images of the class)).
+    """
+    if asked is None:
+        return None
+    if asked == BALANCED:
+        weights = 1 / np.maximum(counts, 1)
+    else:
+        assert not isinstance(asked, str)
+        for name in asked:
+            if name not in labels:
+                raise UserError(
+                    f"train.class_weight names '{name}', which is no class: known are {_list_some(labels)}."
+                )
+        weights = np.array([asked.get(label, 1.0) for label in labels])
+    scaled: list[float] = (weights * counts.sum() / max((weights * counts).sum(), 1e-12)).tolist()
+    return scaled
+
+
+def _list_some(labels: Iterable[str]) -> str:
+    names = list(labels)
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def load_classifier(
+    examples: Examples, head: Head, run: RunDir, architecture: Architecture, seed: int, threshold: float | None = None
+) -> HeadClassifier:
+    """Return the trained Estimator of a run, ready to evaluate, predict and export, abstaining below a threshold."""
+    architecture = settle_output(architecture, len(examples.labels))
+    params = HeadParams(len(examples.labels), str(run.labels), architecture, abstention_threshold=threshold)
+    return HeadClassifier(head.folder(run), params, seed)

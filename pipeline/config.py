@@ -15,6 +15,10 @@ from components.errors import UserError
 from components.features import RunDir
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
 class Section(BaseModel):
     """A part of the configuration: unknown keys are errors, values do not change."""
 
@@ -96,14 +100,98 @@ class Audit(Section):
     near_duplicate: float = Field(0.92, gt=0, le=1)
 
 
+class HiddenLayer(Section):
+    """A dense layer of the head; dropout is the share of its outputs dropped in training."""
+
+    units: int = Field(ge=1)
+    activation: Literal["relu", "tanh", "sigmoid", "elu", "selu", "gelu", "swish", "linear"] = "relu"
+    dropout: float = Field(0, ge=0, lt=1)
+    l2: float = Field(0, ge=0)
+
+
+class Head(Section):
+    """The head: hidden layers, a single sigmoid output or a soft-max, how bottlenecks are scaled before them."""
+
+    hidden: tuple[HiddenLayer, ...] = ()
+    output: Literal["auto", "softmax", "sigmoid"] = "auto"
+    normalize: Literal["l2", "standardize", "none"] = "l2"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, value: Any) -> Any:
+        if value == "linear":
+            return {}
+        if isinstance(value, list):
+            return {"hidden": value}
+        if not isinstance(value, (dict, Head)):
+            raise ValueError("expected linear, a list of hidden layers such as [{units: 512}], or a section")
+        return value
+
+
+class Schedule(Section):
+    """How the learning rate falls, by the step; warmup steps rise to it."""
+
+    kind: Literal["constant", "exponential", "cosine"] = "cosine"
+    warmup: int = Field(0, ge=0)
+    decay: float = Field(0.9, gt=0, le=1)
+    decay_steps: int = Field(500, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        return {"kind": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _decay_is_exponential(self) -> Schedule:
+        unused = sorted({"decay", "decay_steps"} & self.model_fields_set)
+        if unused and self.kind != "exponential":
+            raise ValueError(f"{unused[0]} belongs to kind exponential, expected that kind or no {unused[0]}")
+        return self
+
+
 class Train(Section):
     """How the head is trained; by default for 300 steps, with bottlenecks in a quarter of the memory at most."""
 
     epochs: Optional[int] = Field(None, ge=1)
+    steps: Optional[int] = Field(None, ge=1)
     batch_size: int = Field(256, ge=1)
+    optimizer: Literal["sgd", "momentum", "adam", "adamw"] = "adam"
+    momentum: float = Field(0.9, ge=0, lt=1)
     learning_rate: float = Field(0.003, gt=0)
-    l2: float = Field(0.001, ge=0)
+    schedule: Schedule = Schedule()
+    l2: Union[float, Literal["auto"]] = 0.001
+    label_smoothing: float = Field(0, ge=0, lt=1)
+    class_weight: Union[Literal["balanced"], dict[str, float], None] = None
+    patience: Optional[int] = Field(None, ge=1)
+    warm_start: Optional[Path] = None
     max_memory: Optional[int] = Field(None, ge=1)
+
+    @field_validator("l2", mode="before")
+    @classmethod
+    def _number_or_auto(cls, value: Any) -> Any:
+        if value != "auto" and not (_is_number(value) and value >= 0):
+            raise ValueError("expected a number of 0 or more, or auto")
+        return value
+
+    @field_validator("class_weight", mode="before")
+    @classmethod
+    def _weights_or_balanced(cls, value: Any) -> Any:
+        weights = isinstance(value, dict) and all(_is_number(weight) and weight >= 0 for weight in value.values())
+        if value not in (None, "balanced") and not weights:
+            raise ValueError("expected balanced, or numbers of 0 or more by class such as {cat: 2, dog: 1}")
+        return {str(name): weight for name, weight in value.items()} if weights else value
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Train:
+        if self.epochs and self.steps:
+            raise ValueError(f"epochs is {self.epochs} and steps is {self.steps}, expected one of the two")
+        return self
+
+
+class Abstain(Section):
+    """The precision that answers are to have, by a probability threshold chosen on the validation split."""
+
+    precision: float = Field(gt=0, lt=1)
 
 
 class Thresholds(Section):
@@ -135,12 +223,13 @@ class Config(Section):
     output_dir: str = ""
     data: Data
     backbone: tuple[Spec, ...] = (Spec(name="efficientnet_lite0"),)
-    head: Literal["linear"] = "linear"
+    head: Head = Head()
     validation: Validation = Validation()
     extract: Extract = Extract()
     augment: Augment = Augment()
     audit: Audit = Audit()
     train: Train = Train()
+    abstain: Optional[Abstain] = None
     evaluate: Evaluate = Evaluate()
     beam: BeamSettings = BeamSettings()
     seed: int = Field(0, ge=0)

@@ -25,7 +25,8 @@ from components.listing import list_images
 from components.progress import Progress
 from components.sharding import choose_shards
 from components.split import SplitPlan
-from pipeline.config import Config, Extract
+from pipeline.config import Config, Extract, Train
+from pipeline.config import Head as HeadSection
 from pipeline.stages import Stages, open_run_folder
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
     from components.engine_choice import Closeness
     from components.ingest import IngestRules
+    from components.model import Architecture
+    from components.train import Recipe
     from components.views import Augment
 
 
@@ -40,6 +43,7 @@ def run_stages(config: Config, run: RunDir, stages: Stages, progress: Progress) 
     """Run or skip every stage in turn; the outcomes are kept by stages."""
     do, seed = stages.do, config.seed
     thresholds, max_drop = config.evaluate.thresholds.model_dump(exclude_none=True), config.evaluate.max_accuracy_drop
+    precision = config.abstain.precision if config.abstain else None
     gate, engine, beam = config.validation, config.extract, config.beam.runner
 
     # Read and check every new image, write it to the shard of its key and to the split that its class needs.
@@ -89,16 +93,19 @@ def run_stages(config: Config, run: RunDir, stages: Stages, progress: Progress) 
         "train",
         Head,
         lambda: components.train.train_head(
-            examples, bottlenecks, run, seed=seed, progress=progress, **config.train.model_dump()
+            examples, bottlenecks, run, make_architecture(config.head), make_recipe(config.train), seed, progress
         ),
-        settings=[config.head, config.train.model_dump(), seed],
+        settings=[config.head.model_dump(), config.train.model_dump(), seed],
         after=["validate", "extract"],
     )
     # Join backbone, head and labels in one SavedModel.
     export = do(
         "export",
         Export,
-        lambda: components.export.export_model(examples, bottlenecks, head, make_augment(config), run, seed),
+        lambda: components.export.export_model(
+            examples, bottlenecks, head, make_architecture(config.head), make_augment(config), precision, run, seed
+        ),
+        settings=[precision],
         after=["train"],
     )
     # Measure that very model on the test split, and bless it or not.
@@ -116,7 +123,16 @@ def run_stages(config: Config, run: RunDir, stages: Stages, progress: Progress) 
         "report",
         Report,
         lambda: components.report.write_report(
-            config.name, examples, validation, bottlenecks, audit, head, evaluation, run, seed
+            config.name,
+            examples,
+            validation,
+            bottlenecks,
+            audit,
+            head,
+            evaluation,
+            run,
+            seed,
+            components.export.read_abstention(export.folder(run)),
         ),
         settings=[config.name],
         after=["audit", "evaluate"],
@@ -163,6 +179,18 @@ def make_closeness(extract: Extract) -> Closeness:
 def make_augment(config: Config) -> Augment:
     """Return which views of each image are extracted, and whether the model answers with their mean."""
     return components.views.Augment(**config.augment.model_dump())
+
+
+def make_architecture(head: HeadSection) -> Architecture:
+    """Return what the head is to be."""
+    hidden = [components.model.HiddenLayer(**layer.model_dump()) for layer in head.hidden]
+    return components.model.Architecture(hidden, head.output, head.normalize)
+
+
+def make_recipe(train: Train) -> Recipe:
+    """Return how the head is to be trained."""
+    schedule = components.optimisation.Schedule(**train.schedule.model_dump())
+    return components.train.Recipe(**{**train.model_dump(), "schedule": schedule})
 
 
 def make_options(runner: str) -> PipelineOptions:

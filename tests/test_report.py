@@ -1,12 +1,19 @@
 import csv
 import json
+import math
 import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from sklearn.metrics import precision_recall_fscore_support
 
-from components.report import most_confused, plot_confusion, score_classes
+from components.calibration import NEVER_ANSWERS, Abstention
+from components.features import Audit, Bottlenecks, Evaluation, Examples, Head, RunDir, Validation, Work
+from components.reliability import collect_reliability, plot_calibration, plot_coverage
+from components.report import most_confused, plot_confusion, score_classes, write_report
 
 
 @pytest.fixture
@@ -65,6 +72,95 @@ def test_the_page_is_self_contained_and_shows_images_and_names(toy_run):
     assert body.count("data:image/jpeg;base64,") >= 9
     assert not re.search(r"<(script|link|img)[^>]+(src|href)=[\"']?https?:", page)
     assert "BLESSED" in body and "magenta" in body and "broken.jpg" in body
+
+
+def test_the_calibration_error_is_that_of_the_predictions(toy_run):
+    predictions = read_csv(toy_run.predictions)
+    bins = {}
+    for row in predictions:
+        probability = float(row["probability"])
+        bins.setdefault(math.ceil(15 * probability), []).append((row["label"] == row["actual"], probability))
+    gaps = [
+        abs(sum(right for right, _ in rows) - sum(probability for _, probability in rows)) for rows in bins.values()
+    ]
+    summary = json.loads((toy_run.report / "summary.json").read_text())
+    assert summary["calibration"]["ece"] == pytest.approx(sum(gaps) / len(predictions))
+    assert summary["abstention"] is None
+    page = (toy_run.report / "index.html").read_text()
+    assert "<h2>Coverage and calibration</h2>" in page and "Reliability diagram" in page
+    assert f"expected calibration error is {100 * summary['calibration']['ece']:.1f}&nbsp;%" in page
+
+
+CHOSEN = Abstention(0.7, 0.9, 20, 10, 1.0, 0.69, 1.0)
+NEVER = Abstention(NEVER_ANSWERS, 0.9, 20, 0, None, 0.0, 1.0)
+PREDICTIONS = [
+    {"probability": probability, "label": label, "actual": "a"}
+    for probability, label in (("0.9", "a"), ("0.9", "a"), ("0.8", "b"), ("0.7", "a"), ("0.6", "b"))
+]
+
+
+def test_a_chosen_threshold_is_measured_on_the_test_split_and_marked_on_the_curve():
+    reliability = collect_reliability(PREDICTIONS, CHOSEN)
+    abstention = reliability.summary()["abstention"]
+    assert (abstention["threshold"], abstention["wanted"]) == (0.7, 0.9)
+    assert abstention["validation"] == {
+        "images": 20, "answered": 10, "coverage": 0.5, "precision": 1.0, "low": 0.69, "high": 1.0
+    }  # fmt: skip
+    test = abstention["test"]
+    assert (test["images"], test["answered"], test["coverage"], test["precision"]) == (5, 4, 0.8, 0.75)
+    assert test["low"] < 0.75 < test["high"]
+    curve, marker = plot_coverage(reliability).data
+    assert (list(curve.x), list(curve.customdata)) == ([0.4, 0.6, 0.8, 1.0], [0.9, 0.8, 0.7, 0.6])
+    np.testing.assert_allclose(curve.y, [1, 2 / 3, 0.75, 0.6])
+    assert (marker.x, marker.y, marker.customdata) == ((0.8,), (0.75,), (0.7,))
+
+
+def test_no_threshold_is_marked_where_none_was_chosen_or_nothing_is_answered():
+    for abstention in (None, NEVER):
+        (curve,) = plot_coverage(collect_reliability(PREDICTIONS, abstention)).data
+        assert curve.name == "test split"
+    assert collect_reliability(PREDICTIONS, NEVER).summary()["abstention"]["test"]["precision"] is None
+
+
+def test_the_dots_of_the_reliability_diagram_are_as_large_as_their_bins():
+    _, dots = plot_calibration(collect_reliability(PREDICTIONS, None).bins).data
+    assert list(dots.marker.size) == [1, 1, 1, 2]
+    np.testing.assert_allclose(dots.x, [0.6, 0.7, 0.8, 0.9])
+    np.testing.assert_allclose(dots.y, [0, 1, 0, 1])
+
+
+def report_again(run, abstention):
+    """Write the report of a finished run once more; return its page."""
+
+    def read(stage, kind):
+        values = json.loads((run.stages / f"{stage}.json").read_text())["outcome"]
+        return kind(**{**values, "work": Work(**values["work"])})
+
+    kinds = {
+        "ingest": Examples,
+        "validate": Validation,
+        "extract": Bottlenecks,
+        "audit": Audit,
+        "train": Head,
+        "evaluate": Evaluation,
+    }
+    write_report("toy", *(read(stage, kind) for stage, kind in kinds.items()), run, 0, abstention)
+    return (run.report / "index.html").read_text()
+
+
+def test_the_page_says_what_the_threshold_does(toy_run, tmp_path):
+    run = RunDir(Path(shutil.copytree(toy_run.root, tmp_path / "run")))
+    predictions = read_csv(run.predictions)
+    probabilities = [float(row["probability"]) for row in predictions]
+    threshold = float(np.median(probabilities))
+    answered = sum(probability >= threshold for probability in probabilities)
+    page = report_again(run, replace(CHOSEN, threshold=threshold))
+    assert "10 of 20 images are answered (50.0&nbsp;%), 100.0&nbsp;% of them rightly" in page
+    assert 0 < answered < len(predictions)
+    assert f"on the test split {answered} of {len(predictions)} images are answered" in page
+    nothing = f"on the test split 0 of {len(predictions)} images are answered (0.0&nbsp;%)."
+    assert nothing in report_again(run, replace(CHOSEN, threshold=max(probabilities) + 1e-6))
+    assert "The model abstains from every image" in report_again(run, NEVER)
 
 
 def test_names_are_text_wherever_they_stand(tmp_path, toy_config, toy_backbone):

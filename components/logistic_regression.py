@@ -1,0 +1,95 @@
+"""The linear head's convex optimum by L-BFGS over the whole training set, and the penalty that suits it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Optional
+
+import numpy as np
+from scipy.optimize import minimize  # type: ignore[import-untyped]
+
+# Weights of the L2 penalty to choose from, the strongest first: each fit starts where the one before ended.
+PENALTIES = (0.03, 0.01, 0.003, 0.001, 0.0003)
+FOLDS = 4
+# Steps of L-BFGS: enough that more change no accuracy measured on Caltech-101, and fewer to compare penalties.
+STEPS, STEPS_TO_CHOOSE = 60, 25
+
+
+class Linear(NamedTuple):
+    """Weights float32[D, C] and biases float32[C] of a linear head."""
+
+    weights: np.ndarray
+    biases: np.ndarray
+
+
+class Objective(NamedTuple):
+    """What is minimised: the mean of the examples' weighted cross entropies plus l2 / 2 times the squared weights."""
+
+    values: np.ndarray  # float32[N, D], scaled as the head scales bottlenecks
+    targets: np.ndarray  # float32[N, C], rows sum to 1
+    importance: np.ndarray  # float32[N]
+
+    def select(self, rows: np.ndarray) -> Objective:
+        """Return the same for some of the rows."""
+        return Objective(self.values[rows], self.targets[rows], self.importance[rows])
+
+
+def make_objective(
+    values: np.ndarray, labels: np.ndarray, classes: int, smoothing: float, class_weights: Optional[Sequence[float]]
+) -> Objective:
+    """Return the objective of the head's training for float32[N, D] and int64[N]."""
+    targets = np.full((len(labels), classes), smoothing / classes, np.float32)
+    targets[np.arange(len(labels)), labels] += 1 - smoothing
+    importance = np.ones(len(labels)) if class_weights is None else np.asarray(class_weights)[labels]
+    return Objective(values, targets, importance.astype(np.float32))
+
+
+def fit_linear(objective: Objective, l2: float, start: Linear | None = None, steps: int = STEPS) -> Linear:
+    """Return the minimum of an objective, from zeros or another solution, in at most so many steps of L-BFGS."""
+    values, targets, importance = objective
+    count, dim = values.shape
+    classes = targets.shape[1]
+    share = (importance / count)[:, None]
+
+    def evaluate(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        parameters = flat.astype(np.float32).reshape(dim + 1, classes)
+        logits = values @ parameters[:-1] + parameters[-1]
+        logits -= logits.max(1, keepdims=True)
+        exponentials = np.exp(logits)
+        sums = exponentials.sum(1, keepdims=True)
+        loss = float(((np.log(sums) - (logits * targets).sum(1, keepdims=True)) * share).sum(dtype=np.float64))
+        residuals = (exponentials / sums - targets) * share
+        gradient = np.vstack([values.T @ residuals + l2 * parameters[:-1], residuals.sum(0)])
+        penalty = l2 / 2 * float(np.square(parameters[:-1]).sum(dtype=np.float64))
+        return loss + penalty, gradient.ravel().astype(np.float64)
+
+    first = np.vstack(start) if start else np.zeros((dim + 1, classes))
+    found = minimize(evaluate, first.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": steps, "maxcor": 10})
+    parameters = found.x.astype(np.float32).reshape(dim + 1, classes)
+    return Linear(parameters[:-1], parameters[-1])
+
+
+def choose_penalty(train: Objective, held_out: Objective | None = None) -> float:
+    """Return the penalty with which held-out examples, or those left out of each fold of train, fare best.
+
+    Best is the highest accuracy; of equal ones the stronger penalty.
+    """
+    correct = np.zeros(len(PENALTIES))
+    for fitted, judged in [(train, held_out)] if held_out else split_folds(train):
+        solution = None
+        for number, l2 in enumerate(PENALTIES):
+            solution = fit_linear(fitted, l2, solution, STEPS_TO_CHOOSE)
+            predicted = (judged.values @ solution.weights + solution.biases).argmax(1)
+            hits = predicted == judged.targets.argmax(1)
+            correct[number] += (hits * judged.importance).sum()
+    return PENALTIES[int(correct.argmax())]
+
+
+def split_folds(objective: Objective) -> Iterator[tuple[Objective, Objective]]:
+    """Yield (all but one part, that part) of the examples for each of FOLDS parts, every class spread over all."""
+    labels = objective.targets.argmax(1)
+    order = np.argsort(labels, kind="stable")
+    fold = np.empty(len(labels), np.int64)
+    fold[order] = np.arange(len(labels)) % FOLDS
+    for number in range(FOLDS):
+        yield objective.select(fold != number), objective.select(fold == number)

@@ -1,0 +1,103 @@
+"""Where training starts: what the head's variables hold before the first step."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from components.errors import UserError
+from components.features import RunDir
+from components.head_input import Vectors
+from components.logistic_regression import Linear
+from components.model import L2, SIGMOID, STANDARDIZE, TRAINING_SCOPE, Architecture
+
+PARTS = ("mean", "scale", "weights", "biases")
+MEAN, SCALE, WEIGHTS, BIASES = (f"{TRAINING_SCOPE}/{part}" for part in PARTS)
+
+Start = dict[str, np.ndarray]
+
+
+def measure_scaling(parts: Iterable[Vectors]) -> Start:
+    """Return mean and one over the deviation of each dimension of bottlenecks; a dimension that is constant keeps 1."""
+    count, total, squares = 0, np.zeros(1), np.zeros(1)
+    for values, _ in parts:
+        flat = values.reshape(-1, values.shape[-1]).astype(np.float64)
+        count, total, squares = count + len(flat), total + flat.sum(0), squares + np.square(flat).sum(0)
+    mean = total / count
+    deviation = np.sqrt(np.maximum(squares / count - np.square(mean), 0))
+    scale = 1 / np.where(deviation > 0, deviation, 1)
+    return {MEAN: mean.astype(np.float32), SCALE: scale.astype(np.float32)}
+
+
+def scale_vectors(values: np.ndarray, architecture: Architecture, start: Start) -> np.ndarray:
+    """Scale float32[N, D] as normalize_bottleneck does in the graph."""
+    if architecture.normalize == L2:
+        lengths = np.linalg.norm(values, axis=1, keepdims=True)
+        return values * (values.shape[1] ** 0.5 / np.maximum(lengths, 1e-6))
+    if architecture.normalize == STANDARDIZE:
+        return (values - start[MEAN]) * start[SCALE]
+    return values
+
+
+def set_output(linear: Linear, output: str) -> Start:
+    """Return the output layer's variables for a linear head; a sigmoid output is the second class less the first."""
+    weights, biases = linear
+    if output == SIGMOID:
+        weights, biases = weights[:, 1:] - weights[:, :1], biases[1:] - biases[:1]
+    return {WEIGHTS: weights, BIASES: biases}
+
+
+def read_former_head(former: Path, labels: Sequence[str], backbone_id: str, architecture: Architecture) -> Start:
+    """Return the variables of a former run's head for these classes: known ones keep their weights, new ones are zeros.
+
+    Raises UserError where there is no such head, or it sits on another backbone, or is built otherwise.
+    """
+    run = RunDir(former)
+    try:
+        record = json.loads(run.record.read_text(encoding="utf-8"))
+        names = run.labels.read_text(encoding="utf-8").split("\n")[:-1]
+        reader = tf.train.load_checkpoint(str(run.model))
+    except (OSError, ValueError, tf.errors.OpError) as error:
+        raise UserError(
+            f"train.warm_start names '{former}', which holds no trained run: give the output_dir of a finished run."
+        ) from error
+    found = record["backbone"].get("id")
+    if found != backbone_id:
+        raise UserError(
+            f"The head in '{former}' was trained on the backbone '{record['backbone'].get('name')}' ({found}), this "
+            f"run uses another ({backbone_id}): use the same backbone or leave train.warm_start out."
+        )
+    shapes = {
+        name: shape for name, shape in reader.get_variable_to_shape_map().items() if name.startswith(TRAINING_SCOPE)
+    }
+    built = {name: shape for name, shape in shapes.items() if name.rpartition("/")[2] in PARTS}
+    widths = [built.get(f"{TRAINING_SCOPE}/hidden{number}/biases") for number in range(len(architecture.hidden))]
+    scaled = architecture.normalize == STANDARDIZE
+    if widths != [[layer.units] for layer in architecture.hidden] or len(built) != 2 * (len(widths) + 1 + scaled):
+        raise UserError(
+            f"The head in '{former}' is built otherwise than this config's: give both the same 'head' or leave "
+            f"train.warm_start out."
+        )
+    start = {name: reader.get_tensor(name) for name in built}
+    if architecture.output == SIGMOID:
+        if start[BIASES].shape != (1,) or names != list(labels):
+            raise UserError(
+                f"The head in '{former}' tells {names} apart and has no single output for {list(labels)}: set "
+                f"head.output to softmax in both or leave train.warm_start out."
+            )
+        return start
+    known = {name: column for column, name in enumerate(names)}
+    if start[BIASES].shape != (len(names),) or not known.keys() & set(labels):
+        raise UserError(
+            f"The head in '{former}' knows none of these classes or has a single output: give a run that shares "
+            f"classes, with head.output softmax, or leave train.warm_start out."
+        )
+    columns = [known.get(label, -1) for label in labels]
+    for name in (WEIGHTS, BIASES):
+        values = np.concatenate([start[name], np.zeros_like(start[name][..., :1])], -1)
+        start[name] = values[..., columns]
+    return start
