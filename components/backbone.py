@@ -18,7 +18,7 @@ from tensorflow.python.ops import control_flow_util
 
 import components
 from components import features
-from components.catalog import EMBEDDED, Spec, source_files
+from components.catalog import EMBEDDED, Spec, name_specs, source_files
 from components.decoding import add_decoding
 from components.errors import UserError
 from components.files import fingerprint_file, replacing_folder, write_json
@@ -67,7 +67,7 @@ def prepare_backbone(specs: Sequence[Spec], folder: Path, progress: Progress, ow
             scaled = [tf.nn.l2_normalize(part, -1) * part.shape[-1] ** 0.5 for part in parts]
             tf.concat(scaled, -1, features.BOTTLENECK)
     labels = networks[0][0].labels if len(networks) == 1 else ()
-    return write_backbone("+".join(spec.title for spec in specs), graph, labels, source, folder)
+    return write_backbone(name_specs(specs), graph, labels, source, folder)
 
 
 def fingerprint_source(specs: Sequence[Spec], own_classes: bool) -> str:

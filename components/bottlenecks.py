@@ -238,6 +238,7 @@ def extract_bottlenecks(
         engine=engine,
         views=augment.name,
         view_count=len(views),
+        average=augment.average,
     )
 
 

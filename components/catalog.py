@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
@@ -254,6 +255,11 @@ def _parse_mapping(values: dict[str, Any]) -> Spec:
         if path and path not in ("imagenet", "none") and not Path(path).exists():
             raise UserError(f"There is no file '{path}': backbone names it, so give a path that exists.")
     return spec
+
+
+def name_specs(specs: Sequence[Spec]) -> str:
+    """Return the title of backbones side by side."""
+    return "+".join(spec.title for spec in specs)
 
 
 def has_network(spec: Spec) -> bool:

@@ -111,6 +111,14 @@ class RunDir:
         return self.evaluation / "predictions.csv"
 
     @property
+    def curve(self) -> Path:
+        return self.root / "curve"
+
+    @property
+    def curve_rows(self) -> Path:
+        return self.curve / "curve.csv"
+
+    @property
     def report(self) -> Path:
         return self.root / "report"
 
@@ -166,7 +174,10 @@ class Validation:
 
 @dataclass(frozen=True)
 class Bottlenecks:
-    """Outcome of extract: which backbone and engine, the width of its bottleneck, the views' name and number."""
+    """Outcome of extract: which backbone and engine, the width of its bottleneck, the views' name and number.
+
+    average tells that the model answers by the mean of all views.
+    """
 
     work: Work
     backbone_name: str
@@ -175,6 +186,7 @@ class Bottlenecks:
     engine: str = TENSORFLOW
     views: str = ""
     view_count: int = 1
+    average: bool = False
 
     def folder(self, run: RunDir) -> Path:
         return run.bottlenecks(self.backbone_id, self.engine, self.views)
@@ -229,6 +241,17 @@ class Evaluation:
 
     def folder(self, run: RunDir) -> Path:
         return run.evaluation
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Outcome of curve: how many trainings, and a sentence for each number of images that some classes do not have."""
+
+    work: Work
+    warnings: list[str]
+
+    def folder(self, run: RunDir) -> Path:
+        return run.curve
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ def load_decoder(graph_def: Any) -> Decoder:
     """
     with tf.Graph().as_default() as graph:
         tf.import_graph_def(v1.graph_util.extract_sub_graph(graph_def, [PIXELS]), name="")
-    # In the caller's thread: waiting for a thread of the pool, of which the callers have taken all, would never end.
+    # In the caller's thread: there are as many callers as cores, and handing operations to others costs a fifth more.
     config = v1.ConfigProto(inter_op_parallelism_threads=-1, device_count={"GPU": 0})
     run = v1.Session(graph=graph, config=config).make_callable(f"{PIXELS}:0", [f"{IMAGE_BYTES}:0", f"{VIEWS}:0"])
 
@@ -77,7 +77,7 @@ def load_decoder(graph_def: Any) -> Decoder:
         pixels: np.ndarray = run([encoded], view[None])[0]
         return pixels
 
-    black, white = (float(decode(_encode(colour), WHOLE[0]).mean()) for colour in ("black", "white"))
+    black, white = (float(decode(_encode(colour), WHOLE[0]).max()) for colour in ("black", "white"))
     return Decoder(decode, graph.get_tensor_by_name(f"{PIXELS}:0").shape[1], black, white)
 
 
@@ -161,10 +161,10 @@ def draw_view(draws: tf.Tensor, distortion: Distortion) -> tf.Tensor:
 
 
 def change_colours(pixels: tf.Tensor, draws: tf.Tensor, colour: float, decoder: Decoder) -> tf.Tensor:
-    """Map pixels float32[S, S, 3] and draws float32[3] from [0, 1) to the same in other brightness, contrast, saturation.
+    """Map pixels float32[S, S, 3] and draws float32[3] from [0, 1) to pixels of other colours.
 
-    Each changes by a factor from 1 - colour to 1 + colour: of the values, of their distance to the mean grey, and to
-    each pixel's own grey. What leaves the range from black to white is cut off.
+    Brightness, contrast and saturation change by a factor from 1 - colour to 1 + colour each: of the values, of their
+    distance to the mean grey, and of that to each pixel's own grey. Values end at black and white.
     """
     brightness, contrast, saturation = tf.unstack(1 + colour * (2 * draws - 1))
     image = (pixels - decoder.black) / (decoder.white - decoder.black) * brightness

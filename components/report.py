@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 
 from components import features
 from components.calibration import Abstention
+from components.curve_report import format_point, plot_curve, summarise_curve
 from components.data_health import collect_health, read_table
 from components.features import (
     SPLITS,
@@ -30,7 +31,7 @@ from components.features import (
     Work,
     shard_name,
 )
-from components.files import replacing_folder, write_csv, write_json
+from components.files import replacing_folder, write_csv, write_json, write_text
 from components.model_analysis import read_confusion, read_slice_metrics
 from components.reliability import collect_reliability, plot_calibration, plot_coverage
 from components.sharding import assign_shard
@@ -72,10 +73,12 @@ def write_report(
     run: RunDir,
     seed: int,
     abstention: Abstention | None,
+    source: str | None,
 ) -> Report:
     """Write report/: confusion.csv, classes.csv, mistakes.csv, history.csv, summary.json and index.html.
 
-    abstention is the threshold chosen on the validation split, None for a model that always answers.
+    abstention is the threshold chosen on the validation split, None for a model that always answers; source names the
+    data set, if it is a known one. The curve is shown, and curve.csv kept beside, where one was measured.
     """
     labels = examples.labels
     confusion = read_confusion(run.evaluation, len(labels))
@@ -107,7 +110,9 @@ def write_report(
         "best_epoch": head.best_epoch,
         **reliability.summary(),
     }
-    page = _template().render(
+    curve_rows = read_table(run.curve_rows) if run.curve_rows.exists() else []
+    points = summarise_curve(curve_rows, source)
+    page = _template("report.html.j2").render(
         summary=summary,
         classes=classes,
         slices=read_slice_metrics(run.evaluation, features.SOURCE),
@@ -120,6 +125,8 @@ def write_report(
         confusion=_figure_html(plot_confusion(confusion, labels)),
         reliability=reliability,
         reliability_plots=[_figure_html(plot_coverage(reliability)), _figure_html(plot_calibration(reliability.bins))],
+        points=[(point.published, *format_point(point)) for point in points],
+        curve_plot=_figure_html(plot_curve(points)) if points else "",
         plotly=_plotly_source(),
     )
     with replacing_folder(run.report) as folder:
@@ -135,11 +142,26 @@ def write_report(
         )
         write_csv(folder / "mistakes.csv", list(predictions[0]), (list(row.values()) for row in mistakes))
         write_csv(folder / "history.csv", list(history[0]), (list(row.values()) for row in history))
+        if curve_rows:
+            write_csv(folder / run.curve_rows.name, list(curve_rows[0]), (list(row.values()) for row in curve_rows))
         write_json(folder / "summary.json", summary)
         (folder / "index.html").write_text(page, encoding="utf-8", errors="backslashreplace")
     return Report(
         Work(len(predictions), computed=len(predictions)), str((run.report / "index.html").relative_to(run.root))
     )
+
+
+def write_curve_page(name: str, source: str | None, run: RunDir) -> Path:
+    """Write curve/index.html, the page of a curve that stands alone, and return its path."""
+    points = summarise_curve(read_table(run.curve_rows), source)
+    page = _template("curve.html.j2").render(
+        name=name,
+        points=[(point.published, *format_point(point)) for point in points],
+        curve_plot=_figure_html(plot_curve(points)),
+        plotly=_plotly_source(),
+    )
+    write_text(run.curve / "index.html", page)
+    return run.curve / "index.html"
 
 
 def most_confused(confusion: np.ndarray, labels: Sequence[str], count: int = 10) -> list[dict[str, Any]]:
@@ -222,8 +244,8 @@ def _plotly_source() -> str:
     return source
 
 
-def _template() -> Any:
+def _template(name: str) -> Any:
     environment = Environment(
         loader=PackageLoader("components", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    return environment.get_template("report.html.j2")
+    return environment.get_template(name)

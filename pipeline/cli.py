@@ -1,4 +1,4 @@
-"""The command line: topgraft run, predict, classify, backbones."""
+"""The command line: topgraft run, curve, predict, classify, backbones."""
 
 from __future__ import annotations
 
@@ -50,6 +50,15 @@ def parse_arguments(arguments: Optional[list[str]]) -> argparse.Namespace:
     stage.add_argument("--only", choices=STAGES, help="run just this stage again")
     run.set_defaults(command=run_command)
 
+    curve = commands.add_parser(
+        "curve", parents=[shared], help="accuracy by training images a class, over random draws"
+    )
+    curve.add_argument("config", type=Path, help="a YAML file, such as configs/caltech101.yaml")
+    curve.add_argument("overrides", nargs="*", metavar="key=value", help="keys of the config to set")
+    curve.add_argument("--shots", help="images a class, or shares of it, such as 15,30 or 60%%")
+    curve.add_argument("--draws", type=positive, help="random draws of each (default 5)")
+    curve.set_defaults(command=curve_command)
+
     predict = commands.add_parser("predict", parents=[shared], help="classify images with an exported model")
     predict.add_argument("export_dir", type=Path, help="a version folder, such as runs/digits/export/<version>")
     add_image_arguments(predict)
@@ -72,7 +81,7 @@ def parse_arguments(arguments: Optional[list[str]]) -> argparse.Namespace:
     fetch.set_defaults(pbtxt=None, tensorboard=None)
     backbones.set_defaults(command=backbones_command)
     options, rest = parser.parse_known_args(arguments)
-    if rest and options.command is run_command and not any(word.startswith("-") for word in rest):
+    if rest and options.command in (run_command, curve_command) and not any(word.startswith("-") for word in rest):
         options.overrides += rest  # overrides that stand behind an option
     elif rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -139,6 +148,41 @@ def run_command(options: argparse.Namespace) -> int:
         record, run, [text for outcome in stages.outcomes.values() for text in getattr(outcome, "warnings", [])]
     )
     return DONE if record["blessed"] or options.only not in (None, "evaluate", "report") else NOT_BLESSED
+
+
+def curve_command(options: argparse.Namespace) -> int:
+    """topgraft curve."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from components.features import RunDir
+    from components.progress import Progress
+    from pipeline.config import load_config
+    from pipeline.pipeline import run_curve
+    from pipeline.stages import Stages
+
+    given = {"shots": options.shots, "draws": options.draws}
+    overrides = [f"curve.{key}={value}" for key, value in given.items() if value is not None]
+    config = load_config(options.config, [*options.overrides, *overrides])
+    run = RunDir(config.run_folder)
+    stages = Stages(run, Progress(Console(stderr=True)))
+    run_curve(config, run, stages, stages.progress)
+
+    from components.curve_report import format_point, summarise_curve
+    from components.data_health import read_table
+    from components.report import write_curve_page
+
+    console, table = Console(), Table("backbone", box=None, pad_edge=False)
+    for column in ("images a class", "accuracy %", "mean class accuracy %"):
+        table.add_column(column, justify="right")
+    for point in summarise_curve(read_table(run.curve_rows), config.data.source):
+        table.add_row(*format_point(point))
+    console.print(table)
+    for text in getattr(stages.outcomes["curve"], "warnings", []):
+        console.print(f"\nnote: {text}", highlight=False, markup=False, soft_wrap=True)
+    page = write_curve_page(config.name, config.data.source, run)
+    console.print(f"curve: {page}", highlight=False, soft_wrap=True, markup=False)
+    return DONE
 
 
 def print_summary(record: dict[str, Any], run: Any, findings: list[str]) -> None:

@@ -194,6 +194,33 @@ class Abstain(Section):
     precision: float = Field(gt=0, lt=1)
 
 
+class Curve(Section):
+    """The experiment of topgraft curve: backbones side by side, training images a class or shares of it, and draws."""
+
+    backbones: tuple[tuple[Spec, ...], ...] = ()
+    shots: tuple[str, ...] = ("15", "30")
+    draws: int = Field(5, ge=1)
+    small_classes: Literal["leave_out", "shrink", "fail"] = "leave_out"
+    max_test_per_class: int = Field(50, ge=1)
+
+    @field_validator("backbones", mode="before")
+    @classmethod
+    def _parse_backbones(cls, value: Any) -> tuple[tuple[Spec, ...], ...]:
+        if not isinstance(value, (list, tuple)):
+            raise ValueError("expected a list of backbones; one of several side by side is a list itself")
+        return tuple(parse_backbone(part) for part in value)
+
+    @field_validator("shots", mode="before")
+    @classmethod
+    def _read_shots(cls, value: Any) -> tuple[str, ...]:
+        shots = [str(part).strip() for part in (value if isinstance(value, (list, tuple)) else str(value).split(","))]
+        for text in shots:
+            number = text[:-1] if text.endswith("%") else text
+            if not number.isdecimal() or int(number) < 1 or (text.endswith("%") and int(number) > 99):
+                raise ValueError(f"found '{text}', expected numbers of images such as 15,30 or shares such as 60%")
+        return tuple(shots)
+
+
 class Thresholds(Section):
     """What the test split must reach to be blessed: accuracy and top5 at least, loss at most."""
 
@@ -230,6 +257,7 @@ class Config(Section):
     audit: Audit = Audit()
     train: Train = Train()
     abstain: Optional[Abstain] = None
+    curve: Curve = Curve()
     evaluate: Evaluate = Evaluate()
     beam: BeamSettings = BeamSettings()
     seed: int = Field(0, ge=0)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
 import components  # its submodules load on first use: a run with nothing to do imports no TensorFlow
-from components.catalog import source_files
+from components.catalog import Spec, name_specs, source_files
 from components.features import (
-    SPLITS,
     Audit,
     Bottlenecks,
+    Curve,
     Evaluation,
     Examples,
     Export,
@@ -24,19 +22,18 @@ from components.files import fingerprint_file
 from components.listing import list_images
 from components.progress import Progress
 from components.sharding import choose_shards
-from components.split import SplitPlan
-from pipeline.config import Config, Extract, Train
-from pipeline.config import Head as HeadSection
-from pipeline.stages import Stages, open_run_folder
-
-if TYPE_CHECKING:
-    from apache_beam.options.pipeline_options import PipelineOptions
-
-    from components.engine_choice import Closeness
-    from components.ingest import IngestRules
-    from components.model import Architecture
-    from components.train import Recipe
-    from components.views import Augment
+from pipeline.config import Config
+from pipeline.settings import (
+    data_place,
+    make_architecture,
+    make_augment,
+    make_closeness,
+    make_curve_plan,
+    make_options,
+    make_recipe,
+    make_rules,
+)
+from pipeline.stages import Stages, hash_parts, open_run_folder
 
 
 def run_stages(config: Config, run: RunDir, stages: Stages, progress: Progress) -> None:
@@ -44,7 +41,7 @@ def run_stages(config: Config, run: RunDir, stages: Stages, progress: Progress) 
     do, seed = stages.do, config.seed
     thresholds, max_drop = config.evaluate.thresholds.model_dump(exclude_none=True), config.evaluate.max_accuracy_drop
     precision = config.abstain.precision if config.abstain else None
-    gate, engine, beam = config.validation, config.extract, config.beam.runner
+    gate, beam = config.validation, config.beam.runner
 
     # Read and check every new image, write it to the shard of its key and to the split that its class needs.
     examples = list_and_ingest(config, run, stages, progress)
@@ -59,27 +56,7 @@ def run_stages(config: Config, run: RunDir, stages: Stages, progress: Progress) 
         after=["ingest"],
     )
     # Turn every image into its bottleneck, once.
-    bottlenecks = do(
-        "extract",
-        Bottlenecks,
-        lambda: components.bottlenecks.extract_bottlenecks(
-            examples,
-            config.backbone,
-            engine.engine,
-            make_closeness(engine),
-            make_augment(config),
-            run,
-            make_options(beam),
-            progress,
-        ),
-        settings=[
-            [asdict(spec) for spec in config.backbone],
-            *map(fingerprint_file, source_files(config.backbone)),
-            engine.model_dump(),
-            config.augment.model_dump(),
-        ],
-        after=["ingest"],
-    )
+    bottlenecks = extract("extract", config.backbone, config, examples, run, stages, progress)
     # Say which images look alike and which labels look wrong.
     audit = do(
         "audit",
@@ -133,9 +110,37 @@ def run_stages(config: Config, run: RunDir, stages: Stages, progress: Progress) 
             run,
             seed,
             components.export.read_abstention(export.folder(run)),
+            config.data.source,
         ),
-        settings=[config.name],
+        settings=[config.name, fingerprint_file(run.curve_rows), config.data.source],
         after=["audit", "evaluate"],
+    )
+
+
+def run_curve(config: Config, run: RunDir, stages: Stages, progress: Progress) -> None:
+    """Run or skip what accuracy by images a class needs; the outcomes are kept by stages."""
+    examples = list_and_ingest(config, run, stages, progress)
+    # Each backbone alone: those side by side are joined from these, whatever other combinations are asked for.
+    asked = config.curve.backbones or (config.backbone,)
+    names = {spec: f"extract-{hash_parts([asdict(spec)])}" for specs in asked for spec in specs}
+    parts = {spec: extract(name, (spec,), config, examples, run, stages, progress) for spec, name in names.items()}
+    backbones = {name_specs(specs): [parts[spec] for spec in specs] for specs in asked}
+    # Train and measure a head for each backbone, number of images a class and draw.
+    stages.do(
+        "curve",
+        Curve,
+        lambda: components.curve.measure_curve(
+            examples,
+            backbones,
+            make_curve_plan(config.curve),
+            make_architecture(config.head),
+            make_recipe(config.train),
+            run,
+            config.seed,
+            progress,
+        ),
+        settings=[config.curve.model_dump(), config.head.model_dump(), config.train.model_dump(), config.seed],
+        after=["ingest", *names.values()],
     )
 
 
@@ -155,47 +160,35 @@ def list_and_ingest(config: Config, run: RunDir, stages: Stages, progress: Progr
     )
 
 
-def data_place(config: Config, progress: Progress) -> str | Sequence[str]:
-    """Return where the images are: the user's place or places, or those of a named data set, fetched on first use."""
-    if config.data.path:
-        return config.data.path
-    with progress.stage("data"):
-        return str(components.datasets.locate_dataset(config.data.source, progress))
-
-
-def make_rules(config: Config) -> IngestRules:
-    """Return what ingest does with the files."""
-    data = config.data
-    plan = SplitPlan(data.split.model_dump(include=set(SPLITS)), data.split.train_per_class, config.seed)
-    limits = components.images.Limits(data.max_bytes, data.max_pixels)
-    return components.ingest.IngestRules(plan, limits, data.duplicates, data.label_conflicts, data.max_reject_share)
-
-
-def make_closeness(extract: Extract) -> Closeness:
-    """Return how close a faster engine must stay to TensorFlow in float32."""
-    return components.engine_choice.Closeness(extract.median_cosine, extract.first_percentile_cosine)
-
-
-def make_augment(config: Config) -> Augment:
-    """Return which views of each image are extracted, and whether the model answers with their mean."""
-    return components.views.Augment(**config.augment.model_dump())
-
-
-def make_architecture(head: HeadSection) -> Architecture:
-    """Return what the head is to be."""
-    hidden = [components.model.HiddenLayer(**layer.model_dump()) for layer in head.hidden]
-    return components.model.Architecture(hidden, head.output, head.normalize)
-
-
-def make_recipe(train: Train) -> Recipe:
-    """Return how the head is to be trained."""
-    schedule = components.optimisation.Schedule(**train.schedule.model_dump())
-    return components.train.Recipe(**{**train.model_dump(), "schedule": schedule})
-
-
-def make_options(runner: str) -> PipelineOptions:
-    """Return the options of every Beam pipeline of a run."""
-    from apache_beam.options.pipeline_options import PipelineOptions
-
-    # Since Beam 2.68 the name DirectRunner first tries to download another runner's binary; this is the in-process one.
-    return PipelineOptions(["--runner", "FnApiRunner" if runner == "DirectRunner" else runner])
+def extract(
+    name: str,
+    specs: tuple[Spec, ...],
+    config: Config,
+    examples: Examples,
+    run: RunDir,
+    stages: Stages,
+    progress: Progress,
+) -> Bottlenecks:
+    """Run or skip the extraction of a backbone, as a stage of some name."""
+    engine, augment = config.extract, config.augment
+    return stages.do(
+        name,
+        Bottlenecks,
+        lambda: components.bottlenecks.extract_bottlenecks(
+            examples,
+            specs,
+            engine.engine,
+            make_closeness(engine),
+            make_augment(config),
+            run,
+            make_options(config.beam.runner),
+            progress,
+        ),
+        settings=[
+            [asdict(spec) for spec in specs],
+            *map(fingerprint_file, source_files(specs)),
+            engine.model_dump(),
+            augment.model_dump(),
+        ],
+        after=["ingest"],
+    )

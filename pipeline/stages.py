@@ -50,7 +50,7 @@ class Stages:
 
     def __init__(self, run: RunDir, progress: Progress, first: Optional[str] = None, only: Optional[str] = None):
         self._run = run
-        self._progress = progress
+        self.progress = progress
         self._first = first
         self._only = only
         self._keys: dict[str, str] = {}
@@ -64,7 +64,7 @@ class Stages:
 
         Raises StopAfterStage once the only stage asked for is done.
         """
-        key = _hash([VERSION, name, *settings, *(self._keys[before] for before in after)])
+        key = hash_parts([VERSION, name, *settings, *(self._keys[before] for before in after)])
         self._keys[name] = key
         record = self._read(name)
         done = record is not None and record.key == key and self._is_intact(record)
@@ -80,7 +80,7 @@ class Stages:
             missing_ok=True
         )  # from here on its files may change: a killed stage must not pass as done
         started = time.perf_counter()
-        with self._progress.stage(name):
+        with self.progress.stage(name):
             outcome = work()
         seconds = round(time.perf_counter() - started, 3)
         folder = outcome.folder(self._run)
@@ -134,5 +134,6 @@ def _restore(kind: type[T], values: dict[str, Any]) -> T:
     return kind(**{**values, "work": Work(**values["work"])})
 
 
-def _hash(parts: list[Any]) -> str:
+def hash_parts(parts: list[Any]) -> str:
+    """Return a short hash of plain values."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -1,0 +1,73 @@
+"""What each component gets of the config."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import components  # its submodules load on first use: a run with nothing to do imports no TensorFlow
+from components.features import SPLITS
+from components.progress import Progress
+from components.split import SplitPlan
+from pipeline.config import Config, Curve, Extract, Head, Train
+
+if TYPE_CHECKING:
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    from components.curve import CurvePlan
+    from components.engine_choice import Closeness
+    from components.ingest import IngestRules
+    from components.model import Architecture
+    from components.train import Recipe
+    from components.views import Augment
+
+
+def data_place(config: Config, progress: Progress) -> str | Sequence[str]:
+    """Return where the images are: the user's place or places, or those of a named data set, fetched on first use."""
+    if config.data.path:
+        return config.data.path
+    with progress.stage("data"):
+        return str(components.datasets.locate_dataset(config.data.source, progress))
+
+
+def make_rules(config: Config) -> IngestRules:
+    """Return what ingest does with the files."""
+    data = config.data
+    plan = SplitPlan(data.split.model_dump(include=set(SPLITS)), data.split.train_per_class, config.seed)
+    limits = components.images.Limits(data.max_bytes, data.max_pixels)
+    return components.ingest.IngestRules(plan, limits, data.duplicates, data.label_conflicts, data.max_reject_share)
+
+
+def make_closeness(extract: Extract) -> Closeness:
+    """Return how close a faster engine must stay to TensorFlow in float32."""
+    return components.engine_choice.Closeness(extract.median_cosine, extract.first_percentile_cosine)
+
+
+def make_augment(config: Config) -> Augment:
+    """Return which views of each image are extracted, and whether the model answers with their mean."""
+    return components.views.Augment(**config.augment.model_dump())
+
+
+def make_architecture(head: Head) -> Architecture:
+    """Return what the head is to be."""
+    hidden = [components.model.HiddenLayer(**layer.model_dump()) for layer in head.hidden]
+    return components.model.Architecture(hidden, head.output, head.normalize)
+
+
+def make_recipe(train: Train) -> Recipe:
+    """Return how the head is to be trained."""
+    schedule = components.optimisation.Schedule(**train.schedule.model_dump())
+    return components.train.Recipe(**{**train.model_dump(), "schedule": schedule})
+
+
+def make_curve_plan(curve: Curve) -> CurvePlan:
+    """Return which trainings a curve is made of."""
+    return components.curve.CurvePlan(curve.shots, curve.draws, curve.small_classes, curve.max_test_per_class)
+
+
+def make_options(runner: str) -> PipelineOptions:
+    """Return the options of every Beam pipeline of a run."""
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    # Since Beam 2.68 the name DirectRunner first tries to download another runner's binary; this is the in-process one.
+    return PipelineOptions(["--runner", "FnApiRunner" if runner == "DirectRunner" else runner])
