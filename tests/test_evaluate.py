@@ -9,8 +9,9 @@ from sklearn.metrics import confusion_matrix, log_loss, top_k_accuracy_score
 from components import features
 from components.evaluate import evaluate_model, find_baseline
 from components.export import list_versions
-from components.features import Bottlenecks, Examples, Export, Work
+from components.features import Bottlenecks, Examples, Export, Head, Work
 from components.head_input import evaluate_from_memory
+from components.model import Architecture
 from components.model_analysis import read_confusion, read_metrics, read_slice_metrics
 from components.shards import read_bottlenecks, shard_files
 from components.train import load_classifier
@@ -35,7 +36,8 @@ def test_table(toy_run, outcomes):
 
 @pytest.fixture(scope="module")
 def predicted(toy_run, outcomes, test_table):
-    classifier = load_classifier(outcomes[0], toy_run, 0)
+    head = Head(Work(), 0, 0.0, 0.0, 0.0)  # only its folder is read
+    classifier = load_classifier(outcomes[0], head, toy_run, Architecture(), 0)
     predictions = list(classifier.predict(evaluate_from_memory(test_table.vectors, test_table.labels).input_fn))
     probabilities = np.array([prediction["probabilities"] for prediction in predictions], np.float64)
     return classifier, probabilities / probabilities.sum(1, keepdims=True)

@@ -3,7 +3,17 @@ import pytest
 import tensorflow as tf
 from sklearn.metrics import accuracy_score, log_loss
 
-from components.model import Optimisation, add_evaluation_step, add_final_training_ops, add_train_step, model_fn
+from components.model import (
+    SIGMOID,
+    STANDARDIZE,
+    Architecture,
+    HeadParams,
+    HiddenLayer,
+    add_evaluation_step,
+    add_final_training_ops,
+    model_fn,
+)
+from components.optimisation import Optimisation, add_train_step
 
 v1 = tf.compat.v1
 
@@ -23,7 +33,9 @@ def run(fetches, feeds=None):
 def test_the_start_is_the_uniform_prediction(data):
     vectors, labels = data
     with tf.Graph().as_default():
-        logits, cross_entropy = add_final_training_ops(tf.constant(vectors), tf.constant(labels), 3)
+        logits, cross_entropy = add_final_training_ops(
+            tf.constant(vectors), tf.constant(labels), 3, Architecture(), True
+        )
         values = run([logits, cross_entropy])
     assert not values[0].any()
     assert values[1] == pytest.approx(np.log(3))
@@ -32,8 +44,8 @@ def test_the_start_is_the_uniform_prediction(data):
 def test_names_and_summaries_are_those_of_the_workshop(data):
     vectors, labels = data
     with tf.Graph().as_default() as graph:
-        _, cross_entropy = add_final_training_ops(tf.constant(vectors), tf.constant(labels), 3)
-        add_train_step(cross_entropy, Optimisation(10, 0.1, 0.0))
+        logits, _ = add_final_training_ops(tf.constant(vectors), tf.constant(labels), 3, Architecture(), True)
+        add_train_step(logits, tf.constant(labels), v1.trainable_variables()[0], Optimisation(10, 0.1, 0.0))
         names = {operation.name for operation in graph.get_operations()}
         tags = {run(summary.inputs[0]).decode() for summary in [s.op for s in v1.get_collection("summaries")]}
     assert {"final_training_ops/weights", "final_training_ops/biases", "final_training_ops/logits"} <= names
@@ -65,8 +77,9 @@ def test_training_falls_to_the_optimum_that_scikit_learn_finds(data):
     vectors, labels = data
     l2 = 0.1
     with tf.Graph().as_default(), v1.Session() as session:
-        _, cross_entropy = add_final_training_ops(tf.constant(vectors), tf.constant(labels), 3)
-        loss, step = add_train_step(cross_entropy, Optimisation(500, 0.1, l2))
+        logits, _ = add_final_training_ops(tf.constant(vectors), tf.constant(labels), 3, Architecture(), True)
+        weights = v1.trainable_variables()[0]
+        loss, step = add_train_step(logits, tf.constant(labels), weights, Optimisation(500, 0.1, l2))
         session.run(v1.global_variables_initializer())
         for _ in range(500):
             session.run(step)
@@ -77,15 +90,67 @@ def test_training_falls_to_the_optimum_that_scikit_learn_finds(data):
     assert reached == pytest.approx(optimum, abs=1e-3)
 
 
-def test_predictions_carry_index_label_and_probabilities(tmp_path):
+@pytest.mark.parametrize("threshold", [None, 0.6])
+def test_predictions_carry_index_label_and_probabilities_and_abstain_below_a_threshold(tmp_path, threshold):
     (tmp_path / "labels.txt").write_text("a b\nc\nd\n")
-    params = {"classes": 3, "labels_file": str(tmp_path / "labels.txt")}
+    head = HeadParams(3, str(tmp_path / "labels.txt"), Architecture(), abstention_threshold=threshold)
     with tf.Graph().as_default(), v1.Session() as session:
-        spec = model_fn({"bottleneck": tf.constant([[1.0, 0.0], [0.0, 1.0]])}, None, "infer", params)
+        spec = model_fn({"bottleneck": tf.constant([[1.0, 0.0], [0.0, 1.0]])}, None, "infer", {"head": head})
         session.run([v1.global_variables_initializer(), v1.tables_initializer()])
         weights = v1.trainable_variables()[0]
-        session.run(weights.assign([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0]]))
+        session.run(weights.assign([[0.0, 0.0, 1.0], [0.0, 0.5, 0.0]]))
         predictions = session.run(spec.predictions)
     assert predictions["index"].tolist() == [2, 1]
     assert predictions["label"].tolist() == [b"d", b"c"]
     np.testing.assert_allclose(predictions["probabilities"].sum(1), 1, atol=1e-6)
+    if threshold is None:
+        assert "abstained" not in predictions
+    else:
+        assert predictions["abstained"].tolist() == (predictions["probabilities"].max(1) < threshold).tolist()
+        assert sorted(predictions["abstained"].tolist()) == [False, True]
+
+
+def test_hidden_layers_compute_what_keras_computes_and_drop_only_in_training(data):
+    vectors, labels = data
+    layers = (HiddenLayer(7, "relu", 0.5), HiddenLayer(4, "tanh"))
+    architecture = Architecture(layers, normalize="none")
+    with tf.Graph().as_default(), v1.Session() as session:
+        plain, _ = add_final_training_ops(tf.constant(vectors), None, 3, architecture, False)
+        with v1.variable_scope("", reuse=True):
+            trained, _ = add_final_training_ops(tf.constant(vectors), None, 3, architecture, True)
+        session.run(v1.global_variables_initializer())
+        values, dropped, weights = session.run([plain, trained, v1.trainable_variables()])
+    kinds = [("relu", 7), ("tanh", 4), (None, 3)]
+    model = tf.keras.Sequential([tf.keras.Input([6]), *(tf.keras.layers.Dense(n, kind) for kind, n in kinds)])
+    model.set_weights(weights)
+    np.testing.assert_allclose(values, model(vectors).numpy(), atol=1e-5)
+    assert not np.allclose(values, dropped, atol=1e-3)
+
+
+def test_a_sigmoid_output_has_keras_binary_cross_entropy(data):
+    vectors, _ = data
+    labels = np.arange(50) % 2
+    with tf.Graph().as_default(), v1.Session() as session:
+        architecture = Architecture(output=SIGMOID, normalize="none")
+        logits, loss = add_final_training_ops(tf.constant(vectors), tf.constant(labels), 2, architecture, True)
+        weights, _ = v1.trainable_variables()
+        assert weights.shape == (6, 1)
+        session.run(v1.global_variables_initializer())
+        session.run(weights.assign(np.linspace(-1, 1, 6, dtype=np.float32)[:, None]))
+        probabilities, found = session.run([tf.nn.softmax(logits)[:, 1], loss])
+    expected = 1 / (1 + np.exp(-vectors @ np.linspace(-1, 1, 6)))
+    np.testing.assert_allclose(probabilities, expected, atol=1e-5)
+    assert found == pytest.approx(float(tf.keras.losses.binary_crossentropy(labels, expected)), abs=1e-5)
+
+
+def test_standardised_bottlenecks_use_the_mean_and_scale_that_were_set(data):
+    vectors, _ = data
+    with tf.Graph().as_default() as graph, v1.Session() as session:
+        add_final_training_ops(tf.constant(vectors), None, 3, Architecture(normalize=STANDARDIZE), False)
+        names = [variable.name for variable in v1.trainable_variables()]
+        session.run(v1.global_variables_initializer())
+        shift = graph.get_tensor_by_name("final_training_ops/sub:0")
+        mean = next(v for v in v1.global_variables() if v.name.endswith("/mean:0"))
+        session.run(mean.assign(np.ones(6, np.float32)))
+        np.testing.assert_allclose(session.run(shift), vectors - 1, atol=1e-6)
+    assert names == ["final_training_ops/weights:0", "final_training_ops/biases:0"]

@@ -144,7 +144,7 @@ def report_again(run, abstention):
         "train": Head,
         "evaluate": Evaluation,
     }
-    write_report("toy", *(read(stage, kind) for stage, kind in kinds.items()), run, 0, abstention)
+    write_report("toy", *(read(stage, kind) for stage, kind in kinds.items()), run, 0, abstention, None)
     return (run.report / "index.html").read_text()
 
 

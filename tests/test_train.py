@@ -1,97 +1,69 @@
 import numpy as np
 import pytest
-import tensorflow as tf
-from sklearn.metrics import accuracy_score, log_loss
+from conftest import refusal
+from sklearn.linear_model import LogisticRegression
+from sklearn.utils.class_weight import compute_class_weight
 
-from components.head_input import Vectors, evaluate_from_memory, train_from_memory
-from components.model import Optimisation
-from components.train import Epoch, HeadClassifier, choose_epochs, epoch_rank
-
-
-def make_vectors(count, seed):
-    random = np.random.default_rng(seed)
-    labels = random.integers(0, 3, count)
-    return (np.eye(3, 5)[labels] * 2 + random.normal(0, 1, (count, 5))).astype(np.float32), labels
-
-
-@pytest.fixture
-def fit(tmp_path, progress):
-    """Return a function that trains, and gives (classifier, history, validation batches' input_fn, their labels)."""
-    (tmp_path / "labels.txt").write_text("a\nb\nc\n")
-
-    def run(name="model", seed=0, epochs=5, rate=0.05):
-        vectors, labels = make_vectors(100, 1)
-        train = train_from_memory(Vectors(vectors[:, None], labels), epochs, 16, seed)
-        vectors, labels = make_vectors(50, 2)
-        val = evaluate_from_memory(vectors, labels)
-        optimisation = Optimisation(steps=epochs * 7, learning_rate=rate, l2=1e-3)
-        classifier = HeadClassifier(tmp_path / name, tmp_path / "labels.txt", 3, seed, optimisation)
-        return classifier, classifier.fit(train, val, epochs, progress), val.input_fn, labels
-
-    return run
-
-
-def test_fit_evaluate_and_predict_agree_with_scikit_learn(fit):
-    classifier, history, val, labels = fit()
-    assert [epoch.epoch for epoch in history] == [1, 2, 3, 4, 5]
-    metrics = classifier.evaluate(val)
-    predictions = list(classifier.predict(val))
-    index = [prediction["index"] for prediction in predictions]
-    probabilities = np.array([prediction["probabilities"] for prediction in predictions], np.float64)
-    assert metrics["accuracy"] == pytest.approx(accuracy_score(labels, index))
-    assert metrics["cross_entropy"] == pytest.approx(
-        log_loss(labels, probabilities / probabilities.sum(1, keepdims=True)), abs=1e-5
-    )
-    assert predictions[0]["label"] in (b"a", b"b", b"c")
-    assert metrics["accuracy"] > 0.6
-
-
-def test_the_checkpoint_kept_is_the_best_epoch_by_validation(fit):
-    classifier, history, val, _ = fit(rate=1.0)
-    best = max(history, key=epoch_rank)
-    metrics = classifier.evaluate(val)
-    assert metrics["accuracy"] == pytest.approx(best.val_accuracy)
-    assert metrics["cross_entropy"] == pytest.approx(best.val_loss, abs=1e-6)
-    assert metrics["global_step"] == 7 * best.epoch
-
-
-def test_equal_accuracy_is_decided_by_the_loss():
-    assert epoch_rank(Epoch(1, 0, 0, 0.3, 0.9)) > epoch_rank(Epoch(2, 0, 0, 0.4, 0.9))
-    assert epoch_rank(Epoch(1, 0, 0, 0.9, 0.91)) > epoch_rank(Epoch(2, 0, 0, 0.1, 0.9))
-
-
-def test_one_seed_gives_identical_weights(fit):
-    values = []
-    for name in ("one", "two"):
-        classifier, *_ = fit(name)
-        values.append({key: classifier.get_variable_value(key) for key in classifier.get_variable_names()})
-    assert values[0].keys() == values[1].keys()
-    for key in values[0]:
-        np.testing.assert_array_equal(values[0][key], values[1][key])
-
-
-def test_what_is_evaluated_after_each_epoch_is_what_the_estimator_would_find(fit):
-    classifier, history, val, _ = fit(epochs=1)
-    metrics = classifier.evaluate(val)
-    assert history[0].val_accuracy == pytest.approx(metrics["accuracy"])
-    assert history[0].val_loss == pytest.approx(metrics["cross_entropy"], abs=1e-6)
+from components.head_input import Vectors
+from components.model import SIGMOID, SOFTMAX, Architecture, HiddenLayer
+from components.start import BIASES, WEIGHTS
+from components.train import Recipe, choose_epochs, plan_training, settle_output, weigh_classes
 
 
 @pytest.mark.parametrize(
     "images, batch_size, epochs", [(1, 256, 100), (301, 256, 100), (5482, 256, 14), (18364, 256, 5), (10**6, 256, 4)]
 )
 def test_epochs_give_about_300_steps(images, batch_size, epochs):
-    assert choose_epochs(images, batch_size) == epochs
+    assert choose_epochs(images, Recipe(batch_size=batch_size)) == epochs
 
 
-def test_the_model_directory_has_events_for_tensorboard(fit, tmp_path):
-    fit()
-    (events,) = (tmp_path / "model").glob("events*")
-    tags, graphs = set(), 0
-    for event in tf.compat.v1.train.summary_iterator(str(events)):
-        tags |= {value.tag for value in event.summary.value}
-        graphs += bool(event.graph_def)
-    assert any("weights_summaries" in tag for tag in tags)
-    assert any("learning_rate" in tag for tag in tags)
-    assert graphs
-    assert list((tmp_path / "model" / "eval").glob("events*"))
+def test_epochs_and_steps_that_are_asked_for_are_made():
+    assert choose_epochs(1000, Recipe(epochs=7)) == 7
+    assert choose_epochs(1000, Recipe(steps=9, batch_size=250)) == 3
+
+
+def test_balanced_weights_are_those_of_scikit_learn():
+    labels = np.repeat([0, 1, 2], [5, 20, 75])
+    weights = weigh_classes("balanced", np.bincount(labels), ["a", "b", "c"])
+    np.testing.assert_allclose(weights, compute_class_weight("balanced", classes=np.arange(3), y=labels))
+    assert np.mean(np.array(weights)[labels]) == pytest.approx(1)
+
+
+def test_weights_by_name_keep_their_ratio_and_unknown_names_are_refused():
+    weights = weigh_classes({"b": 3.0}, np.array([10, 10]), ["a", "b"])
+    assert weights == pytest.approx([0.5, 1.5])
+    assert "'x', which is no class" in refusal(weigh_classes, {"x": 1.0}, np.array([1, 1]), ["a", "b"])
+    assert weigh_classes(None, np.array([1]), ["a"]) is None
+
+
+def test_two_classes_get_a_single_output_unless_asked_otherwise():
+    assert settle_output(Architecture(output="auto"), 2).output == SIGMOID
+    assert settle_output(Architecture(output="auto"), 3).output == SOFTMAX
+    assert settle_output(Architecture(output=SOFTMAX), 2).output == SOFTMAX
+    assert "the data has 3" in refusal(settle_output, Architecture(output=SIGMOID), 3)
+
+
+@pytest.mark.parametrize("output", [SIGMOID, SOFTMAX])
+def test_l2_auto_starts_at_the_optimum_of_the_penalty_it_chose(tmp_path, output):
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 2, 200)
+    values = (np.eye(2, 6)[labels] + random.normal(0, 0.7, (200, 6))).astype(np.float32)
+    architecture = Architecture(output=output, normalize="none")
+    train = Vectors(values[:, None], labels)
+    plan = plan_training(train, None, ["a", "b"], tmp_path / "l", architecture, Recipe(l2="auto"), {})
+    l2 = plan.head.optimisation.l2
+    # scikit-learn's two-class model has a single output; the soft-max shares its weights between two.
+    strength = 1 / (len(labels) * (l2 if output == SIGMOID else l2 / 2))
+    expected = LogisticRegression(C=strength, tol=1e-8, max_iter=1000).fit(values, labels)
+    weights, biases = plan.start[WEIGHTS], plan.start[BIASES]
+    if output == SOFTMAX:
+        weights, biases = weights[:, 1:] - weights[:, :1], biases[1:] - biases[:1]
+    np.testing.assert_allclose(weights[:, 0], expected.coef_[0], atol=0.02)
+    np.testing.assert_allclose(biases, expected.intercept_, atol=0.02)
+
+
+def test_l2_auto_is_refused_for_hidden_layers(tmp_path):
+    train = Vectors(np.zeros((4, 1, 3), np.float32), np.array([0, 1, 0, 1]))
+    architecture = Architecture((HiddenLayer(2, "relu"),))
+    words = refusal(plan_training, train, None, ["a", "b"], tmp_path, architecture, Recipe(l2="auto"), {})
+    assert "a linear head only" in words

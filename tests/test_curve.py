@@ -1,0 +1,84 @@
+import csv
+import json
+
+import numpy as np
+import pytest
+from conftest import refusal, write_config
+from hypothesis import given
+from hypothesis import strategies as st
+
+from components.curve import FAIL, LEAVE_OUT, SHRINK, check_draw, count_shots, draw_rows, mean_class_accuracy
+from components.curve_report import format_point, summarise_curve
+from pipeline.cli import main
+
+
+@given(
+    st.lists(st.integers(0, 3), min_size=1, max_size=80),
+    st.sampled_from(["1", "5", "60%"]),
+    st.sampled_from([LEAVE_OUT, SHRINK]),
+)
+def test_a_draw_trains_on_so_many_of_each_class_and_tests_on_the_rest(labels, shots, small_classes):
+    labels = np.array(labels)
+    draw = draw_rows(labels, shots, small_classes, (0, 1))
+    assert not set(draw.train) & set(draw.test)
+    for label, count in enumerate(np.bincount(labels)):
+        train, test = (labels[draw.train] == label).sum(), (labels[draw.test] == label).sum()
+        if label not in draw.small:
+            assert (train, test) == (count_shots(shots, count), count - count_shots(shots, count))
+        else:
+            assert count <= count_shots(shots, count)
+            assert (train, test) == ((max(count - 1, 0), min(count, 1)) if small_classes == SHRINK else (0, 0))
+
+
+def test_draws_differ_and_repeat():
+    labels = np.repeat([0, 1], 50)
+    first, second = (draw_rows(labels, "10", LEAVE_OUT, (0, number)).train.tolist() for number in (0, 1))
+    assert first == draw_rows(labels, "10", LEAVE_OUT, (0, 0)).train.tolist() != second
+
+
+def test_shares_are_rounded_and_leave_an_image_to_test():
+    assert [count_shots("60%", images) for images in (2, 3, 5, 31, 800)] == [1, 2, 3, 19, 480]
+
+
+def test_too_small_classes_are_refused_by_name_where_the_config_says_so():
+    draw = draw_rows(np.array([0, 0, 0, 1]), "2", FAIL, (0, 0))
+    assert "'b' the first" in refusal(check_draw, draw, "2", ["b"], FAIL)
+
+
+def test_the_mean_of_classes_takes_a_limited_number_of_each():
+    actual, predicted = np.array([0, 0, 0, 1]), np.array([0, 1, 1, 1])
+    assert mean_class_accuracy(actual, predicted, 50) == pytest.approx((1 / 3 + 1) / 2)
+    assert mean_class_accuracy(actual, predicted, 1) == 1
+
+
+def test_points_are_means_and_deviations_and_published_rows_are_marked():
+    rows = [
+        {"backbone": "b", "per_class": "15", "accuracy": str(value), "mean_class_accuracy": "0.5"}
+        for value in (0.8, 0.9)
+    ]
+    measured, *published = summarise_curve(rows, "caltech101")
+    assert (measured.accuracy, measured.accuracy_std) == pytest.approx((85, np.std([80, 90], ddof=1)))
+    assert all(point.published and point.per_class == "15" for point in published)
+    assert "(published)" in format_point(published[0])[0]
+    assert summarise_curve(rows, None) == [measured]
+
+
+def test_a_curve_is_measured_from_cached_bottlenecks_and_shown(toy_config, tmp_path, capsys):
+    config = {**toy_config, "output_dir": str(tmp_path / "run"), "train": {"steps": 20, "l2": "auto"}}
+    path = str(write_config(tmp_path / "c.yaml", **config))
+    assert main(["curve", path, "--shots", "5,50%", "--draws", "2"]) == 0
+    out = capsys.readouterr().out
+    with (tmp_path / "run" / "curve" / "curve.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0])[:5] == ["backbone", "per_class", "draw", "accuracy", "mean_class_accuracy"]
+    assert [(row["per_class"], row["draw"]) for row in rows] == [("5", "0"), ("5", "1"), ("50%", "0"), ("50%", "1")]
+    assert all(float(row["accuracy"]) > 0.5 for row in rows)
+    assert (int(rows[0]["train_images"]), int(rows[0]["test_images"])) == (15, 165)
+    page = (tmp_path / "run" / "curve" / "index.html").read_text()
+    assert "training images a class" in page and "index.html" in out
+    (stage,) = (tmp_path / "run" / "stages").glob("extract-*.json")
+    assert json.loads(stage.read_text())["outcome"]["work"]["computed"] == 180
+    # Again with other numbers: no forward pass.
+    assert main(["curve", path, "--shots", "3", "--draws", "1"]) == 0
+    assert list((tmp_path / "run" / "curve" / "hparams").iterdir())
+    assert stage.exists()
