@@ -25,12 +25,14 @@ import tensorflow as tf
 from rich.console import Console
 from sklearn.linear_model import LogisticRegression
 
+from components.classifier import HeadClassifier
 from components.features import SPLITS, STAGES, RunDir
 from components.head_input import Source, Vectors, evaluate_from_memory, load_vectors, train_from_memory
-from components.model import Optimisation
+from components.model import Architecture, HeadParams
+from components.optimisation import Optimisation
 from components.progress import Progress
 from components.shards import shard_files
-from components.train import HeadClassifier, choose_epochs
+from components.train import Recipe, choose_epochs
 from pipeline.config import Train
 
 SHARES = (0.6, 0.8)  # where train and val end
@@ -84,10 +86,12 @@ def train_ours(splits: list[Vectors], settings: Train, seed: int) -> Measured:
         labels_file = Path(folder) / "labels.txt"
         labels_file.write_text("".join(f"class {number}\n" for number in range(classes)))
         start = time.perf_counter()
-        epochs = choose_epochs(len(train.labels), batch_size)
+        recipe = Recipe()  # the config's defaults
+        epochs = choose_epochs(len(train.labels), recipe)
         batches = train_from_memory(train, epochs, batch_size, seed)
-        optimisation = Optimisation(epochs * batches.per_pass, settings.learning_rate, settings.l2)
-        classifier = HeadClassifier(Path(folder) / "model", labels_file, classes, seed, optimisation)
+        optimisation = Optimisation(epochs * batches.per_pass, recipe.learning_rate, float(recipe.l2))
+        head = HeadParams(classes, str(labels_file), Architecture(), optimisation)
+        classifier = HeadClassifier(Path(folder) / "model", head, seed)
         held_out = evaluate_from_memory(val.values[:, 0], val.labels)
         classifier.fit(batches, held_out, epochs, Progress(Console(quiet=True)))
         seconds = time.perf_counter() - start
@@ -121,10 +125,10 @@ def train_keras(splits: list[Vectors], settings: Train, seed: int) -> Measured:
     train, val, test = splits
     tf.keras.utils.set_random_seed(seed)
     start = time.perf_counter()
-    epochs, batch_size = choose_epochs(len(train.labels), settings.batch_size), settings.batch_size
+    epochs, batch_size = choose_epochs(len(train.labels), Recipe()), settings.batch_size
     steps = epochs * -(-len(train.labels) // batch_size)
     # Keras' penalty is L2 times the sum of squares, tf.nn.l2_loss halves it.
-    penalty = tf.keras.regularizers.L2(settings.l2 / 2)
+    penalty = tf.keras.regularizers.L2(float(settings.l2) / 2)
     classes = int(train.labels.max()) + 1
     layer = tf.keras.layers.Dense(classes, "softmax", kernel_initializer="zeros", kernel_regularizer=penalty)
     model = tf.keras.Sequential([tf.keras.Input([train.values.shape[-1]]), layer])

@@ -23,14 +23,17 @@ Start = dict[str, np.ndarray]
 
 def measure_scaling(parts: Iterable[Vectors]) -> Start:
     """Return mean and one over the deviation of each dimension of bottlenecks; a dimension that is constant keeps 1."""
-    count, total, squares = 0, np.zeros(1), np.zeros(1)
+    count, first, total, squares = 0, np.zeros(1), np.zeros(1), np.zeros(1)
     for values, _ in parts:
         flat = values.reshape(-1, values.shape[-1]).astype(np.float64)
+        # Distances from the first, not values: what rounding leaves of a constant would pass for a deviation.
+        first = first if count else flat[0]
+        flat -= first
         count, total, squares = count + len(flat), total + flat.sum(0), squares + np.square(flat).sum(0)
     mean = total / count
     deviation = np.sqrt(np.maximum(squares / count - np.square(mean), 0))
     scale = 1 / np.where(deviation > 0, deviation, 1)
-    return {MEAN: mean.astype(np.float32), SCALE: scale.astype(np.float32)}
+    return {MEAN: (first + mean).astype(np.float32), SCALE: scale.astype(np.float32)}
 
 
 def scale_vectors(values: np.ndarray, architecture: Architecture, start: Start) -> np.ndarray:
@@ -59,16 +62,17 @@ def read_former_head(former: Path, labels: Sequence[str], backbone_id: str, arch
     run = RunDir(former)
     try:
         record = json.loads(run.record.read_text(encoding="utf-8"))
+        backbone, head = record["backbone"], record["config"].get("head", {})
         names = run.labels.read_text(encoding="utf-8").split("\n")[:-1]
         reader = tf.train.load_checkpoint(str(run.model))
-    except (OSError, ValueError, tf.errors.OpError) as error:
+    except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
         raise UserError(
             f"train.warm_start names '{former}', which holds no trained run: give the output_dir of a finished run."
         ) from error
-    found = record["backbone"].get("id")
+    found = backbone.get("id")
     if found != backbone_id:
         raise UserError(
-            f"The head in '{former}' was trained on the backbone '{record['backbone'].get('name')}' ({found}), this "
+            f"The head in '{former}' was trained on the backbone '{backbone.get('name')}' ({found}), this "
             f"run uses another ({backbone_id}): use the same backbone or leave train.warm_start out."
         )
     shapes = {
@@ -77,7 +81,13 @@ def read_former_head(former: Path, labels: Sequence[str], backbone_id: str, arch
     built = {name: shape for name, shape in shapes.items() if name.rpartition("/")[2] in PARTS}
     widths = [built.get(f"{TRAINING_SCOPE}/hidden{number}/biases") for number in range(len(architecture.hidden))]
     scaled = architecture.normalize == STANDARDIZE
-    if widths != [[layer.units] for layer in architecture.hidden] or len(built) != 2 * (len(widths) + 1 + scaled):
+    if (
+        widths != [[layer.units] for layer in architecture.hidden]
+        or len(built) != 2 * (len(widths) + 1 + scaled)
+        or [layer["activation"] for layer in head.get("hidden", [])]
+        != [hidden.activation for hidden in architecture.hidden]
+        or head.get("normalize", L2) != architecture.normalize
+    ):
         raise UserError(
             f"The head in '{former}' is built otherwise than this config's: give both the same 'head' or leave "
             f"train.warm_start out."
