@@ -28,7 +28,7 @@ def measure_scaling(parts: Iterable[Vectors]) -> Start:
         flat = values.reshape(-1, values.shape[-1]).astype(np.float64)
         # Distances from the first, not values: what rounding leaves of a constant would pass for a deviation.
         first = first if count else flat[0]
-        flat -= first
+        flat = flat - first
         count, total, squares = count + len(flat), total + flat.sum(0), squares + np.square(flat).sum(0)
     mean = total / count
     deviation = np.sqrt(np.maximum(squares / count - np.square(mean), 0))
@@ -80,14 +80,15 @@ def read_former_head(former: Path, labels: Sequence[str], backbone_id: str, arch
     }
     built = {name: shape for name, shape in shapes.items() if name.rpartition("/")[2] in PARTS}
     widths = [built.get(f"{TRAINING_SCOPE}/hidden{number}/biases") for number in range(len(architecture.hidden))]
+    activations = [layer["activation"] for layer in head.get("hidden", [])]
     scaled = architecture.normalize == STANDARDIZE
-    if (
-        widths != [[layer.units] for layer in architecture.hidden]
-        or len(built) != 2 * (len(widths) + 1 + scaled)
-        or [layer["activation"] for layer in head.get("hidden", [])]
-        != [hidden.activation for hidden in architecture.hidden]
-        or head.get("normalize", L2) != architecture.normalize
-    ):
+    same = (
+        widths == [[layer.units] for layer in architecture.hidden]
+        and activations == [layer.activation for layer in architecture.hidden]
+        and head.get("normalize", L2) == architecture.normalize
+        and len(built) == 2 * (len(widths) + 1 + scaled)
+    )
+    if not same:
         raise UserError(
             f"The head in '{former}' is built otherwise than this config's: give both the same 'head' or leave "
             f"train.warm_start out."

@@ -1,16 +1,25 @@
 import numpy as np
 import pytest
+import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
-from components.logistic_regression import FOLDS, PENALTIES, choose_penalty, fit_linear, make_objective, split_folds
+from components.logistic_regression import (
+    FOLDS,
+    PENALTIES,
+    Linear,
+    choose_penalty,
+    fit_linear,
+    make_objective,
+    split_folds,
+)
 
 
-def make_data(count=150, seed=0):
+def make_data(count=150, seed=0, dim=5, noise=0.7):
     random = np.random.default_rng(seed)
     labels = random.integers(0, 3, count)
-    return (np.eye(3, 5)[labels] + random.normal(0, 0.7, (count, 5))).astype(np.float32), labels
+    return (np.eye(3, dim)[labels] + random.normal(0, noise, (count, dim))).astype(np.float32), labels
 
 
 @pytest.mark.parametrize("class_weights", [None, [0.5, 1.0, 2.0]])
@@ -24,15 +33,92 @@ def test_the_optimum_is_that_of_scikit_learn(class_weights):
     np.testing.assert_allclose(differences, model.intercept_ - model.intercept_.mean(), atol=5e-3)
 
 
-def test_the_penalty_chosen_is_the_best_on_what_is_held_out():
-    train, held_out = (make_objective(*make_data(seed=seed), 3, 0.0, None) for seed in (1, 2))
-    solution, scores = None, []
-    for l2 in PENALTIES:
-        solution = fit_linear(train, l2, solution)
-        hits = (held_out.values @ solution.weights + solution.biases).argmax(1) == held_out.targets.argmax(1)
-        scores.append(hits.sum())
-    assert choose_penalty(train, held_out) == PENALTIES[int(np.argmax(scores))]
-    assert choose_penalty(train) in PENALTIES
+def test_two_classes_have_the_probabilities_of_scikit_learns_single_output():
+    values, labels = make_data()
+    labels = labels % 2
+    weights, biases = fit_linear(make_objective(values, labels, 2, 0.0, None), 0.02, steps=300)
+    # Its penalty is of the difference of the two outputs' weights, whose squares are half of that one's.
+    model = LogisticRegression(C=2 / (0.02 * len(labels)), tol=1e-8, max_iter=1000).fit(values, labels)
+    np.testing.assert_allclose(weights[:, 1] - weights[:, 0], model.coef_[0], atol=5e-3)
+    np.testing.assert_allclose(biases[1] - biases[0], model.intercept_[0], atol=5e-3)
+
+
+def loss_in_keras(values, labels, smoothing, class_weights, l2, linear):
+    """Return the objective in float64 as Keras has it, of which the penalty is of weights only."""
+    kind = tf.keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=smoothing)
+    logits = values.astype(np.float64) @ linear.weights + linear.biases
+    mean = kind(np.eye(3)[labels], logits, np.array(class_weights)[labels]).numpy()
+    return mean + l2 / 2 * np.square(linear.weights.astype(np.float64)).sum()
+
+
+@pytest.mark.parametrize("l2", [0.03, 0.001])
+def test_with_smoothed_labels_and_class_weights_every_step_away_from_the_optimum_is_worse(l2):
+    values, labels = make_data()
+    setting = (0.1, [0.5, 1.0, 2.0])
+    found = fit_linear(make_objective(values, labels, 3, *setting), l2, steps=300)
+    least = loss_in_keras(values, labels, *setting, l2, found)
+    random = np.random.default_rng(0)
+    for size in (0.3, 0.1, 0.03):
+        for _ in range(20):
+            moved = Linear(*(part + size * random.normal(size=part.shape) for part in found))
+            assert loss_in_keras(values, labels, *setting, l2, moved) > least
+    for wrong in ((0.0, setting[1]), (setting[0], None)):
+        other = fit_linear(make_objective(values, labels, 3, *wrong), l2, steps=300)
+        assert loss_in_keras(values, labels, *setting, l2, other) > least + 1e-4
+
+
+def test_the_start_changes_only_how_soon_the_optimum_is_reached():
+    values, labels = make_data(seed=3)
+    objective = make_objective(values, labels, 3, 0.0, None)
+    cold = fit_linear(objective, 0.01, steps=300)
+    nearby = fit_linear(objective, 0.03)
+    warm = fit_linear(objective, 0.01, nearby, steps=300)
+    np.testing.assert_allclose(warm.weights, cold.weights, atol=5e-3)
+    distances = [
+        np.abs(fit_linear(objective, 0.01, start, steps=3).weights - cold.weights).max() for start in (None, nearby)
+    ]
+    assert distances[1] < distances[0] / 2
+
+
+def count_right(pairs, class_weights):
+    """Return for each penalty how many judged images scikit-learn gets right in total, each weighed by its class."""
+    weights = np.array(class_weights or [1, 1, 1])
+    right = np.zeros(len(PENALTIES))
+    for (values, labels), (judged, actual) in pairs:
+        for number, l2 in enumerate(PENALTIES):
+            model = LogisticRegression(C=1 / (l2 * len(labels)), tol=1e-7, max_iter=2000)
+            hits = model.fit(values, labels, weights[labels]).predict(judged) == actual
+            right[number] += (hits * weights[actual]).sum()
+    return right
+
+
+def test_the_penalty_chosen_is_that_of_scikit_learns_best_model_on_held_out_images():
+    chosen = []
+    for seed, class_weights in [(0, None), (1, None), (2, None), (4, [0.5, 1.0, 2.0]), (0, [0.5, 1.0, 2.0])]:
+        train, held_out = make_data(80, seed, 20, 1.3), make_data(200, 100 + seed, 20, 1.3)
+        right = count_right([(train, held_out)], class_weights)
+        objectives = [make_objective(*part, 3, 0.0, class_weights) for part in (train, held_out)]
+        chosen.append(choose_penalty(*objectives))
+        # A fit to choose is cut short, which may decide one image otherwise.
+        assert right[PENALTIES.index(chosen[-1])] >= right.max() - 1
+    assert right.argmax() == 0 and right[0] > right[1] + 5 and chosen[-1] == PENALTIES[0]
+    assert len(set(chosen)) >= 3
+
+
+def test_without_held_out_images_the_penalty_is_the_best_over_the_folds():
+    chosen = []
+    for seed in (0, 1, 4, 6, 7):
+        objective = make_objective(*make_data(80, seed, 20, 1.3), 3, 0.0, None)
+        pairs = [tuple((part.values, part.targets.argmax(1)) for part in pair) for pair in split_folds(objective)]
+        right = count_right(pairs, None)
+        chosen.append(choose_penalty(objective))
+        assert right[PENALTIES.index(chosen[-1])] >= right.max() - 1
+    assert len(set(chosen)) >= 3
+
+
+def test_of_penalties_that_fare_equally_the_strongest_is_chosen():
+    values, labels = make_data(60, noise=0.01)
+    assert choose_penalty(make_objective(values, labels, 3, 0.0, None)) == PENALTIES[0] == max(PENALTIES)
 
 
 @given(st.lists(st.integers(0, 4), min_size=FOLDS, max_size=60))

@@ -2,8 +2,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from sklearn.metrics import accuracy_score, log_loss
+from sklearn.preprocessing import StandardScaler, normalize
 
 from components.model import (
+    L2,
+    PLAIN,
     SIGMOID,
     STANDARDIZE,
     Architecture,
@@ -13,7 +16,7 @@ from components.model import (
     add_final_training_ops,
     model_fn,
 )
-from components.optimisation import Optimisation, add_train_step
+from components.optimisation import Optimisation, Schedule, add_train_step
 
 v1 = tf.compat.v1
 
@@ -52,6 +55,19 @@ def test_names_and_summaries_are_those_of_the_workshop(data):
     for part in ("weights", "biases", "pre_activations"):
         assert any(f"{part}_summaries" in tag and "histogram" in tag for tag in tags), (part, tags)
     assert any("cross_entropy" in tag for tag in tags)
+
+
+def test_every_hidden_layer_has_names_and_summaries_too(data):
+    architecture = Architecture((HiddenLayer(7, "relu"), HiddenLayer(4, "tanh")))
+    with tf.Graph().as_default():
+        add_final_training_ops(tf.constant(data[0]), None, 3, architecture, False)
+        names = [variable.op.name for variable in v1.global_variables()]
+        tags = {run(summary.op.inputs[0]).decode() for summary in v1.get_collection("summaries")}
+    layers = ["hidden0/", "hidden1/", ""]
+    assert names == [f"final_training_ops/{layer}{part}" for layer in layers for part in ("weights", "biases")]
+    for layer in ("hidden0", "hidden1"):
+        for part in ("weights", "biases", "pre_activations"):
+            assert any(f"{layer}/{part}_summaries" in tag and "histogram" in tag for tag in tags), (layer, part)
 
 
 def test_evaluation_agrees_with_scikit_learn_over_uneven_batches(data):
@@ -110,6 +126,40 @@ def test_predictions_carry_index_label_and_probabilities_and_abstain_below_a_thr
         assert sorted(predictions["abstained"].tolist()) == [False, True]
 
 
+def predict(tmp_path, vectors, architecture, classes, values, threshold=None):
+    """Return the predictions of a head whose variables hold the values."""
+    (tmp_path / "labels.txt").write_text("".join(f"class {number}\n" for number in range(classes)))
+    head = HeadParams(classes, str(tmp_path / "labels.txt"), architecture, abstention_threshold=threshold)
+    with tf.Graph().as_default(), v1.Session() as session:
+        spec = model_fn({"bottleneck": tf.constant(vectors)}, None, "infer", {"head": head})
+        session.run([v1.global_variables_initializer(), v1.tables_initializer()])
+        for variable in v1.global_variables():
+            variable.load(values[variable.op.name.partition("/")[2]], session)
+        assert set(spec.export_outputs["serving_default"].outputs) == set(spec.predictions)
+        return session.run(spec.predictions)
+
+
+def test_exactly_the_predictions_below_the_threshold_are_abstained_from(data, tmp_path):
+    values = {"weights": np.random.default_rng(1).normal(size=(6, 3)), "biases": np.zeros(3)}
+    highest = predict(tmp_path, data[0], Architecture(), 3, values)["probabilities"].max(1)
+    threshold = float(np.sort(highest)[20])  # that prediction itself is not below it
+    predictions = predict(tmp_path, data[0], Architecture(), 3, values, threshold)
+    assert predictions["abstained"].tolist() == (highest < np.float32(threshold)).tolist()
+    assert predictions["abstained"].sum() == 20
+    np.testing.assert_array_equal(predictions["probabilities"].max(1), highest)
+    assert predict(tmp_path, data[0], Architecture(), 3, values, 2.0)["abstained"].all()
+
+
+def test_a_single_output_predicts_two_classes(data, tmp_path):
+    architecture = Architecture(output=SIGMOID, normalize=PLAIN)
+    values = {"weights": np.linspace(-1, 1, 6)[:, None], "biases": np.array([0.3])}
+    predictions = predict(tmp_path, data[0], architecture, 2, values)
+    second = 1 / (1 + np.exp(-(data[0] @ values["weights"] + values["biases"])))
+    np.testing.assert_allclose(predictions["probabilities"], np.hstack([1 - second, second]), atol=1e-6)
+    assert predictions["index"].tolist() == (second[:, 0] > 0.5).astype(int).tolist()
+    assert predictions["label"].tolist() == [f"class {index}".encode() for index in predictions["index"]]
+
+
 def test_hidden_layers_compute_what_keras_computes_and_drop_only_in_training(data):
     vectors, labels = data
     layers = (HiddenLayer(7, "relu", 0.5), HiddenLayer(4, "tanh"))
@@ -143,14 +193,95 @@ def test_a_sigmoid_output_has_keras_binary_cross_entropy(data):
     assert found == pytest.approx(float(tf.keras.losses.binary_crossentropy(labels, expected)), abs=1e-5)
 
 
-def test_standardised_bottlenecks_use_the_mean_and_scale_that_were_set(data):
+@pytest.mark.parametrize("rate", [0.0, 0.3])
+def test_training_drops_a_share_of_a_layers_outputs_and_scales_the_others_up(rate):
+    units = 300
+    architecture = Architecture((HiddenLayer(units, "linear", rate),), normalize=PLAIN)
+    with tf.Graph().as_default(), v1.Session() as session:
+        logits, _ = add_final_training_ops(tf.ones([5, 1]), None, units, architecture, True)
+        for variable in v1.global_variables():  # every hidden value is 1, and logits are the hidden values
+            shape = variable.shape.as_list()
+            variable.load(np.eye(units) if shape == [units, units] else np.full(shape, float(len(shape) == 2)), session)
+        values = session.run(logits)
+    kept = values != 0
+    assert kept.mean() == pytest.approx(1 - rate, abs=0.05 if rate else 0)
+    np.testing.assert_allclose(values[kept], 1 / (1 - rate), rtol=1e-5)
+    assert not rate or len({tuple(row) for row in kept.tolist()}) == 5
+
+
+@pytest.mark.parametrize("l2", [0.0, 0.3])
+@pytest.mark.parametrize("output", ["softmax", SIGMOID])
+def test_a_head_with_hidden_layers_trains_as_in_keras_with_its_penalties(data, tmp_path, output, l2):
     vectors, _ = data
-    with tf.Graph().as_default() as graph, v1.Session() as session:
-        add_final_training_ops(tf.constant(vectors), None, 3, Architecture(normalize=STANDARDIZE), False)
-        names = [variable.name for variable in v1.trainable_variables()]
+    labels, classes = (np.arange(50) % 2, 2) if output == SIGMOID else (data[1], 3)
+    layers = (HiddenLayer(7, "relu", l2=l2), HiddenLayer(4, "tanh", l2=2 * l2))
+    optimisation = Optimisation(9, 0.1, 0.05, "sgd", schedule=Schedule("constant"))
+    head = HeadParams(classes, str(tmp_path / "l"), Architecture(layers, output, PLAIN), optimisation)
+    with tf.Graph().as_default(), v1.Session() as session:
+        v1.set_random_seed(1)
+        features = {"bottleneck": tf.constant(vectors)}
+        spec = model_fn(features, tf.constant(labels), tf.estimator.ModeKeys.TRAIN, {"head": head})
+        session.run([v1.global_variables_initializer(), v1.local_variables_initializer()])
+        first, loss = session.run([v1.trainable_variables(), spec.loss])
+        for _ in range(3):
+            session.run(spec.train_op)
+        found = session.run(v1.trainable_variables())
+    # Keras' penalty is L2 times the sum of squares, tf.nn.l2_loss halves it.
+    kinds = [(7, "relu", l2), (4, "tanh", 2 * l2), (1 if output == SIGMOID else 3, None, 0.05)]
+    dense = [
+        tf.keras.layers.Dense(units, kind, kernel_regularizer=tf.keras.regularizers.L2(weight / 2))
+        for units, kind, weight in kinds
+    ]
+    model = tf.keras.Sequential([tf.keras.Input([6]), *dense])
+    model.set_weights(first)
+    losses = tf.keras.losses
+    kind = losses.BinaryCrossentropy if output == SIGMOID else losses.SparseCategoricalCrossentropy
+    model.compile(tf.keras.optimizers.SGD(0.1), kind(from_logits=True))
+    assert loss == pytest.approx(model.evaluate(vectors, labels, 50, verbose=0), rel=1e-5)
+    model.fit(vectors, labels, 50, 3, shuffle=False, verbose=0)
+    for one, other in zip(found, model.get_weights()):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_evaluation_measures_the_cross_entropy_without_penalties(data, tmp_path):
+    vectors, labels = data
+    head = HeadParams(3, str(tmp_path / "l"), Architecture((HiddenLayer(7, "relu", 0.5, 0.3),)))
+    with tf.Graph().as_default(), v1.Session() as session:
+        features = {"bottleneck": tf.constant(vectors)}
+        spec = model_fn(features, tf.constant(labels), tf.estimator.ModeKeys.EVAL, {"head": head})
+        logits = v1.get_default_graph().get_tensor_by_name("final_training_ops/logits:0")
         session.run(v1.global_variables_initializer())
-        shift = graph.get_tensor_by_name("final_training_ops/sub:0")
-        mean = next(v for v in v1.global_variables() if v.name.endswith("/mean:0"))
-        session.run(mean.assign(np.ones(6, np.float32)))
-        np.testing.assert_allclose(session.run(shift), vectors - 1, atol=1e-6)
-    assert names == ["final_training_ops/weights:0", "final_training_ops/biases:0"]
+        loss, values = session.run([spec.loss, logits])
+        assert loss == session.run(spec.loss)  # nothing is dropped at random
+    assert loss == pytest.approx(log_loss(labels, tf.nn.softmax(values.astype(np.float64)).numpy()), abs=1e-5)
+    assert spec.train_op is None
+
+
+def scaled_by(vectors, kind, values=None):
+    """Return what the output layer sees of bottlenecks: logits of a head whose weights are one and biases zero."""
+    dim = vectors.shape[1]
+    values = {"weights": np.eye(dim), "biases": np.zeros(dim), **(values or {})}
+    with tf.Graph().as_default(), v1.Session() as session:
+        logits, _ = add_final_training_ops(tf.constant(vectors), None, dim, Architecture(normalize=kind), False)
+        assert [variable.op.name for variable in v1.trainable_variables()] == [
+            "final_training_ops/weights",
+            "final_training_ops/biases",
+        ]
+        for variable in v1.global_variables():
+            variable.load(values[variable.op.name.partition("/")[2]], session)
+        return session.run(logits)
+
+
+def test_bottlenecks_are_scaled_to_the_length_of_ones(data):
+    vectors = np.vstack([data[0], np.zeros(6, np.float32)])
+    np.testing.assert_allclose(scaled_by(vectors, L2), normalize(vectors) * np.sqrt(6), atol=1e-5)
+
+
+def test_standardised_bottlenecks_use_the_mean_and_scale_that_were_set(data):
+    scaler = StandardScaler().fit(data[0][:30])
+    values = {"mean": scaler.mean_, "scale": 1 / scaler.scale_}
+    np.testing.assert_allclose(scaled_by(data[0], STANDARDIZE, values), scaler.transform(data[0]), atol=1e-5)
+
+
+def test_bottlenecks_can_be_left_as_they_are(data):
+    np.testing.assert_allclose(scaled_by(data[0], PLAIN), data[0], atol=1e-6)
