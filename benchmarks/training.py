@@ -29,11 +29,11 @@ from components.classifier import HeadClassifier
 from components.features import SPLITS, STAGES, RunDir
 from components.head_input import Source, Vectors, evaluate_from_memory, load_vectors, train_from_memory
 from components.model import Architecture, HeadParams
-from components.optimisation import Optimisation
 from components.progress import Progress
 from components.shards import shard_files
-from components.train import Recipe, choose_epochs
+from components.train import Recipe, choose_epochs, make_optimisation
 from pipeline.config import Train
+from pipeline.settings import make_recipe
 
 SHARES = (0.6, 0.8)  # where train and val end
 STRENGTHS = (0.001, 0.01, 0.1, 1.0)
@@ -78,18 +78,17 @@ def read_splits(run: RunDir) -> list[Vectors]:
     ]
 
 
-def train_ours(splits: list[Vectors], settings: Train, seed: int) -> Measured:
+def train_ours(splits: list[Vectors], recipe: Recipe, seed: int) -> Measured:
     """Measure HeadClassifier.fit."""
     train, val, test = splits
-    classes, batch_size = int(train.labels.max()) + 1, settings.batch_size
+    classes = int(train.labels.max()) + 1
     with tempfile.TemporaryDirectory() as folder:
         labels_file = Path(folder) / "labels.txt"
         labels_file.write_text("".join(f"class {number}\n" for number in range(classes)))
         start = time.perf_counter()
-        recipe = Recipe()  # the config's defaults
         epochs = choose_epochs(len(train.labels), recipe)
-        batches = train_from_memory(train, epochs, batch_size, seed)
-        optimisation = Optimisation(epochs * batches.per_pass, recipe.learning_rate, float(recipe.l2))
+        batches = train_from_memory(train, epochs, recipe.batch_size, seed)
+        optimisation = make_optimisation(recipe, epochs, len(train.labels), float(recipe.l2), None)
         head = HeadParams(classes, str(labels_file), Architecture(), optimisation)
         classifier = HeadClassifier(Path(folder) / "model", head, seed)
         held_out = evaluate_from_memory(val.values[:, 0], val.labels)
@@ -120,19 +119,19 @@ def train_scikit_learn(splits: list[Vectors], strength: float) -> Measured:
     return Measured(seconds, float(model.score(scale(test.values), test.labels)))
 
 
-def train_keras(splits: list[Vectors], settings: Train, seed: int) -> Measured:
+def train_keras(splits: list[Vectors], recipe: Recipe, seed: int) -> Measured:
     """Measure Keras' fit of one softmax layer."""
     train, val, test = splits
     tf.keras.utils.set_random_seed(seed)
     start = time.perf_counter()
-    epochs, batch_size = choose_epochs(len(train.labels), Recipe()), settings.batch_size
+    epochs, batch_size = choose_epochs(len(train.labels), recipe), recipe.batch_size
     steps = epochs * -(-len(train.labels) // batch_size)
     # Keras' penalty is L2 times the sum of squares, tf.nn.l2_loss halves it.
-    penalty = tf.keras.regularizers.L2(float(settings.l2) / 2)
+    penalty = tf.keras.regularizers.L2(float(recipe.l2) / 2)
     classes = int(train.labels.max()) + 1
     layer = tf.keras.layers.Dense(classes, "softmax", kernel_initializer="zeros", kernel_regularizer=penalty)
     model = tf.keras.Sequential([tf.keras.Input([train.values.shape[-1]]), layer])
-    rate = tf.keras.optimizers.schedules.CosineDecay(settings.learning_rate, steps)
+    rate = tf.keras.optimizers.schedules.CosineDecay(recipe.learning_rate, steps)
     model.compile(tf.keras.optimizers.Adam(rate), "sparse_categorical_crossentropy", ["accuracy"])
     held_out = (scale(val.values), val.labels)
     model.fit(scale(train.values), train.labels, batch_size, epochs, verbose=0, validation_data=held_out)
@@ -160,13 +159,14 @@ def main() -> None:
     if options.images:
         splits = draw_splits(splits, options.images, options.classes, options.seed)
     settings = Train()
+    recipe = make_recipe(settings)
     strength = choose_strength(splits)
     print(
         f"train {splits[0].values.shape}, {int(splits[0].labels.max()) + 1} classes; scikit-learn's C is {strength:g}"
     )
     contestants: dict[str, Callable[[], Measured]] = {
-        "topgraft": lambda: train_ours(splits, settings, options.seed),
-        "keras": lambda: train_keras(splits, settings, options.seed),
+        "topgraft": lambda: train_ours(splits, recipe, options.seed),
+        "keras": lambda: train_keras(splits, recipe, options.seed),
         "scikit-learn": lambda: train_scikit_learn(splits, strength),
     }
     measured: dict[str, list[Measured]] = {name: [] for name in contestants}
@@ -180,7 +180,7 @@ def main() -> None:
         median, accuracy = statistics.median(seconds), statistics.median(run.accuracy for run in runs)
         print(f"{name:14}{median:10.1f}{min(seconds):10.1f}{max(seconds):10.1f}{accuracy:10.4f}")
         figures[name] = {"seconds": [round(value, 2) for value in seconds], "accuracy": round(accuracy, 4)}
-    content = {"strength": strength, "settings": settings.model_dump(), **figures}
+    content = {"strength": strength, "settings": settings.model_dump(mode="json"), **figures}
     Path("benchmarks/training.json").write_text(json.dumps(content, indent=2) + "\n")
 
 

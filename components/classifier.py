@@ -9,6 +9,7 @@ from typing import Any, Callable, NamedTuple, Optional
 import numpy as np
 import tensorflow as tf
 
+from components.errors import UserError
 from components.head_input import Batches
 from components.model import EVALUATION_SCOPE, TRAINING_SCOPE, HeadParams, model_fn
 from components.progress import Progress
@@ -51,12 +52,18 @@ class HeadClassifier(tf.estimator.Estimator):
         """Train on the batches of all epochs, evaluating after each; return their history.
 
         start gives first values of variables by name. Training ends early after `patience` epochs without a better one;
-        without validation batches the last epoch is kept.
+        without validation batches the last epoch is kept. Raises UserError for a loss that is no number any more.
         """
         recorder = EpochRecorder(
             self, val, train.per_pass, patience, lambda done: progress.report(done, epochs, "epochs")
         )
-        self.train(train.input_fn, hooks=[StartValues(start or {}), recorder])
+        try:
+            self.train(train.input_fn, hooks=[StartValues(start or {}), recorder])
+        except tf.estimator.NanLossDuringTrainingError as error:
+            raise UserError(
+                f"Training diverged after {len(recorder.history)} epochs, the loss is no number any more: lower "
+                f"train.learning_rate."
+            ) from error
         return recorder.history
 
 
@@ -191,6 +198,6 @@ class RepeatedEvaluation:
 
 def epoch_rank(epoch: Epoch) -> tuple[float, float]:
     """Order epochs by validation accuracy, then by validation loss; without validation, by their number."""
-    if np.isnan(epoch.val_loss):
+    if np.isnan(epoch.val_accuracy):
         return epoch.epoch, 0.0
     return epoch.val_accuracy, -epoch.val_loss

@@ -84,13 +84,14 @@ def _split_variables(output_weights: tf.Variable) -> tuple[list[tf.Variable], li
 def schedule_rate(schedule: Schedule, steps: int, step: tf.Tensor) -> tf.Tensor:
     """Return the share of the first learning rate, float32[] in [0, 1], that a step of so many has."""
     done = tf.cast(step, tf.float32)
+    falling = tf.maximum(done - schedule.warmup, 0)
     if schedule.kind == CONSTANT:
         share = tf.ones([])
     elif schedule.kind == EXPONENTIAL:
-        share = tf.pow(schedule.decay, done / schedule.decay_steps)
+        share = tf.pow(schedule.decay, falling / schedule.decay_steps)
     else:
-        falling = tf.maximum(done - schedule.warmup, 0) / max(steps - schedule.warmup, 1)
-        share = 0.5 * (1 + tf.cos(3.141592653589793 * tf.minimum(falling, 1)))
+        fallen = tf.minimum(falling / max(steps - schedule.warmup, 1), 1)
+        share = 0.5 * (1 + tf.cos(3.141592653589793 * fallen))
     return share * tf.minimum((done + 1) / schedule.warmup, 1) if schedule.warmup else share
 
 

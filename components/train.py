@@ -168,7 +168,7 @@ def plan_streaming(
     if architecture.normalize == STANDARDIZE:
         start = {**measure_scaling(read_vectors(source)), **start}
     counts = np.zeros(len(labels), np.int64)
-    if recipe.class_weight:
+    if recipe.class_weight is not None:
         counts = sum((np.bincount(part.labels, minlength=len(labels)) for part in read_vectors(source)), counts)
     class_weights = weigh_classes(recipe.class_weight, counts, labels)
     epochs = choose_epochs(source.count, recipe)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, Optional, Union
+from typing import Any, Literal, Optional, Union, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -17,6 +17,14 @@ from components.features import RunDir
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _read_number(value: Any) -> Any:
+    # YAML 1.1 takes 1e-4 for text, as it has no point.
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 class Section(BaseModel):
@@ -169,17 +177,21 @@ class Train(Section):
     @field_validator("l2", mode="before")
     @classmethod
     def _number_or_auto(cls, value: Any) -> Any:
-        if value != "auto" and not (_is_number(value) and value >= 0):
+        number = _read_number(value)
+        if value != "auto" and not (_is_number(number) and number >= 0):
             raise ValueError("expected a number of 0 or more, or auto")
-        return value
+        return number
 
     @field_validator("class_weight", mode="before")
     @classmethod
     def _weights_or_balanced(cls, value: Any) -> Any:
-        weights = isinstance(value, dict) and all(_is_number(weight) and weight >= 0 for weight in value.values())
-        if value not in (None, "balanced") and not weights:
-            raise ValueError("expected balanced, or numbers of 0 or more by class such as {cat: 2, dog: 1}")
-        return {str(name): weight for name, weight in value.items()} if weights else value
+        if isinstance(value, dict):
+            weights = {str(name): _read_number(weight) for name, weight in value.items()}
+            if all(_is_number(weight) and weight >= 0 for weight in weights.values()):
+                return weights
+        elif value in (None, "balanced"):
+            return value
+        raise ValueError("expected balanced, or numbers of 0 or more by class such as {cat: 2, dog: 1}")
 
     @model_validator(mode="after")
     def _one_length(self) -> Train:
@@ -336,6 +348,7 @@ def _keys_of(section: type[BaseModel], path: list[str]) -> list[str]:
     fields = {field.alias or name: field.annotation for name, field in section.model_fields.items()}
     if not path:
         return list(fields)
-    inner = fields[path[0]]
-    assert isinstance(inner, type) and issubclass(inner, BaseModel)
-    return _keys_of(inner, path[1:])
+    # The section itself, or what is in Optional[...] or tuple[..., ...], of which a path names the position too.
+    kinds = get_args(fields[path[0]]) or (fields[path[0]],)
+    (inner,) = (kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel))
+    return _keys_of(inner, path[2:] if path[1:] and path[1].isdecimal() else path[1:])

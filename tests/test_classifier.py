@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import refusal
 from sklearn.metrics import accuracy_score, log_loss
 
-from components.classifier import Epoch, HeadClassifier, epoch_rank
+from components.classifier import Epoch, HeadClassifier, RepeatedEvaluation, epoch_rank
 from components.head_input import Vectors, evaluate_from_memory, train_from_memory
-from components.model import Architecture, HeadParams, HiddenLayer
+from components.model import SIGMOID, STANDARDIZE, Architecture, HeadParams, HiddenLayer
 from components.optimisation import Optimisation
 
 
@@ -20,13 +21,15 @@ def fit(tmp_path, progress):
     """Return a function that trains, and gives (classifier, history, validation batches' input_fn, their labels)."""
     (tmp_path / "labels.txt").write_text("a\nb\nc\n")
 
-    def run(name="model", seed=0, epochs=5, rate=0.05, hidden=(), start=None, patience=None, held_out=True):
+    def run(
+        name="model", seed=0, epochs=5, rate=0.05, hidden=(), normalize="l2", start=None, patience=None, held_out=True
+    ):
         vectors, labels = make_vectors(100, 1)
         train = train_from_memory(Vectors(vectors[:, None], labels), epochs, 16, seed)
         vectors, labels = make_vectors(50, 2)
         val = evaluate_from_memory(vectors, labels)
         optimisation = Optimisation(steps=epochs * 7, learning_rate=rate, l2=1e-3)
-        head = HeadParams(3, str(tmp_path / "labels.txt"), Architecture(hidden), optimisation)
+        head = HeadParams(3, str(tmp_path / "labels.txt"), Architecture(hidden, normalize=normalize), optimisation)
         classifier = HeadClassifier(tmp_path / name, head, seed)
         history = classifier.fit(train, val if held_out else None, epochs, progress, start, patience)
         return classifier, history, val.input_fn, labels
@@ -63,43 +66,125 @@ def test_equal_accuracy_is_decided_by_the_loss():
     assert epoch_rank(Epoch(1, 0, 0, 0.9, 0.91)) > epoch_rank(Epoch(2, 0, 0, 0.1, 0.9))
 
 
-@pytest.mark.parametrize("hidden", [(), (HiddenLayer(8, "relu", 0.5, 0.01),)])
+def test_an_epoch_that_diverged_is_not_the_best():
+    nan = float("nan")
+    history = [Epoch(1, 0.3, 0.9, 0.4, 0.9), Epoch(2, 0.3, 0.9, nan, 0.33), Epoch(3, nan, 0.3, nan, 0.33)]
+    assert max(history, key=epoch_rank).epoch == 1
+    assert max([Epoch(number, 0.3, 0.9, nan, nan) for number in (1, 2, 3)], key=epoch_rank).epoch == 3
+
+
+HIDDEN = (HiddenLayer(8, "relu", 0.5, 0.01), HiddenLayer(4, "tanh", 0.2))
+
+
+def read_variables(classifier):
+    return {name: classifier.get_variable_value(name) for name in classifier.get_variable_names()}
+
+
+@pytest.mark.parametrize("hidden", [(), HIDDEN], ids=["linear", "hidden"])
 def test_one_seed_gives_identical_weights(fit, hidden):
-    values = []
-    for name in ("one", "two"):
-        classifier, *_ = fit(name, hidden=hidden)
-        values.append({key: classifier.get_variable_value(key) for key in classifier.get_variable_names()})
-    assert values[0].keys() == values[1].keys()
-    for key in values[0]:
-        np.testing.assert_array_equal(values[0][key], values[1][key])
+    one, two = (read_variables(fit(name, hidden=hidden)[0]) for name in ("one", "two"))
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        np.testing.assert_array_equal(value, two[name])
+    other = read_variables(fit("other", seed=1, hidden=hidden)[0])
+    assert not np.array_equal(one["final_training_ops/weights"], other["final_training_ops/weights"])
 
 
-def test_what_is_evaluated_after_each_epoch_is_what_the_estimator_would_find(fit):
-    classifier, history, val, _ = fit(epochs=1)
+@pytest.mark.parametrize("hidden", [(), HIDDEN], ids=["linear", "hidden"])
+def test_what_is_evaluated_after_each_epoch_is_what_the_estimator_would_find(fit, hidden):
+    classifier, history, val, _ = fit(epochs=1, hidden=hidden, normalize=STANDARDIZE)
     metrics = classifier.evaluate(val)
     assert history[0].val_accuracy == pytest.approx(metrics["accuracy"])
     assert history[0].val_loss == pytest.approx(metrics["cross_entropy"], abs=1e-6)
 
 
-def test_patience_ends_training_early_and_the_best_epoch_is_kept(fit):
-    classifier, history, val, _ = fit(epochs=30, rate=1.0, patience=2)
+def test_any_weights_can_be_evaluated_again_and_again(tmp_path):
+    vectors, labels = make_vectors(1500, 3)  # two batches, the second a short one
+    (tmp_path / "labels.txt").write_text("a\nb\nc\n")
+    classifier = HeadClassifier(tmp_path / "model", HeadParams(3, str(tmp_path / "labels.txt"), Architecture()), 0)
+    evaluation = RepeatedEvaluation(classifier, evaluate_from_memory(vectors, labels))
+    assert sorted(evaluation.variables) == ["final_training_ops/biases:0", "final_training_ops/weights:0"]
+    scaled = vectors / np.linalg.norm(vectors, axis=1, keepdims=True) * np.sqrt(5)
+    for seed in (0, 1, 0):
+        random = np.random.default_rng(seed)
+        weights, biases = random.normal(size=(5, 3)).astype(np.float32), random.normal(size=3).astype(np.float32)
+        found = evaluation.evaluate({"final_training_ops/weights:0": weights, "final_training_ops/biases:0": biases})
+        probabilities = tf.nn.softmax((scaled @ weights + biases).astype(np.float64)).numpy()
+        assert found["accuracy"] == pytest.approx(accuracy_score(labels, probabilities.argmax(1)))
+        assert found["cross_entropy"] == pytest.approx(log_loss(labels, probabilities), abs=1e-5)
+    evaluation.close()
+
+
+@pytest.mark.parametrize("patience", [1, 3])
+def test_patience_ends_training_early_and_the_best_epoch_is_kept(fit, patience):
+    classifier, history, val, _ = fit(epochs=30, rate=1.0, patience=patience)
     best = max(history, key=epoch_rank)
-    assert len(history) == best.epoch + 2 < 30
-    assert classifier.evaluate(val)["accuracy"] == pytest.approx(best.val_accuracy)
+    assert len(history) == best.epoch + patience < 30
+    metrics = classifier.evaluate(val)
+    assert metrics["accuracy"] == pytest.approx(best.val_accuracy)
+    assert metrics["global_step"] == 7 * best.epoch
+    _, plain, _, _ = fit("plain", epochs=30, rate=1.0)
+    assert plain[: len(history)] == history and len(plain) == 30
 
 
-def test_without_validation_the_last_epoch_is_kept(fit):
-    classifier, history, val, _ = fit(epochs=4, held_out=False)
-    assert classifier.evaluate(val)["global_step"] == 7 * 4
-    assert all(np.isnan(epoch.val_loss) for epoch in history)
+def test_without_validation_the_last_epoch_is_kept_and_patience_waits_for_nothing(fit, tmp_path):
+    classifier, history, val, labels = fit(epochs=4, held_out=False, patience=1)
+    assert [epoch.epoch for epoch in history] == [1, 2, 3, 4]
+    assert all(np.isnan(epoch.val_loss) and np.isnan(epoch.val_accuracy) for epoch in history)
+    assert history[-1].train_loss < history[0].train_loss
+    assert len(list((tmp_path / "model").glob("*.index"))) == 1
+    metrics = classifier.evaluate(val)
+    assert metrics["global_step"] == 7 * 4
+    assert metrics["accuracy"] > 0.6
+    assert len(list(classifier.predict(val))) == len(labels)
+
+
+def test_a_training_that_diverges_is_a_sentence(fit):
+    words = refusal(lambda: fit(rate=1e30))
+    assert "lower train.learning_rate" in words and "after 0 epochs" in words
 
 
 def test_training_begins_with_the_values_given(fit):
-    start = {"final_training_ops/weights": np.arange(15, dtype=np.float32).reshape(5, 3)}
-    classifier, *_ = fit(epochs=1, rate=1e-9, start=start)
-    np.testing.assert_allclose(
-        classifier.get_variable_value("final_training_ops/weights"), start["final_training_ops/weights"], atol=1e-5
-    )
+    random = np.random.default_rng(7)
+    shapes = {"hidden0/weights": (5, 8), "hidden0/biases": (8,), "weights": (8, 3), "biases": (3,)}
+    shapes.update(mean=(5,), scale=(5,))
+    start = {
+        f"final_training_ops/{name}": random.normal(size=shape).astype(np.float32) for name, shape in shapes.items()
+    }
+    classifier, *_ = fit(epochs=1, rate=1e-12, hidden=HIDDEN[:1], normalize=STANDARDIZE, start=start)
+    for name, value in start.items():
+        np.testing.assert_allclose(classifier.get_variable_value(name), value, atol=1e-9)
+
+
+def test_mean_and_scale_travel_with_the_checkpoint_and_are_used_to_evaluate(fit):
+    mean, scale = np.linspace(-1, 1, 5, dtype=np.float32), np.linspace(0.5, 2, 5, dtype=np.float32)
+    start = {"final_training_ops/mean": mean, "final_training_ops/scale": scale}
+    classifier, _, val, labels = fit(normalize=STANDARDIZE, start=start)
+    variables = read_variables(classifier)
+    np.testing.assert_array_equal(variables["final_training_ops/mean"], mean)
+    np.testing.assert_array_equal(variables["final_training_ops/scale"], scale)
+    vectors, _ = make_vectors(50, 2)
+    logits = (vectors - mean) * scale @ variables["final_training_ops/weights"] + variables["final_training_ops/biases"]
+    probabilities = tf.nn.softmax(logits.astype(np.float64)).numpy()
+    metrics = classifier.evaluate(val)
+    assert metrics["accuracy"] == pytest.approx(accuracy_score(labels, logits.argmax(1)))
+    assert metrics["cross_entropy"] == pytest.approx(log_loss(labels, probabilities), abs=1e-5)
+    predicted = np.array([prediction["probabilities"] for prediction in classifier.predict(val)])
+    np.testing.assert_allclose(predicted, probabilities, atol=1e-5)
+
+
+def test_a_single_output_learns_two_classes(tmp_path, progress):
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 2, 200)
+    vectors = (np.eye(2, 5)[labels] * 2 + random.normal(0, 1, (200, 5))).astype(np.float32)
+    (tmp_path / "labels.txt").write_text("a\nb\n")
+    optimisation = Optimisation(100, 0.05, 1e-3)
+    head = HeadParams(2, str(tmp_path / "labels.txt"), Architecture(output=SIGMOID), optimisation)
+    classifier = HeadClassifier(tmp_path / "model", head, 0)
+    train = train_from_memory(Vectors(vectors[:100, None], labels[:100]), 10, 10, 0)
+    history = classifier.fit(train, evaluate_from_memory(vectors[100:], labels[100:]), 10, progress)
+    assert classifier.get_variable_value("final_training_ops/weights").shape == (5, 1)
+    assert max(history, key=epoch_rank).val_accuracy > 0.85
 
 
 def test_the_model_directory_has_events_for_tensorboard(fit, tmp_path):

@@ -1,4 +1,6 @@
+from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
@@ -7,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.errors import UserError
-from pipeline.config import Config, load_config
-from pipeline.pipeline import data_place
+from pipeline.config import Config, Head, HiddenLayer, load_config
+from pipeline.settings import data_place, make_architecture, make_recipe
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 GOOD = {"name": "x", "data": {"path": "images"}}
@@ -40,6 +42,109 @@ def test_defaults_fill_what_is_not_set(load):
         "warn",
         "stop",
     )
+
+
+def test_the_head_and_its_training_have_defaults(load):
+    config = load(GOOD)
+    assert config.head.model_dump() == {"hidden": (), "output": "auto", "normalize": "l2"}
+    assert config.train.model_dump() == {
+        "epochs": None,
+        "steps": None,
+        "batch_size": 256,
+        "optimizer": "adam",
+        "momentum": 0.9,
+        "learning_rate": 0.003,
+        "schedule": {"kind": "cosine", "warmup": 0, "decay": 0.9, "decay_steps": 500},
+        "l2": 0.001,
+        "label_smoothing": 0,
+        "class_weight": None,
+        "patience": None,
+        "warm_start": None,
+        "max_memory": None,
+    }
+    assert config.abstain is None
+
+
+def test_what_a_config_gives_reaches_the_components(load):
+    from components.model import Architecture
+    from components.optimisation import Schedule
+    from components.train import Recipe
+
+    assert make_recipe(load(GOOD).train) == Recipe()
+    assert make_architecture(load(GOOD).head) == replace(Architecture([]), output="auto")
+    train = {
+        "steps": 90,
+        "batch_size": 32,
+        "optimizer": "momentum",
+        "momentum": 0.8,
+        "learning_rate": 0.1,
+        "schedule": {"kind": "exponential", "warmup": 5, "decay": 0.96, "decay_steps": 1000},
+        "l2": "auto",
+        "label_smoothing": 0.1,
+        "class_weight": {"a": 2},
+        "patience": 3,
+        "warm_start": "runs/old",
+        "max_memory": 10**9,
+    }
+    recipe = make_recipe(load({**GOOD, "train": train}).train)
+    schedule = Schedule("exponential", 5, 0.96, 1000)
+    assert recipe == Recipe(**{**train, "schedule": schedule, "warm_start": Path("runs/old")})
+
+
+@pytest.mark.parametrize("value", ["linear", [], {}, {"hidden": []}])
+def test_a_linear_head_has_several_names(load, value):
+    assert load({**GOOD, "head": value}).head == Head()
+
+
+@pytest.mark.parametrize("value", [[{"units": 512}], {"hidden": [{"units": 512}]}])
+def test_hidden_layers_are_a_list_or_a_key_of_the_section(load, value):
+    from components.model import HiddenLayer
+
+    head = load({**GOOD, "head": value}).head
+    assert [layer.model_dump() for layer in head.hidden] == [
+        {"units": 512, "activation": "relu", "dropout": 0, "l2": 0}
+    ]
+    assert make_architecture(head).hidden == [HiddenLayer(512, "relu")]
+
+
+def test_a_head_of_several_layers_is_read_in_order(load):
+    layers = [{"units": 8, "activation": "tanh", "dropout": 0.5, "l2": 0.01}, {"units": 4}]
+    section = {"hidden": layers, "output": "softmax", "normalize": "standardize"}
+    head = make_architecture(load({**GOOD, "head": section}).head)
+    assert [(layer.units, layer.activation, layer.dropout, layer.l2) for layer in head.hidden] == [
+        (8, "tanh", 0.5, 0.01),
+        (4, "relu", 0, 0),
+    ]
+    assert (head.output, head.normalize) == ("softmax", "standardize")
+
+
+def test_every_activation_that_a_config_takes_is_one_of_keras():
+    import tensorflow as tf
+
+    for name in get_args(HiddenLayer.model_fields["activation"].annotation):
+        assert callable(tf.keras.activations.get(name))
+
+
+def test_a_schedule_can_be_its_kind_alone(load):
+    schedule = load(GOOD, "train.schedule=exponential").train.schedule
+    assert schedule.model_dump() == {"kind": "exponential", "warmup": 0, "decay": 0.9, "decay_steps": 500}
+    warm = load(GOOD, "train.schedule.warmup=7").train.schedule
+    assert (warm.kind, warm.warmup) == ("cosine", 7)
+
+
+@pytest.mark.parametrize("text, expected", [("auto", "auto"), ("0", 0), ("0.01", 0.01), ("1e-4", 0.0001)])
+def test_the_penalty_is_a_number_or_auto(load, text, expected):
+    assert load(GOOD, f"train.l2={text}").train.l2 == expected
+
+
+def test_class_weights_are_balanced_or_by_name(load):
+    assert load(GOOD, "train.class_weight=balanced").train.class_weight == "balanced"
+    weights = load(GOOD, "train.class_weight={7: 2, cat: 0.5, dog: 1e-1}").train.class_weight
+    assert weights == {"7": 2, "cat": 0.5, "dog": 0.1}
+
+
+def test_a_model_abstains_where_a_precision_is_set(load):
+    assert load(GOOD, "abstain.precision=0.95").abstain.precision == 0.95
 
 
 def test_several_roots_patterns_and_counts_can_be_set(load):
@@ -79,6 +184,36 @@ def test_overrides_reach_into_sections_and_have_yaml_types(load):
         (GOOD, ["train.epochs=0"], "'train.epochs' is 0"),
         (GOOD, ["train=3"], "'train'"),
         (GOOD, ["train.max_memory=0"], "'train.max_memory' is 0"),
+        (GOOD, ["head=deep"], "'head' is 'deep': expected linear, a list of hidden layers"),
+        (GOOD, ["head=[3]"], "'head.hidden.0' is 3"),
+        (GOOD, ["head=[{units: 0}]"], "'head.hidden.0.units' is 0"),
+        (GOOD, ["head=[{units: 4}, {activation: tanh}]"], "'head.hidden.1.units' is missing"),
+        (GOOD, ["head=[{units: 4, activation: relo}]"], "'head.hidden.0.activation' is 'relo': input should be 'relu'"),
+        (GOOD, ["head=[{units: 4, dropout: 1}]"], "'head.hidden.0.dropout' is 1"),
+        (GOOD, ["head.hidden=[{units: 4, droput: 0.5}]"], "did you mean 'head.hidden.0.dropout'"),
+        (GOOD, ["head.hiden=[]"], "did you mean 'head.hidden'"),
+        (GOOD, ["head.output=both"], "'head.output' is 'both'"),
+        (GOOD, ["head.normalize=l1"], "'head.normalize' is 'l1'"),
+        (GOOD, ["train.optimizer=adm"], "'train.optimizer' is 'adm'"),
+        (GOOD, ["train.momentum=1"], "'train.momentum' is 1"),
+        (GOOD, ["train.learning_rate=0"], "'train.learning_rate' is 0"),
+        (GOOD, ["train.schedule=cosin"], "'train.schedule.kind' is 'cosin'"),
+        (GOOD, ["train.schedule={kind: cosine, decay: 0.9}"], "'train.schedule': decay belongs to kind exponential"),
+        (GOOD, ["train.schedule.decay_steps=9"], "'train.schedule': decay_steps belongs to kind exponential"),
+        (GOOD, ["train.schedule={kind: exponential, decay: 1.1}"], "'train.schedule.decay' is 1.1"),
+        (GOOD, ["train={epochs: 3, steps: 90}"], "'train': epochs is 3 and steps is 90, expected one of the two"),
+        (GOOD, ["train.l2=-1"], "'train.l2' is -1: expected a number of 0 or more, or auto"),
+        (GOOD, ["train.l2=automatic"], "'train.l2' is 'automatic': expected a number of 0 or more, or auto"),
+        (GOOD, ["train.l2=.nan"], "'train.l2' is nan"),
+        (GOOD, ["train.label_smoothing=1"], "'train.label_smoothing' is 1"),
+        (GOOD, ["train.class_weight=heavy"], "'train.class_weight' is 'heavy': expected balanced, or numbers"),
+        (GOOD, ["train.class_weight={cat: big}"], "'train.class_weight': expected balanced, or numbers"),
+        (GOOD, ["train.class_weight={cat: -1}"], "'train.class_weight': expected balanced, or numbers"),
+        (GOOD, ["train.patience=0"], "'train.patience' is 0"),
+        (GOOD, ["abstain.precision=1.5"], "'abstain.precision' is 1.5"),
+        (GOOD, ["abstain.precision=0"], "'abstain.precision' is 0"),
+        (GOOD, ["abstain={precision: 0.9, presision: 0.9}"], "did you mean 'abstain.precision'"),
+        (GOOD, ["abstain=0.9"], "'abstain' is 0.9"),
         (GOOD, ["augment.crops=6"], "'augment.crops' is 6"),
         (GOOD, ["augment.crop_side=1"], "'augment.crop_side' is 1"),
         (GOOD, ["augment.flips=true"], "did you mean 'augment.flip'"),

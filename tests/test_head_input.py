@@ -1,4 +1,6 @@
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from components.head_input import (
     evaluate_from_memory,
     evaluate_from_shards,
     load_vectors,
+    read_vectors,
     train_from_memory,
     train_from_shards,
 )
@@ -53,6 +56,30 @@ def test_vectors_are_loaded_in_order_with_all_their_views(tmp_path, views):
     np.testing.assert_array_equal(vectors.values, made[order])
     np.testing.assert_array_equal(vectors.labels, order % 5)
     assert source.bytes == 50 * views * DIM * 4
+
+
+@pytest.mark.parametrize("views, sizes", [(1, [1024, 1024, 452]), (3, [341] * 7 + [113])])
+def test_parts_hold_all_views_in_the_order_of_the_files_and_little_at_a_time(tmp_path, views, sizes):
+    source, made = write_source(tmp_path, 2500, views, shards=2)
+    parts = list(read_vectors(source))
+    assert [part.values.shape for part in parts] == [(size, views, DIM) for size in sizes]
+    assert [len(part.labels) for part in parts] == sizes
+    whole = load_vectors(source)
+    np.testing.assert_array_equal(np.concatenate([part.values for part in parts]), whole.values)
+    np.testing.assert_array_equal(np.concatenate([part.labels for part in parts]), whole.labels)
+    order, _ = number_of(whole.values[:, 0])
+    np.testing.assert_array_equal(whole.values, made[order])
+
+
+def test_shards_without_records_have_no_parts(tmp_path):
+    source, _ = write_source(tmp_path, 0, 1)
+    assert list(read_vectors(source)) == []
+
+
+def test_shards_that_hold_fewer_than_were_counted_are_no_split(tmp_path):
+    source, _ = write_source(tmp_path, 50, 1)
+    with pytest.raises(ValueError, match="hold 50 bottlenecks of 51"):
+        load_vectors(replace(source, count=51))
 
 
 @pytest.fixture(params=["memory", "shards", "shards, little memory"])
@@ -115,12 +142,11 @@ def test_a_batch_from_shards_mixes_shards_even_without_a_large_buffer(tmp_path):
 
 
 def test_a_flipped_bit_is_named_with_its_file(tmp_path):
-    from pathlib import Path
-
     source, _ = write_source(tmp_path, 50, 1)
     content = bytearray(Path(source.files[1]).read_bytes())
     content[100] ^= 1
     Path(source.files[1]).write_bytes(content)
-    with pytest.raises(DamagedShard) as caught:
-        load_vectors(source)
-    assert caught.value.path == source.files[1]
+    for read in (load_vectors, lambda source: list(read_vectors(source))):
+        with pytest.raises(DamagedShard) as caught:
+            read(source)
+        assert caught.value.path == source.files[1]

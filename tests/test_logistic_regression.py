@@ -37,7 +37,7 @@ def test_two_classes_have_the_probabilities_of_scikit_learns_single_output():
     values, labels = make_data()
     labels = labels % 2
     weights, biases = fit_linear(make_objective(values, labels, 2, 0.0, None), 0.02, steps=300)
-    # Its penalty is of the difference of the two outputs' weights, whose squares are half of that one's.
+    # The squares of two opposite weights sum to half of the square of their difference.
     model = LogisticRegression(C=2 / (0.02 * len(labels)), tol=1e-8, max_iter=1000).fit(values, labels)
     np.testing.assert_allclose(weights[:, 1] - weights[:, 0], model.coef_[0], atol=5e-3)
     np.testing.assert_allclose(biases[1] - biases[0], model.intercept_[0], atol=5e-3)
@@ -114,6 +114,18 @@ def test_without_held_out_images_the_penalty_is_the_best_over_the_folds():
         chosen.append(choose_penalty(objective))
         assert right[PENALTIES.index(chosen[-1])] >= right.max() - 1
     assert len(set(chosen)) >= 3
+
+
+def test_held_out_images_count_by_the_weight_of_their_class():
+    train, (values, labels) = make_data(80, 5, 20, 1.3), make_data(200, 105, 20, 1.3)
+    first = labels == 0
+    right_of_all, right_of_first = (
+        count_right([(train, (values[rows], labels[rows]))], None) for rows in (slice(None), first)
+    )
+    assert right_of_all.argmax() != 0 and right_of_first[0] >= right_of_first[1:].max() + 2
+    fitted = make_objective(*train, 3, 0.0, None)
+    assert choose_penalty(fitted, make_objective(values, labels, 3, 0.0, None)) != PENALTIES[0]
+    assert choose_penalty(fitted, make_objective(values, labels, 3, 0.0, [1.0, 0.0, 0.0])) == PENALTIES[0]
 
 
 def test_of_penalties_that_fare_equally_the_strongest_is_chosen():
