@@ -146,6 +146,8 @@ def train_from_shards(source: Source, epochs: int, batch_size: int, seed: int, m
             yield random.permutation(files), random.integers(1, 2**62)
 
     def read(order: tf.Tensor, epoch_seed: tf.Tensor) -> tf.data.Dataset:
+        # Within this function: beside a global seed of 0, which Keras applications set, shuffle takes no tensor.
+        tf.random.set_seed(1)
         records = tf.data.Dataset.from_tensor_slices(order).interleave(tf.data.TFRecordDataset, SHARDS_MIXED)
         return records.shuffle(held, seed=epoch_seed).batch(batch_size)
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from components.errors import DamagedShard
 from components.features import BOTTLENECK, BOTTLENECK_VIEWS, KEY, LABEL, SHA256, SOURCE, TEXT, shard_name
@@ -133,6 +134,23 @@ def test_evaluation_sees_what_is_served_of_each_image_once_in_order(tmp_path, co
         images, views = number_of(np.concatenate([values for values, _ in found]))
         assert images.tolist() == list(range(count)) and not views.any()
         np.testing.assert_array_equal(np.concatenate([labels for _, labels in found]), images % 5)
+
+
+def test_a_global_seed_that_others_have_set_changes_nothing(tmp_path):
+    source, _ = write_source(tmp_path, 60, 1)
+
+    def flatten():
+        return [
+            row for vectors, _ in collect(train_from_shards(source, 2, 16, 3, memory=1)) for row in vectors.tolist()
+        ]
+
+    try:
+        tf.random.set_seed(0)
+        beside_zero = flatten()
+        tf.random.set_seed(5)
+        assert flatten() == beside_zero
+    finally:
+        tf.random.set_seed(None)
 
 
 def test_a_batch_from_shards_mixes_shards_even_without_a_large_buffer(tmp_path):
