@@ -104,7 +104,7 @@ def measure_curve(
     total = len(backbones) * len(plan.shots) * plan.draws
     with replacing_folder(run.curve) as folder:
         for title, parts in backbones.items():
-            vectors = join_parts([read_all(examples, part, run) for part in parts])
+            vectors = join_parts([read_all(examples, part, run) for part in parts], parts[0].average)
             for shots in plan.shots:
                 for number in range(plan.draws):
                     draw = draw_rows(vectors.labels, shots, plan.small_classes, (seed, number))
@@ -131,13 +131,16 @@ def read_all(examples: Examples, bottlenecks: Bottlenecks, run: RunDir) -> Vecto
     return Vectors(table.views[order], table.labels[order])
 
 
-def join_parts(parts: Sequence[Vectors]) -> Vectors:
-    """Join bottlenecks of several backbones as the canonical graph of all does: each scaled to sqrt(its width)."""
+def join_parts(parts: Sequence[Vectors], average: bool) -> Vectors:
+    """Join bottlenecks of several backbones as the canonical graph of all does: each scaled to sqrt(its width).
+
+    Averages of views are means of vectors of length 1 already, and shorter where an image's views differ.
+    """
     if len(parts) == 1:
         return parts[0]
     scaled = []
     for values, _ in parts:
-        lengths = np.linalg.norm(values, axis=-1, keepdims=True)
+        lengths = 1.0 if average else np.linalg.norm(values, axis=-1, keepdims=True)
         scaled.append(values * (values.shape[-1] ** 0.5 / np.maximum(lengths, 1e-6)))
     return Vectors(np.concatenate(scaled, -1), parts[0].labels)
 

@@ -122,7 +122,7 @@ def run_curve(config: Config, run: RunDir, stages: Stages, progress: Progress) -
     examples = list_and_ingest(config, run, stages, progress)
     # Each backbone alone: those side by side are joined from these, whatever other combinations are asked for.
     asked = config.curve.backbones or (config.backbone,)
-    names = {spec: f"extract-{hash_parts([asdict(spec)])}" for specs in asked for spec in specs}
+    names = {spec: name_extraction(spec, config) for specs in asked for spec in specs}
     parts = {spec: extract(name, (spec,), config, examples, run, stages, progress) for spec, name in names.items()}
     backbones = {name_specs(specs): [parts[spec] for spec in specs] for specs in asked}
     # Train and measure a head for each backbone, number of images a class and draw.
@@ -142,6 +142,11 @@ def run_curve(config: Config, run: RunDir, stages: Stages, progress: Progress) -
         settings=[config.curve.model_dump(), config.head.model_dump(), config.train.model_dump(), config.seed],
         after=["ingest", *names.values()],
     )
+
+
+def name_extraction(spec: Spec, config: Config) -> str:
+    """Return the name of the stage that extracts one backbone: a run's own where it is the run's."""
+    return "extract" if config.backbone == (spec,) else f"extract-{hash_parts([asdict(spec)])}"
 
 
 def list_and_ingest(config: Config, run: RunDir, stages: Stages, progress: Progress) -> Examples:

@@ -90,8 +90,16 @@ class Stages:
             if file.is_file()
         }
         record = StageRecord(key, seconds, asdict(outcome), files)  # type: ignore[call-overload]
+        self._drop_overwritten(name, record)
         write_json(self._path(name), asdict(record))
         return self._finish(name, record, outcome, skipped=False)
+
+    def _drop_overwritten(self, name: str, record: StageRecord) -> None:
+        # Extractions for a run and for a curve can share a folder: sizes alone do not tell whose content it holds.
+        for path in self._run.stages.glob("*.json"):
+            other = None if path.stem == name else self._read(path.stem)
+            if other and other.files.keys() & record.files.keys():
+                path.unlink()
 
     def _finish(self, name: str, record: StageRecord, outcome: T, skipped: bool) -> T:
         self.summary[name] = {"seconds": record.seconds, **asdict(outcome.work), "skipped": skipped}

@@ -7,8 +7,19 @@ from conftest import refusal, write_config
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.curve import FAIL, LEAVE_OUT, SHRINK, check_draw, count_shots, draw_rows, mean_class_accuracy
+from components.curve import (
+    FAIL,
+    LEAVE_OUT,
+    SHRINK,
+    check_draw,
+    count_shots,
+    draw_rows,
+    join_parts,
+    mean_class_accuracy,
+)
 from components.curve_report import format_point, summarise_curve
+from components.head_input import Vectors
+from components.views import serve_views
 from pipeline.cli import main
 
 
@@ -51,6 +62,18 @@ def test_the_mean_of_classes_takes_a_limited_number_of_each():
     assert mean_class_accuracy(actual, predicted, 1) == 1
 
 
+@pytest.mark.parametrize("average", [False, True])
+def test_parts_are_joined_to_the_direction_that_a_canonical_graph_of_all_serves(average):
+    random = np.random.default_rng(0)
+    views = [random.uniform(size=(10, 3, width)).astype(np.float32) for width in (4, 9)]
+    scaled = [part / np.linalg.norm(part, axis=-1, keepdims=True) * part.shape[-1] ** 0.5 for part in views]
+    expected = np.array([serve_views(image, average) for image in np.concatenate(scaled, -1)])
+    served = [np.array([serve_views(image, average) for image in part])[:, None] for part in views]
+    joined = join_parts([Vectors(part, np.arange(10)) for part in served], average).values[:, 0]
+    cosines = (joined * expected).sum(1) / np.linalg.norm(joined, axis=1) / np.linalg.norm(expected, axis=1)
+    np.testing.assert_allclose(cosines, 1, atol=1e-6)
+
+
 def test_points_are_means_and_deviations_and_published_rows_are_marked():
     rows = [
         {"backbone": "b", "per_class": "15", "accuracy": str(value), "mean_class_accuracy": "0.5"}
@@ -76,9 +99,10 @@ def test_a_curve_is_measured_from_cached_bottlenecks_and_shown(toy_config, tmp_p
     assert (int(rows[0]["train_images"]), int(rows[0]["test_images"])) == (15, 165)
     page = (tmp_path / "run" / "curve" / "index.html").read_text()
     assert "training images a class" in page and "index.html" in out
-    (stage,) = (tmp_path / "run" / "stages").glob("extract-*.json")
+    stage = tmp_path / "run" / "stages" / "extract.json"
     assert json.loads(stage.read_text())["outcome"]["work"]["computed"] == 180
-    # Again with other numbers: no forward pass.
+    # Again with other numbers: the bottlenecks are those of before.
+    assert not list((tmp_path / "run" / "stages").glob("extract-*.json"))
     assert main(["curve", path, "--shots", "3", "--draws", "1"]) == 0
     assert list((tmp_path / "run" / "curve" / "hparams").iterdir())
     assert stage.exists()

@@ -87,6 +87,18 @@ def test_a_stage_that_failed_is_not_taken_for_done(go):
     assert go() == ["extract"]
 
 
+def test_a_stage_whose_files_another_has_written_runs_again(go, run, progress):
+    go()
+
+    def overwrite():
+        (run.root / "extract" / "file").write_text("CONTENT")  # as long as before
+        return Made(Work(1, 0, 1), "extract")
+
+    Stages(run, progress).do("extract-other", Made, overwrite)
+    assert go() == ["extract"]
+    assert go() == []
+
+
 def test_a_damaged_record_runs_its_stage_again(go, run):
     go()
     (run.stages / "train.json").write_text("{")
