@@ -32,8 +32,8 @@ from components.model import Architecture, HeadParams
 from components.progress import Progress
 from components.shards import shard_files
 from components.train import Recipe, choose_epochs, make_optimisation
-from pipeline.config import Train
 from pipeline.settings import make_recipe
+from pipeline.training_config import Train
 
 SHARES = (0.6, 0.8)  # where train and val end
 STRENGTHS = (0.001, 0.01, 0.1, 1.0)

@@ -9,7 +9,8 @@ import components  # its submodules load on first use: a run with nothing to do 
 from components.features import SPLITS
 from components.progress import Progress
 from components.split import SplitPlan
-from pipeline.config import Config, Curve, Extract, Head, Train
+from pipeline.config import Config, Extract
+from pipeline.training_config import Curve, Head, Train
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.errors import UserError
-from pipeline.config import Config, Head, HiddenLayer, load_config
+from pipeline.config import Config, load_config
 from pipeline.settings import data_place, make_architecture, make_recipe
+from pipeline.training_config import Head, HiddenLayer
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 GOOD = {"name": "x", "data": {"path": "images"}}

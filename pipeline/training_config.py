@@ -1,0 +1,149 @@
+"""The configuration of what is trained: the head, its training, abstention and the curve."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, Literal, Optional, Union
+
+from pydantic import Field, field_validator, model_validator
+
+from components.catalog import Spec, parse_backbone
+from pipeline.section import Section
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _read_number(value: Any) -> Any:
+    # YAML 1.1 takes 1e-4 for text, as it has no point.
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+class HiddenLayer(Section):
+    """A dense layer of the head; dropout is the share of its outputs dropped in training."""
+
+    units: int = Field(ge=1)
+    activation: Literal["relu", "tanh", "sigmoid", "elu", "selu", "gelu", "swish", "linear"] = "relu"
+    dropout: float = Field(0, ge=0, lt=1)
+    l2: float = Field(0, ge=0)
+
+
+class Head(Section):
+    """The head: hidden layers, a single sigmoid output or a soft-max, how bottlenecks are scaled before them."""
+
+    hidden: tuple[HiddenLayer, ...] = ()
+    output: Literal["auto", "softmax", "sigmoid"] = "auto"
+    normalize: Literal["l2", "standardize", "none"] = "l2"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, value: Any) -> Any:
+        if value == "linear":
+            return {}
+        if isinstance(value, list):
+            return {"hidden": value}
+        if not isinstance(value, (dict, Head)):
+            raise ValueError("expected linear, a list of hidden layers such as [{units: 512}], or a section")
+        return value
+
+
+class Schedule(Section):
+    """How the learning rate falls, by the step; warmup steps rise to it."""
+
+    kind: Literal["constant", "exponential", "cosine"] = "cosine"
+    warmup: int = Field(0, ge=0)
+    decay: float = Field(0.9, gt=0, le=1)
+    decay_steps: int = Field(500, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        return {"kind": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _decay_is_exponential(self) -> Schedule:
+        unused = sorted({"decay", "decay_steps"} & self.model_fields_set)
+        if unused and self.kind != "exponential":
+            raise ValueError(f"{unused[0]} belongs to kind exponential, expected that kind or no {unused[0]}")
+        return self
+
+
+class Train(Section):
+    """How the head is trained; by default for 300 steps, with bottlenecks in a quarter of the memory at most."""
+
+    epochs: Optional[int] = Field(None, ge=1)
+    steps: Optional[int] = Field(None, ge=1)
+    batch_size: int = Field(256, ge=1)
+    optimizer: Literal["sgd", "momentum", "adam", "adamw"] = "adam"
+    momentum: float = Field(0.9, ge=0, lt=1)
+    learning_rate: float = Field(0.003, gt=0)
+    schedule: Schedule = Schedule()
+    l2: Union[float, Literal["auto"]] = 0.001
+    label_smoothing: float = Field(0, ge=0, lt=1)
+    class_weight: Union[Literal["balanced"], dict[str, float], None] = None
+    patience: Optional[int] = Field(None, ge=1)
+    warm_start: Optional[Path] = None
+    max_memory: Optional[int] = Field(None, ge=1)
+
+    @field_validator("l2", mode="before")
+    @classmethod
+    def _number_or_auto(cls, value: Any) -> Any:
+        number = _read_number(value)
+        if value != "auto" and not (_is_number(number) and number >= 0):
+            raise ValueError("expected a number of 0 or more, or auto")
+        return number
+
+    @field_validator("class_weight", mode="before")
+    @classmethod
+    def _weights_or_balanced(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            weights = {str(name): _read_number(weight) for name, weight in value.items()}
+            if all(_is_number(weight) and weight >= 0 for weight in weights.values()):
+                return weights
+        elif value in (None, "balanced"):
+            return value
+        raise ValueError("expected balanced, or numbers of 0 or more by class such as {cat: 2, dog: 1}")
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Train:
+        if self.epochs and self.steps:
+            raise ValueError(f"epochs is {self.epochs} and steps is {self.steps}, expected one of the two")
+        return self
+
+
+class Abstain(Section):
+    """The precision that answers are to have, by a probability threshold chosen on the validation split."""
+
+    precision: float = Field(gt=0, lt=1)
+
+
+class Curve(Section):
+    """The experiment of topgraft curve: backbones side by side, training images a class or shares of it, and draws."""
+
+    backbones: tuple[tuple[Spec, ...], ...] = ()
+    shots: tuple[str, ...] = ("15", "30")
+    draws: int = Field(5, ge=1)
+    small_classes: Literal["leave_out", "shrink", "fail"] = "leave_out"
+    max_test_per_class: int = Field(50, ge=1)
+
+    @field_validator("backbones", mode="before")
+    @classmethod
+    def _parse_backbones(cls, value: Any) -> tuple[tuple[Spec, ...], ...]:
+        if not isinstance(value, (list, tuple)):
+            raise ValueError("expected a list of backbones; one of several side by side is a list itself")
+        return tuple(parse_backbone(part) for part in value)
+
+    @field_validator("shots", mode="before")
+    @classmethod
+    def _read_shots(cls, value: Any) -> tuple[str, ...]:
+        shots = [str(part).strip() for part in (value if isinstance(value, (list, tuple)) else str(value).split(","))]
+        for text in shots:
+            number = text[:-1] if text.endswith("%") else text
+            if not number.isdecimal() or int(number) < 1 or (text.endswith("%") and int(number) > 99):
+                raise ValueError(f"found '{text}', expected numbers of images such as 15,30 or shares such as 60%")
+        return tuple(shots)
