@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import plotly.graph_objects as go
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from PIL import Image, ImageOps
+from PIL import Image
 
 from components import features
 from components.calibration import Abstention
@@ -29,17 +29,14 @@ from components.features import (
     RunDir,
     Validation,
     Work,
-    shard_name,
 )
 from components.files import replacing_folder, write_csv, write_json, write_text
 from components.model_analysis import read_confusion, read_slice_metrics
 from components.reliability import collect_reliability, plot_calibration, plot_coverage
-from components.sharding import assign_shard
-from components.shards import IMAGE_SPEC, read_batches
+from components.thumbnails import read_thumbnails
 
 GALLERY_IMAGES = 9
 MISTAKES_SHOWN = 60
-THUMBNAIL = 160  # pixels, the longer side
 
 
 class ClassRow(NamedTuple):
@@ -173,23 +170,10 @@ def most_confused(confusion: np.ndarray, labels: Sequence[str], count: int = 10)
 
 def make_thumbnails(keys: set[str], examples: Path, shards: int) -> dict[str, str]:
     """Return a data URI of a small JPEG for each key that is found in the shards where it must lie."""
-    thumbnails = {}
-    numbers = sorted({assign_shard(key, shards) for key in keys})
-    files = [str(examples / shard_name(split, number, shards)) for number in numbers for split in SPLITS]
-    for batch in read_batches(files, IMAGE_SPEC):
-        for key, encoded in zip(batch[features.KEY], batch[features.ENCODED]):
-            text = key.decode("utf-8", "backslashreplace")
-            if text in keys:
-                thumbnails[text] = _thumbnail(encoded)
-    return thumbnails
+    return {key: _encode_uri(image) for key, image in read_thumbnails(keys, SPLITS, examples, shards)}
 
 
-def _thumbnail(encoded: bytes) -> str:
-    image = ImageOps.exif_transpose(Image.open(io.BytesIO(encoded))).convert("RGB")
-    image.thumbnail((THUMBNAIL, THUMBNAIL))
-    if max(image.size) < THUMBNAIL // 2:  # small images such as 8x8 digits, enlarged as they are
-        factor = THUMBNAIL // max(image.size)
-        image = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+def _encode_uri(image: Image.Image) -> str:
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=80)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

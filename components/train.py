@@ -32,6 +32,7 @@ from components.optimisation import ADAM, Optimisation, Schedule
 from components.progress import Progress
 from components.shards import naming_damage, shard_files
 from components.start import Start, measure_scaling, read_former_head, scale_vectors, set_output
+from components.training_pictures import write_pictures
 
 # Adam at the default rate needs about this many steps, small data set or large: on Caltech-101 and on 18,000 made-up
 # bottlenecks of 257 classes more did not raise validation accuracy.
@@ -106,10 +107,12 @@ def train_head(
             plan = plan_streaming(sources["train"], labels, run.labels, architecture, recipe, start)
         classifier = HeadClassifier(partial, plan.head, seed)
         history = classifier.fit(train, val, epochs, progress, plan.start, recipe.patience)
+        best = max(history, key=epoch_rank)
+        step = best.epoch * train.per_pass
+        write_pictures(classifier, val, sources["val"].files, examples, run, best.epoch, step, seed)
         tf.compat.v1.summary.FileWriterCache.clear()
         rows = [[epoch.epoch, *(f"{value:.6f}" for value in epoch[1:])] for epoch in history]
         write_csv(partial / run.history.name, Epoch._fields, rows)
-    best = max(history, key=epoch_rank)
     assert plan.head.optimisation
     l2 = plan.head.optimisation.l2
     return Head(Work(images, computed=images), best.epoch, best.val_accuracy, best.val_loss, l2)

@@ -1,0 +1,61 @@
+import io
+
+import numpy as np
+import pytest
+from conftest import ingest, refusal
+from PIL import Image
+
+from components.features import SPLITS, RunDir
+from components.thumbnails import THUMBNAIL, make_thumbnail, read_thumbnails
+
+
+def encode(image, kind="PNG", **how):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **how)
+    return buffer.getvalue()
+
+
+def noise(width, height):
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    return Image.fromarray(pixels)
+
+
+@pytest.mark.parametrize(
+    "size, expected", [((400, 200), (160, 80)), ((30, 320), (15, 160)), ((100, 90), (100, 90)), ((8, 4), (160, 80))]
+)
+def test_the_longer_side_has_the_size_of_thumbnails_and_small_images_are_enlarged(size, expected):
+    assert make_thumbnail(encode(noise(*size))).size == expected
+
+
+def test_an_enlarged_image_keeps_its_pixels():
+    image = noise(8, 8)
+    np.testing.assert_array_equal(np.asarray(make_thumbnail(encode(image)))[::20, ::20], np.asarray(image))
+
+
+def test_a_thumbnail_is_upright_and_of_three_colours():
+    exif = Image.Exif()
+    exif[274] = 6
+    thumbnail = make_thumbnail(encode(noise(320, 100).convert("L"), "JPEG", exif=exif))
+    assert thumbnail.size == (50, THUMBNAIL) and thumbnail.mode == "RGB"
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xd8\xff no more", encode(noise(50, 50))[:400]])
+def test_what_pillow_does_not_read_has_none(content):
+    assert make_thumbnail(content) is None
+
+
+def test_images_are_found_by_key_in_the_splits_asked_for(tmp_path, options):
+    rows = []
+    for number in range(24):
+        Image.new("RGB", (200, 100), (number * 10, 0, 0)).save(tmp_path / f"{number}.png")
+        rows.append(f"{number}.png,{'ab'[number % 2]},{'train' if number < 16 else 'val' if number < 20 else 'test'}\n")
+    (tmp_path / "images.csv").write_text("path,label,split\n" + "".join(rows))
+    run = RunDir(tmp_path / "run")
+    examples = ingest(tmp_path / "images.csv", run, options, shards=3)
+    keys = {f"{number}.png" for number in (3, 17, 19, 21)} | {"none.png"}
+    found = dict(read_thumbnails(keys, ["val"], run.examples, examples.shards))
+    assert {key: image.getpixel((80, 40))[0] for key, image in found.items()} == {"17.png": 170, "19.png": 190}
+    assert dict(read_thumbnails(keys, SPLITS, run.examples, examples.shards)).keys() == keys - {"none.png"}
+    for file in run.examples.glob("val-*"):
+        file.unlink()
+    assert "val-" in refusal(list, read_thumbnails(keys, ["val"], run.examples, examples.shards))
