@@ -143,8 +143,6 @@ def plan_training(
     class_weights = weigh_classes(recipe.class_weight, np.bincount(train.labels, minlength=len(labels)), labels)
     l2 = recipe.l2
     if l2 == AUTO:
-        if architecture.hidden:
-            raise UserError("train.l2 is auto, which suits a linear head only: set it to a number, such as 0.001.")
         factor = 2 if architecture.output == SIGMOID else 1  # the soft-max halves a single output's weights
 
         def objective(vectors: Vectors) -> Objective:

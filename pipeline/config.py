@@ -145,6 +145,22 @@ class Config(Section):
             raise ValueError("expected a name that can be a folder's")
         return name
 
+    @model_validator(mode="after")
+    def _auto_is_for_linear_heads(self) -> Config:
+        if self.train.l2 == "auto" and self.head.hidden:
+            raise ValueError("'train.l2' is auto, which suits a linear head only: set it to a number, such as 0.001")
+        return self
+
+    @model_validator(mode="after")
+    def _starts_from_another_run(self) -> Config:
+        former = self.train.warm_start
+        if former and former.resolve() == self.run_folder.resolve():
+            # By the time the head is read, ingest has written this run's classes over those that it is for.
+            raise ValueError(
+                f"'train.warm_start' is '{former}', where this run writes itself: set 'output_dir' or 'name' to another"
+            )
+        return self
+
     @property
     def run_folder(self) -> Path:
         """The run directory: output_dir, else runs/<name>."""

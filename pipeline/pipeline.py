@@ -72,7 +72,12 @@ def run_stages(config: Config, run: RunDir, stages: Stages, progress: Progress) 
         lambda: components.train.train_head(
             examples, bottlenecks, run, make_architecture(config.head), make_recipe(config.train), seed, progress
         ),
-        settings=[config.head.model_dump(), config.train.model_dump(), seed],
+        settings=[
+            config.head.model_dump(),
+            config.train.model_dump(),
+            fingerprint_file(config.train.former_model),
+            seed,
+        ],
         after=["validate", "extract"],
     )
     # Join backbone, head and labels in one SavedModel.

@@ -9,6 +9,7 @@ from typing import Any, Literal, Optional, Union
 from pydantic import Field, field_validator, model_validator
 
 from components.catalog import Spec, parse_backbone
+from components.features import RunDir
 from pipeline.section import Section
 
 
@@ -114,6 +115,20 @@ class Train(Section):
         if self.epochs and self.steps:
             raise ValueError(f"epochs is {self.epochs} and steps is {self.steps}, expected one of the two")
         return self
+
+    @model_validator(mode="after")
+    def _auto_is_a_penalty(self) -> Train:
+        if self.l2 == "auto" and self.optimizer == "adamw":
+            # Decoupled decay has another optimum than the penalty, at which auto starts.
+            raise ValueError(
+                "l2 is auto, which chooses a penalty, and adamw has none: set a number or another optimizer"
+            )
+        return self
+
+    @property
+    def former_model(self) -> Optional[Path]:
+        """The checkpoint's folder of the run that training goes on from."""
+        return self.warm_start and RunDir(self.warm_start).model
 
 
 class Abstain(Section):

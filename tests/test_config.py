@@ -206,6 +206,14 @@ def test_overrides_reach_into_sections_and_have_yaml_types(load):
         (GOOD, ["train.l2=-1"], "'train.l2' is -1: expected a number of 0 or more, or auto"),
         (GOOD, ["train.l2=automatic"], "'train.l2' is 'automatic': expected a number of 0 or more, or auto"),
         (GOOD, ["train.l2=.nan"], "'train.l2' is nan"),
+        (GOOD, ["train={l2: auto, optimizer: adamw}"], "'train': l2 is auto, which chooses a penalty"),
+        (GOOD, ["train.l2=auto", "head=[{units: 4}]"], "'train.l2' is auto, which suits a linear head only"),
+        (GOOD, ["train.learning_rate=.inf"], "'train.learning_rate' is inf: input should be a finite number"),
+        (GOOD, ["train.learning_rate=.nan"], "'train.learning_rate' is nan"),
+        (GOOD, ["evaluate.thresholds.loss=.inf"], "'evaluate.thresholds.loss' is inf"),
+        (GOOD, ["head=[{units: 4, l2: .inf}]"], "'head.hidden.0.l2' is inf"),
+        (GOOD, ["train.warm_start=runs/x"], "'train.warm_start' is 'runs/x', where this run writes itself"),
+        (GOOD, ["output_dir=a", "train.warm_start=b/../a/"], "'train.warm_start' is 'b/../a', where this run"),
         (GOOD, ["train.label_smoothing=1"], "'train.label_smoothing' is 1"),
         (GOOD, ["train.class_weight=heavy"], "'train.class_weight' is 'heavy': expected balanced, or numbers"),
         (GOOD, ["train.class_weight={cat: big}"], "'train.class_weight': expected balanced, or numbers"),
@@ -235,6 +243,18 @@ def test_a_mistake_is_one_sentence_that_names_it(load, values, overrides, words)
         load(values, *overrides)
     assert words in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_a_run_can_start_from_another_and_from_a_link_to_another_but_not_to_itself(load, tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / f"link_{name}").symlink_to(tmp_path / name)
+    output_dir = f"output_dir={tmp_path / 'one'}"
+    for other in ("two", "link_two"):
+        assert load(GOOD, output_dir, f"train.warm_start={tmp_path / other}").train.former_model.parent.name == other
+    with pytest.raises(UserError, match="where this run writes itself"):
+        load(GOOD, output_dir, f"train.warm_start={tmp_path / 'link_one'}")
+    assert load(GOOD).train.former_model is None
 
 
 def test_a_missing_config_is_named(tmp_path):

@@ -155,13 +155,6 @@ def test_a_warm_start_keeps_the_scaling_that_its_weights_are_for(tmp_path):
     assert (plan.start[MEAN] == 1).all() and (plan.start[SCALE] == 2).all()
 
 
-def test_l2_auto_is_refused_for_hidden_layers(tmp_path):
-    train = Vectors(np.zeros((4, 1, 3), np.float32), np.array([0, 1, 0, 1]))
-    architecture = Architecture((HiddenLayer(2, "relu"),))
-    words = refusal(plan_training, train, None, ["a", "b"], tmp_path, architecture, Recipe(l2="auto"), {})
-    assert "a linear head only" in words
-
-
 def read_outcome(run, stage, kind):
     values = json.loads((run.stages / f"{stage}.json").read_text())["outcome"]
     return kind(**{**values, "work": Work(**values["work"])})
@@ -369,6 +362,25 @@ def test_a_run_with_an_added_class_begins_with_the_former_head(toy_config, toy_r
     trained = read_outcome(RunDir(tmp_path / "run"), "train", Head)
     assert trained.val_accuracy > started.val_accuracy + 0.1
     assert trained.val_loss < started.val_loss
+
+
+def test_a_former_run_that_is_trained_again_is_started_from_again(toy_config, toy_run, tmp_path):
+    former = tmp_path / "former"
+    shutil.copytree(toy_run.root, former)
+    train = {"epochs": 1, "learning_rate": 1e-9, "warm_start": str(former)}
+
+    def stages_run():
+        _, record = run_pipeline(tmp_path, toy_config, train=train)
+        return [name for name, stage in record["stages"].items() if not stage["skipped"]]
+
+    assert "train" in stages_run()
+    assert stages_run() == []
+    path = write_config(tmp_path / "f.yaml", **{**toy_config, "output_dir": str(former)})
+    main(["run", str(path), "--only", "train", "train.epochs=2"])
+    assert stages_run() == ["train", "export", "evaluate", "report"]
+    weights = [tf.train.load_checkpoint(str(run / "model")).get_tensor(WEIGHTS) for run in (former, tmp_path / "run")]
+    np.testing.assert_allclose(*weights, atol=1e-6)
+    assert stages_run() == []
 
 
 def test_a_warm_start_from_nowhere_ends_the_run_with_a_sentence(toy_config, tmp_path, toy_run, capsys):
