@@ -147,8 +147,10 @@ class EpochRecorder(tf.compat.v1.train.SessionRunHook):
         val = {"cross_entropy": float("nan"), "accuracy": float("nan")}
         if self._evaluator:
             val = self._evaluator.evaluate(session.run(self._evaluated))
-            values = [v1.Summary.Value(tag=name, simple_value=value) for name, value in val.items()]
-            self._events.add_summary(v1.Summary(value=values), session.run(self._step))
+        step = session.run(self._step)
+        training_events = v1.summary.FileWriterCache.get(self._estimator.model_dir)
+        _write_scalars(training_events, {"cross_entropy": loss, "accuracy": accuracy}, step)
+        _write_scalars(self._events, val, step)
         epoch = Epoch(len(self.history) + 1, float(loss), float(accuracy), val["cross_entropy"], val["accuracy"])
         if self._evaluator and (not self.history or epoch_rank(epoch) > max(map(epoch_rank, self.history))):
             self._save(session)
@@ -158,6 +160,12 @@ class EpochRecorder(tf.compat.v1.train.SessionRunHook):
     def _save(self, session: tf.compat.v1.Session) -> None:
         path = f"{self._estimator.model_dir}/model.ckpt"
         self._saver.save(session, path, session.run(self._step), write_meta_graph=False)
+
+
+def _write_scalars(events: tf.compat.v1.summary.FileWriter, values: Mapping[str, float], step: int) -> None:
+    # Under the same tags for training and validation, which TensorBoard then draws in one chart; nan is not measured.
+    measured = [v1.Summary.Value(tag=name, simple_value=value) for name, value in values.items() if not np.isnan(value)]
+    events.add_summary(v1.Summary(value=measured), step)
 
 
 class RepeatedEvaluation:

@@ -78,7 +78,7 @@ def add_final_training_ops(
         cross_entropy = tf.reduce_mean(
             v1.nn.sparse_softmax_cross_entropy_with_logits(labels=label, logits=logits), name="cross_entropy"
         )
-        v1.summary.scalar("cross_entropy", cross_entropy)
+        v1.summary.scalar("batch/cross_entropy", cross_entropy)
         return logits, cross_entropy
 
 
@@ -115,11 +115,12 @@ def add_hidden_layer(values: tf.Tensor, layer: HiddenLayer, name: str, training:
 def add_variable_summaries(name: str, values: tf.Tensor) -> None:
     """Attach mean, deviation, extremes and a histogram of a tensor for TensorBoard."""
     with tf.name_scope(f"{name}_summaries"):
-        mean = tf.reduce_mean(values)
+        # A tag is the name of an operation: beside another of that name it would be mean_1.
+        mean = tf.reduce_mean(values, name="average")
         v1.summary.scalar("mean", mean)
         v1.summary.scalar("stddev", tf.sqrt(tf.reduce_mean(tf.square(values - mean))))
-        v1.summary.scalar("max", tf.reduce_max(values))
-        v1.summary.scalar("min", tf.reduce_min(values))
+        v1.summary.scalar("max", tf.reduce_max(values, name="largest"))
+        v1.summary.scalar("min", tf.reduce_min(values, name="smallest"))
         v1.summary.histogram("histogram", values)
 
 
@@ -128,7 +129,7 @@ def add_evaluation_step(logits: tf.Tensor, label: tf.Tensor) -> dict[str, tuple[
     with tf.name_scope(EVALUATION_SCOPE):
         index = tf.argmax(logits, -1)
         batch_accuracy = tf.reduce_mean(tf.cast(tf.equal(index, label), tf.float32), name="batch_accuracy")
-        v1.summary.scalar("batch_accuracy", batch_accuracy)
+        v1.summary.scalar("batch/accuracy", batch_accuracy)
         each = v1.nn.sparse_softmax_cross_entropy_with_logits(labels=label, logits=logits)
         # The metrics keep their counts per example, so a short last batch weighs what it should.
         return {

@@ -54,7 +54,7 @@ def add_train_step(
         penalties = v1.losses.get_regularization_losses()
         if optimisation.optimizer != ADAMW:
             penalties = [*penalties, optimisation.l2 * tf.nn.l2_loss(output_weights)]
-        loss = tf.add_n([loss, *penalties], name="loss")
+        loss = tf.add_n([loss, *penalties])
         v1.summary.scalar("loss", loss)
         head, backbone = _split_variables(output_weights)
         gradients = tf.gradients(loss, [*head, *backbone])

@@ -187,14 +187,51 @@ def test_a_single_output_learns_two_classes(tmp_path, progress):
     assert max(history, key=epoch_rank).val_accuracy > 0.85
 
 
-def test_the_model_directory_has_events_for_tensorboard(fit, tmp_path):
-    fit()
-    (events,) = (tmp_path / "model").glob("events*")
-    tags, graphs = set(), 0
-    for event in tf.compat.v1.train.summary_iterator(str(events)):
-        tags |= {value.tag for value in event.summary.value}
+def read_scalars(folder):
+    """Return ({tag: [(step, value), ...]}, tags of histograms, whether there is a graph) of a folder's events."""
+    (file,) = folder.glob("events*")
+    scalars, histograms, graphs = {}, set(), 0
+    for event in tf.compat.v1.train.summary_iterator(str(file)):
         graphs += bool(event.graph_def)
-    assert any("weights_summaries" in tag for tag in tags)
-    assert any("learning_rate" in tag for tag in tags)
-    assert graphs
-    assert list((tmp_path / "model" / "eval").glob("events*"))
+        for value in event.summary.value:
+            if value.HasField("histo"):
+                histograms.add(value.tag)
+            else:
+                scalars.setdefault(value.tag, []).append((event.step, value.simple_value))
+    return scalars, histograms, bool(graphs)
+
+
+def test_tensorboard_gets_the_graph_and_each_variable_under_the_scope_of_its_layer(fit, tmp_path):
+    fit(hidden=HIDDEN)
+    scalars, histograms, graph = read_scalars(tmp_path / "model")
+    places = [
+        f"final_training_ops/{layer}{part}_summaries"
+        for layer in ("hidden0/", "hidden1/", "")
+        for part in ("weights", "biases", "pre_activations")
+    ]
+    assert graph
+    assert histograms == {f"{place}/histogram" for place in places}
+    assert set(scalars) == {
+        *(f"{place}/{what}" for place in places for what in ("mean", "stddev", "max", "min")),
+        *("train/learning_rate", "train/loss", "loss"),
+        *("final_training_ops/batch/cross_entropy", "evaluation/batch/accuracy"),
+        *("cross_entropy", "accuracy"),
+    }
+    rates = [value for _, value in scalars["train/learning_rate"]]
+    assert rates[0] == pytest.approx(0.05)
+
+
+def test_tensorboard_draws_training_and_validation_of_each_epoch_in_one_chart(fit, tmp_path):
+    _, history, _, _ = fit()
+    training, (validation, _, _) = read_scalars(tmp_path / "model")[0], read_scalars(tmp_path / "model" / "eval")
+    for name, split, scalars in (("train", 0, training), ("val", 2, validation)):
+        for tag, column in (("cross_entropy", split + 1), ("accuracy", split + 2)):
+            steps, values = zip(*scalars[tag])
+            assert steps == tuple(7 * epoch.epoch for epoch in history), name
+            np.testing.assert_allclose(values, [epoch[column] for epoch in history], rtol=1e-5)
+
+
+def test_without_validation_only_training_is_drawn(fit, tmp_path):
+    fit(held_out=False)
+    assert len(read_scalars(tmp_path / "model")[0]["accuracy"]) == 5
+    assert not read_scalars(tmp_path / "model" / "eval")[0]

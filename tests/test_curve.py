@@ -11,11 +11,13 @@ from components.curve import (
     FAIL,
     LEAVE_OUT,
     SHRINK,
+    CurveRow,
     check_draw,
     count_shots,
     draw_rows,
     join_parts,
     mean_class_accuracy,
+    write_hparams,
 )
 from components.curve_report import format_point, summarise_curve
 from components.head_input import Vectors
@@ -84,6 +86,30 @@ def test_points_are_means_and_deviations_and_published_rows_are_marked():
     assert all(point.published and point.per_class == "15" for point in published)
     assert "(published)" in format_point(published[0])[0]
     assert summarise_curve(rows, None) == [measured]
+
+
+def test_tensorboards_hparams_page_finds_each_training_with_its_settings_and_metrics(tmp_path):
+    import tensorflow as tf
+    from tensorboard.plugins.hparams import plugin_data_pb2
+
+    row = CurveRow("a/b+c", "60%", 3, 0.75, 0.5, 60, 40, 0.003)
+    write_hparams(tmp_path, row)
+    write_hparams(tmp_path, row._replace(draw=4))
+    sessions = sorted((tmp_path / "hparams").iterdir())
+    assert len(sessions) == 2
+    metrics, started = {}, {}
+    for file in sessions[0].iterdir():
+        for event in tf.compat.v1.train.summary_iterator(str(file)):
+            for value in event.summary.value:
+                data = value.metadata.plugin_data
+                if data.plugin_name == "scalars":
+                    metrics[value.tag] = float(tf.make_ndarray(value.tensor))
+                elif data.plugin_name == "hparams":
+                    content = plugin_data_pb2.HParamsPluginData.FromString(data.content)
+                    for name, setting in content.session_start_info.hparams.items():
+                        started[name] = getattr(setting, setting.WhichOneof("kind"))
+    assert metrics == {"accuracy": 0.75, "mean_class_accuracy": 0.5}
+    assert started == {"backbone": "a/b+c", "per_class": "60%", "draw": 3, "l2": 0.003}
 
 
 def test_a_curve_is_measured_from_cached_bottlenecks_and_shown(toy_config, tmp_path, capsys):
