@@ -33,7 +33,7 @@ from rich.console import Console
 import components  # sets TensorFlow's environment before it is imported
 from components import features
 from components.backbone import BackboneSession, prepare_backbone
-from components.bottlenecks import extract_bottlenecks
+from components.bottlenecks import extract_bottlenecks, open_source
 from components.catalog import parse_backbone
 from components.engine_choice import TRIAL_BATCHES, Closeness, choose_engine, try_engines
 from components.engines import BATCH_SIZE, BATCHES_IN_FLIGHT, cut_graph, load_engine
@@ -81,7 +81,8 @@ def run_stages(listing: Listing, backbone: Any, engine: str) -> float:
         started = time.perf_counter()
         shards = choose_shards(len(listing.files))
         examples = components.ingest.ingest_images(listing, run, shards, rules, options, progress)
-        extract_bottlenecks(examples, parse_backbone(backbone), engine, CLOSE, WHOLE, run, options, progress)
+        source = open_source(parse_backbone(backbone), run.backbones, progress)
+        extract_bottlenecks(examples, source, engine, CLOSE, WHOLE, run, options, progress)
         return time.perf_counter() - started
 
 

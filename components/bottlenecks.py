@@ -177,7 +177,7 @@ def bottleneck_record(record: dict, views: np.ndarray, vector: np.ndarray) -> by
 
 def extract_bottlenecks(
     examples: Examples,
-    specs: Sequence[Spec],
+    source: tuple[Backbone, ImportedBottlenecks | None],
     engine: str,
     closeness: Closeness,
     augment: Augment,
@@ -185,11 +185,11 @@ def extract_bottlenecks(
     options: PipelineOptions,
     progress: Progress,
 ) -> Bottlenecks:
-    """Write a bottleneck shard for every example shard; raises UserError for a backbone that is not to be had.
+    """Write a bottleneck shard for every example shard, from what open_source returns; raises UserError.
 
     Engine auto takes the fastest whose bottlenecks are close enough to those of TensorFlow in float32.
     """
-    backbone, imported = open_source(specs, run.backbones, progress)
+    backbone, imported = source
     views = list_views(augment)
     if imported and len(views) > 1:
         raise UserError(

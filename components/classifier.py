@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Callable, NamedTuple, Optional
@@ -30,15 +31,23 @@ class Epoch(NamedTuple):
 class HeadClassifier(tf.estimator.Estimator):
     """The Estimator of the head; its model directory holds one checkpoint, the best by validation accuracy."""
 
-    def __init__(self, model_dir: Path, head: HeadParams, seed: int):
+    def __init__(
+        self,
+        model_dir: Path,
+        head: HeadParams,
+        seed: int,
+        build: Callable[..., tf.estimator.EstimatorSpec] = model_fn,
+        session: tf.compat.v1.ConfigProto | None = None,
+    ):
         config = tf.estimator.RunConfig(
             tf_random_seed=seed,
+            session_config=session,
             save_checkpoints_steps=None,  # fit keeps the best epoch itself
             save_checkpoints_secs=None,
             save_summary_steps=50,
             log_step_count_steps=None,
         )
-        super().__init__(model_fn, str(model_dir), config, {"head": head})
+        super().__init__(build, str(model_dir), config, {"head": head})
 
     def fit(
         self,
@@ -48,21 +57,23 @@ class HeadClassifier(tf.estimator.Estimator):
         progress: Progress,
         start: Mapping[str, np.ndarray] | None = None,
         patience: int | None = None,
+        keep_start: bool = False,
     ) -> list[Epoch]:
         """Train on the batches of all epochs, evaluating after each; return their history.
 
         start gives first values of variables by name. Training ends early after `patience` epochs without a better one;
-        without validation batches the last epoch is kept. Raises UserError for a loss that is no number any more.
+        without validation batches the last epoch is kept. keep_start makes the start an epoch like others, number 0.
+        Raises UserError for a loss that is no number any more.
         """
         recorder = EpochRecorder(
-            self, val, train.per_pass, patience, lambda done: progress.report(done, epochs, "epochs")
+            self, val, train.per_pass, patience, lambda done: progress.report(done, epochs, "epochs"), keep_start
         )
         try:
             self.train(train.input_fn, hooks=[StartValues(start or {}), recorder])
         except tf.estimator.NanLossDuringTrainingError as error:
             raise UserError(
-                f"Training diverged after {len(recorder.history)} epochs, the loss is no number any more: lower "
-                f"train.learning_rate."
+                f"Training diverged after {recorder.epochs} epochs, the loss is no number any more: lower "
+                f"{'train.finetune' if keep_start else 'train'}.learning_rate."
             ) from error
         return recorder.history
 
@@ -95,19 +106,29 @@ class EpochRecorder(tf.compat.v1.train.SessionRunHook):
         steps_per_epoch: int,
         patience: int | None,
         on_epoch: Callable[[int], None],
+        keep_start: bool,
     ):
         self._estimator = estimator
         self._val = val
         self._steps_per_epoch = steps_per_epoch
         self._patience = patience
         self._on_epoch = on_epoch
+        self._keep_start = keep_start
         self._batches: list[tuple[float, float]] = []
         self._evaluator: Optional[RepeatedEvaluation] = None
+        # A new writer writes the graph around it, with all the constants of a backbone; ours is written without.
+        with tf.Graph().as_default():
+            self._training_events, self._events = map(
+                v1.summary.FileWriterCache.get, (estimator.model_dir, estimator.eval_dir())
+            )
         self.history: list[Epoch] = []
 
     def begin(self) -> None:
         graph = v1.get_default_graph()
         self._graph_def = graph.as_graph_def(add_shapes=True)
+        for node in self._graph_def.node:
+            if node.op == "Const":
+                node.attr["value"].tensor.tensor_content = b""
         self._fetches = [
             graph.get_tensor_by_name(f"{TRAINING_SCOPE}/cross_entropy:0"),
             graph.get_tensor_by_name(f"{EVALUATION_SCOPE}/batch_accuracy:0"),
@@ -118,10 +139,11 @@ class EpochRecorder(tf.compat.v1.train.SessionRunHook):
             self._evaluator = RepeatedEvaluation(self._estimator, self._val)
             variables = {variable.name: variable for variable in v1.global_variables()}
             self._evaluated = {name: variables[name] for name in self._evaluator.variables}
-        self._events = v1.summary.FileWriterCache.get(self._estimator.eval_dir())
 
     def after_create_session(self, session: tf.compat.v1.Session, coord: tf.train.Coordinator) -> None:
-        v1.summary.FileWriterCache.get(self._estimator.model_dir).add_graph(self._graph_def)
+        self._training_events.add_graph(self._graph_def)
+        if self._keep_start:
+            self._end_epoch(session, 0)
 
     def before_run(self, run_context: Any) -> tf.compat.v1.train.SessionRunArgs:
         return v1.train.SessionRunArgs(self._fetches)
@@ -129,9 +151,9 @@ class EpochRecorder(tf.compat.v1.train.SessionRunHook):
     def after_run(self, run_context: Any, run_values: tf.compat.v1.train.SessionRunValues) -> None:
         self._batches.append(tuple(run_values.results))
         if len(self._batches) == self._steps_per_epoch:
-            self._end_epoch(run_context.session)
+            self._end_epoch(run_context.session, self.epochs + 1)
             best = max(self.history, key=epoch_rank).epoch
-            if self._patience and len(self.history) - best >= self._patience:
+            if self._patience and self.epochs - best >= self._patience:
                 run_context.request_stop()
 
     def end(self, session: tf.compat.v1.Session) -> None:
@@ -141,21 +163,25 @@ class EpochRecorder(tf.compat.v1.train.SessionRunHook):
             self._save(session)
         self._events.flush()
 
-    def _end_epoch(self, session: tf.compat.v1.Session) -> None:
-        loss, accuracy = np.mean(self._batches, axis=0, dtype=np.float64)
+    @property
+    def epochs(self) -> int:
+        """How many epochs are done."""
+        return self.history[-1].epoch if self.history else 0
+
+    def _end_epoch(self, session: tf.compat.v1.Session, number: int) -> None:
+        loss, accuracy = np.mean(self._batches or [(math.nan, math.nan)], axis=0, dtype=np.float64)
         self._batches.clear()
         val = {"cross_entropy": float("nan"), "accuracy": float("nan")}
         if self._evaluator:
             val = self._evaluator.evaluate(session.run(self._evaluated))
         step = session.run(self._step)
-        training_events = v1.summary.FileWriterCache.get(self._estimator.model_dir)
-        _write_scalars(training_events, {"cross_entropy": loss, "accuracy": accuracy}, step)
+        _write_scalars(self._training_events, {"cross_entropy": loss, "accuracy": accuracy}, step)
         _write_scalars(self._events, val, step)
-        epoch = Epoch(len(self.history) + 1, float(loss), float(accuracy), val["cross_entropy"], val["accuracy"])
+        epoch = Epoch(number, float(loss), float(accuracy), val["cross_entropy"], val["accuracy"])
         if self._evaluator and (not self.history or epoch_rank(epoch) > max(map(epoch_rank, self.history))):
             self._save(session)
         self.history.append(epoch)
-        self._on_epoch(len(self.history))
+        self._on_epoch(number)
 
     def _save(self, session: tf.compat.v1.Session) -> None:
         path = f"{self._estimator.model_dir}/model.ckpt"

@@ -5,7 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-STAGES = ("ingest", "validate", "extract", "audit", "train", "export", "evaluate", "report")
+STAGES = (
+    *("ingest", "validate", "extract", "audit"),
+    *("train", "finetune", "reextract"),
+    *("export", "evaluate", "report"),
+)
+# Those of a run with train.finetune alone.
+TUNING_STAGES = ("finetune", "reextract")
 SPLITS = ("train", "val", "test")
 
 # Engines that compute bottlenecks; a config may leave the choice to a trial.
@@ -97,6 +103,10 @@ class RunDir:
     @property
     def history(self) -> Path:
         return self.model / "history.csv"
+
+    @property
+    def finetuned(self) -> Path:
+        return self.root / "finetuned"
 
     @property
     def exports(self) -> Path:
@@ -217,6 +227,28 @@ class Head:
 
     def folder(self, run: RunDir) -> Path:
         return run.model
+
+    def history(self, run: RunDir) -> Path:
+        return self.folder(run) / run.history.name
+
+
+@dataclass(frozen=True)
+class TunedHead(Head):
+    """Outcome of finetune: the head as it was trained on with the backbone, and the id of what that became.
+
+    best_epoch is 0 where no epoch was better on the validation split than the start, which is kept.
+    """
+
+    backbone_id: str
+
+    @property
+    def warnings(self) -> list[str]:
+        if self.best_epoch:
+            return []
+        return ["No epoch of fine-tuning was better on the validation split: the model is that of the head alone."]
+
+    def folder(self, run: RunDir) -> Path:
+        return run.finetuned
 
 
 @dataclass(frozen=True)

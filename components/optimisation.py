@@ -28,7 +28,8 @@ class Schedule:
 class Optimisation:
     """How a training of so many steps goes; l2 weighs the penalty of the output layer, class_weights the examples.
 
-    backbone_rate is the first learning rate of variables outside the head, where some are trained.
+    backbone_rate is the first learning rate of variables outside the head, where some are trained; loss_scale keeps the
+    gradients of half precision above its smallest number.
     """
 
     steps: int
@@ -40,6 +41,7 @@ class Optimisation:
     label_smoothing: float = 0.0
     class_weights: Optional[Sequence[float]] = None
     backbone_rate: float = 0.0
+    loss_scale: float = 1.0
 
 
 def add_train_step(
@@ -57,7 +59,8 @@ def add_train_step(
         loss = tf.add_n([loss, *penalties])
         v1.summary.scalar("loss", loss)
         head, backbone = _split_variables(output_weights)
-        gradients = tf.gradients(loss, [*head, *backbone])
+        scaled = tf.gradients(loss * optimisation.loss_scale, [*head, *backbone])
+        gradients = [gradient / optimisation.loss_scale for gradient in scaled]
         updates = [
             make_optimizer(optimisation, rate * share).apply_gradients(zip(part, variables), name=name)
             for name, rate, part, variables in (

@@ -27,6 +27,7 @@ from components.features import (
     Head,
     Report,
     RunDir,
+    TunedHead,
     Validation,
     Work,
 )
@@ -81,7 +82,10 @@ def write_report(
     confusion = read_confusion(run.evaluation, len(labels))
     classes = score_classes(confusion, labels)
     predictions = read_table(run.predictions)
-    history = read_table(run.history)
+    history = read_table(head.history(run))
+    trainings = {"": history}
+    if isinstance(head, TunedHead):
+        trainings = {" of the head alone": read_table(run.history), " while fine-tuning": history}
     health = collect_health(examples, validation, audit, predictions, run)
     reliability = collect_reliability(predictions, abstention)
     mistakes = sorted(
@@ -118,7 +122,12 @@ def write_report(
         mistakes_count=len(mistakes),
         thumbnails=thumbnails,
         health=health,
-        curves=[_figure_html(plot_history(history, key)) for key in ("loss", "accuracy")],
+        curves=[
+            _figure_html(plot_history(rows, key, title))
+            for title, rows in trainings.items()
+            for key in ("loss", "accuracy")
+        ],
+        notes=head.warnings if isinstance(head, TunedHead) else [],
         confusion=_figure_html(plot_confusion(confusion, labels)),
         reliability=reliability,
         reliability_plots=[_figure_html(plot_coverage(reliability)), _figure_html(plot_calibration(reliability.bins))],
@@ -179,14 +188,18 @@ def _encode_uri(image: Image.Image) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def plot_history(history: list[dict[str, str]], key: str) -> go.Figure:
+def plot_history(history: list[dict[str, str]], key: str, title: str = "") -> go.Figure:
     """Draw loss or accuracy of train and validation over the epochs."""
     figure = go.Figure()
     for split, style in (("train", "dot"), ("val", "solid")):
         values = [float(row[f"{split}_{key}"]) for row in history]
         figure.add_scatter(x=[int(row["epoch"]) for row in history], y=values, name=split, line={"dash": style})
     return figure.update_layout(
-        title=key, xaxis_title="epoch", height=300, template="plotly_white", margin={"l": 50, "r": 20, "t": 40, "b": 40}
+        title=f"{key}{title}",
+        xaxis_title="epoch",
+        height=300,
+        template="plotly_white",
+        margin={"l": 50, "r": 20, "t": 40, "b": 40},
     )
 
 

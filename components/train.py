@@ -111,11 +111,15 @@ def train_head(
         step = best.epoch * train.per_pass
         write_pictures(classifier, val, sources["val"].files, examples, run, best.epoch, step, seed)
         tf.compat.v1.summary.FileWriterCache.clear()
-        rows = [[epoch.epoch, *(f"{value:.6f}" for value in epoch[1:])] for epoch in history]
-        write_csv(partial / run.history.name, Epoch._fields, rows)
+        write_history(history, partial / run.history.name)
     assert plan.head.optimisation
     l2 = plan.head.optimisation.l2
     return Head(Work(images, computed=images), best.epoch, best.val_accuracy, best.val_loss, l2)
+
+
+def write_history(history: Sequence[Epoch], path: Path) -> None:
+    """Write history.csv, a row an epoch."""
+    write_csv(path, Epoch._fields, [[epoch.epoch, *(f"{value:.6f}" for value in epoch[1:])] for epoch in history])
 
 
 def read_source(examples: Examples, bottlenecks: Bottlenecks, run: RunDir, split: str) -> Source:
@@ -168,10 +172,7 @@ def plan_streaming(
         )
     if architecture.normalize == STANDARDIZE:
         start = {**measure_scaling(read_vectors(source)), **start}
-    counts = np.zeros(len(labels), np.int64)
-    if recipe.class_weight is not None:
-        counts = sum((np.bincount(part.labels, minlength=len(labels)) for part in read_vectors(source)), counts)
-    class_weights = weigh_classes(recipe.class_weight, counts, labels)
+    class_weights = weigh_shards(recipe.class_weight, source, labels)
     epochs = choose_epochs(source.count, recipe)
     optimisation = make_optimisation(recipe, epochs, source.count, float(recipe.l2), class_weights)
     return Plan(HeadParams(len(labels), str(labels_file), architecture, optimisation), start)
@@ -234,6 +235,16 @@ def weigh_classes(
         weights = np.array([asked.get(label, 1.0) for label in labels])
     scaled: list[float] = (weights * counts.sum() / max((weights * counts).sum(), 1e-12)).tolist()
     return scaled
+
+
+def weigh_shards(asked: str | Mapping[str, float] | None, source: Source, labels: Sequence[str]) -> list[float] | None:
+    """Return a weight for each class as weigh_classes does, the images counted in the shards only if need be."""
+    if asked is None:
+        return None
+    counts = np.zeros(len(labels), np.int64)
+    for part in read_vectors(source):
+        counts += np.bincount(part.labels, minlength=len(labels))
+    return weigh_classes(asked, counts, labels)
 
 
 def _list_some(labels: Iterable[str]) -> str:

@@ -151,7 +151,7 @@ def add_trainable(graph_def: Any, pixels: tf.Tensor, weights: Sequence[str]) -> 
     """Add the network of a canonical graph over pixels float32[N, S, S, 3], some of its constants as variables.
 
     Returns the bottleneck float32[N, D] and the variables by the constants' names. They start at zero, so that the
-    graph does not hold again what a checkpoint holds: initialise them with feed_constants.
+    graph does not hold again what a checkpoint holds: set them to what read_constants returns.
     """
     part = _cut_network(graph_def, {PIXELS, *weights})
     tensors = {node.name: node.attr["value"].tensor for node in graph_def.node if node.name in set(weights)}
@@ -201,13 +201,10 @@ def _replace_compiled(part: Any) -> None:
             node.attr[name].CopyFrom(convolution.attr[name])
 
 
-def feed_constants(graph_def: Any, variables: Mapping[str, Any]) -> dict[tf.Tensor, np.ndarray]:
-    """Return what to feed when variables are initialised (a Scaffold's init_feed_dict): the constants' own values."""
-    return {
-        variables[node.name].initial_value: tf.make_ndarray(node.attr["value"].tensor)
-        for node in graph_def.node
-        if node.name in variables
-    }
+def read_constants(graph_def: Any, names: Collection[str]) -> dict[str, np.ndarray]:
+    """Return the values of some constants of a graph by name, with which the variables of add_trainable start."""
+    found = {node.name: node.attr["value"].tensor for node in graph_def.node if node.name in set(names)}
+    return {name: tf.make_ndarray(found[name]) for name in names}
 
 
 def replace_constants(graph_def: Any, values: Mapping[str, np.ndarray]) -> Any:

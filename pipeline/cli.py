@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from components.errors import DamagedShard, UserError
-from components.features import STAGES
+from components.features import STAGES, TUNING_STAGES
 
 DONE, USER_ERROR, NOT_BLESSED, INTERRUPTED = 0, 2, 3, 130
 
@@ -125,6 +125,9 @@ def run_command(options: argparse.Namespace) -> int:
     from pipeline.stages import Stages, StopAfterStage
 
     config = load_config(options.config, options.overrides)
+    asked = options.first or options.only
+    if asked in TUNING_STAGES and not config.train.finetune:
+        raise UserError(f"Stage '{asked}' is part of fine-tuning only: set train.finetune or name another stage.")
     run = RunDir(config.run_folder)
     progress = Progress(Console(stderr=True))
     damaged: set[str] = set()
@@ -178,7 +181,8 @@ def curve_command(options: argparse.Namespace) -> int:
     for point in summarise_curve(read_table(run.curve_rows), config.data.source):
         table.add_row(*format_point(point))
     console.print(table)
-    for text in getattr(stages.outcomes["curve"], "warnings", []):
+    ignored = ["The curve is of heads alone, train.finetune plays no part in it."] if config.train.finetune else []
+    for text in [*ignored, *getattr(stages.outcomes["curve"], "warnings", [])]:
         console.print(f"\nnote: {text}", highlight=False, markup=False, soft_wrap=True)
     page = write_curve_page(config.name, config.data.source, run)
     console.print(f"curve: {page}", highlight=False, soft_wrap=True, markup=False)

@@ -161,6 +161,13 @@ class Config(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _tunable(self) -> Config:
+        if self.train.finetune and (len(self.backbone) > 1 or self.backbone[0].bottlenecks):
+            found = "ready-made bottlenecks" if self.backbone[0].bottlenecks else "several backbones side by side"
+            raise ValueError(f"backbone names {found}, but train.finetune takes the network of one: name that")
+        return self
+
     @property
     def run_folder(self) -> Path:
         """The run directory: output_dir, else runs/<name>."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Optional
 
 import components  # its submodules load on first use: a run with nothing to do imports no TensorFlow
 from components.catalog import Spec, name_specs, source_files
@@ -16,6 +18,7 @@ from components.features import (
     Head,
     Report,
     RunDir,
+    TunedHead,
     Validation,
 )
 from components.files import fingerprint_file
@@ -32,8 +35,13 @@ from pipeline.settings import (
     make_options,
     make_recipe,
     make_rules,
+    make_tuning,
 )
 from pipeline.stages import Stages, hash_parts, open_run_folder
+
+if TYPE_CHECKING:
+    from components.backbone import Backbone
+    from components.imported_bottlenecks import ImportedBottlenecks
 
 
 def run_stages(config: Config, run: RunDir, stages: Stages, progress: Progress) -> None:
@@ -74,12 +82,48 @@ def run_stages(config: Config, run: RunDir, stages: Stages, progress: Progress) 
         ),
         settings=[
             config.head.model_dump(),
-            config.train.model_dump(),
+            config.train.model_dump(exclude={"finetune"}),
             fingerprint_file(config.train.former_model),
             seed,
         ],
         after=["validate", "extract"],
     )
+    last = "train"
+    if config.train.finetune:
+        # Train on, now on images and with the last layers of the backbone.
+        tuning = config.train.finetune
+        tuned = do(
+            "finetune",
+            TunedHead,
+            lambda: components.finetune.finetune_backbone(
+                examples,
+                bottlenecks,
+                head,
+                run,
+                make_architecture(config.head),
+                make_recipe(config.train),
+                make_tuning(tuning),
+                seed,
+                progress,
+            ),
+            settings=[tuning.model_dump(), seed],
+            after=["train"],
+        )
+        last, head = "finetune", tuned
+        if tuned.backbone_id != bottlenecks.backbone_id:
+            # Turn every image into the bottleneck of what the backbone became.
+            last, folder = "reextract", run.backbones / tuned.backbone_id
+            bottlenecks = extract_from(
+                last,
+                lambda: (components.backbone.read_backbone(folder), None),
+                [tuned.backbone_id],
+                ["finetune"],
+                config,
+                examples,
+                run,
+                stages,
+                progress,
+            )
     # Join backbone, head and labels in one SavedModel.
     export = do(
         "export",
@@ -88,7 +132,7 @@ def run_stages(config: Config, run: RunDir, stages: Stages, progress: Progress) 
             examples, bottlenecks, head, make_architecture(config.head), make_augment(config), precision, run, seed
         ),
         settings=[precision],
-        after=["train"],
+        after=[last],
     )
     # Measure that very model on the test split, and bless it or not.
     evaluation = do(
@@ -144,7 +188,12 @@ def run_curve(config: Config, run: RunDir, stages: Stages, progress: Progress) -
             config.seed,
             progress,
         ),
-        settings=[config.curve.model_dump(), config.head.model_dump(), config.train.model_dump(), config.seed],
+        settings=[
+            config.curve.model_dump(),
+            config.head.model_dump(),
+            config.train.model_dump(exclude={"finetune"}),
+            config.seed,
+        ],
         after=["ingest", *names.values()],
     )
 
@@ -179,14 +228,39 @@ def extract(
     stages: Stages,
     progress: Progress,
 ) -> Bottlenecks:
-    """Run or skip the extraction of a backbone, as a stage of some name."""
+    """Run or skip the extraction of the backbones side by side that specs name, as a stage of some name."""
+    return extract_from(
+        name,
+        lambda: components.bottlenecks.open_source(specs, run.backbones, progress),
+        [[asdict(spec) for spec in specs], *map(fingerprint_file, source_files(specs))],
+        ["ingest"],
+        config,
+        examples,
+        run,
+        stages,
+        progress,
+    )
+
+
+def extract_from(
+    name: str,
+    open_source: Callable[[], tuple[Backbone, Optional[ImportedBottlenecks]]],
+    origin: Sequence[Any],
+    after: Sequence[str],
+    config: Config,
+    examples: Examples,
+    run: RunDir,
+    stages: Stages,
+    progress: Progress,
+) -> Bottlenecks:
+    """Run or skip the extraction of the backbone that open_source returns and origin, plain values, identifies."""
     engine, augment = config.extract, config.augment
     return stages.do(
         name,
         Bottlenecks,
         lambda: components.bottlenecks.extract_bottlenecks(
             examples,
-            specs,
+            open_source(),
             engine.engine,
             make_closeness(engine),
             make_augment(config),
@@ -194,11 +268,6 @@ def extract(
             make_options(config.beam.runner),
             progress,
         ),
-        settings=[
-            [asdict(spec) for spec in specs],
-            *map(fingerprint_file, source_files(specs)),
-            engine.model_dump(),
-            augment.model_dump(),
-        ],
-        after=["ingest"],
+        settings=[*origin, engine.model_dump(), augment.model_dump()],
+        after=after,
     )

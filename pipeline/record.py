@@ -25,7 +25,8 @@ def write_record(config: Config, run: RunDir, stages: Stages) -> dict[str, Any]:
         "blessed": False,
         "reasons": [],
     }
-    examples, bottlenecks, evaluation = (stages.outcomes.get(name) for name in ("ingest", "extract", "evaluate"))
+    names = ("ingest", "extract", "reextract", "evaluate")
+    examples, bottlenecks, tuned, evaluation = (stages.outcomes.get(name) for name in names)
     if isinstance(examples, Examples):
         counts = {name: getattr(examples, name) for name in COUNTS}
         record["counts"] = {**counts, **examples.splits, "classes": len(examples.labels)}
@@ -37,6 +38,8 @@ def write_record(config: Config, run: RunDir, stages: Stages) -> dict[str, Any]:
             "engine": bottlenecks.engine,
             "views": bottlenecks.views,
         }
+        if isinstance(tuned, Bottlenecks):
+            record["backbone"]["fine_tuned"] = {"name": tuned.backbone_name, "id": tuned.backbone_id}
         trials = run.trials(bottlenecks.backbone_id)
         if trials.exists():
             record["backbone"]["trials"] = json.loads(trials.read_text(encoding="utf-8"))["trials"]

@@ -10,13 +10,14 @@ from components.features import SPLITS
 from components.progress import Progress
 from components.split import SplitPlan
 from pipeline.config import Config, Extract
-from pipeline.training_config import Curve, Head, Train
+from pipeline.training_config import Curve, Finetune, Head, Train
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
 
     from components.curve import CurvePlan
     from components.engine_choice import Closeness
+    from components.finetune import Tuning
     from components.ingest import IngestRules
     from components.model import Architecture
     from components.train import Recipe
@@ -58,7 +59,14 @@ def make_architecture(head: Head) -> Architecture:
 def make_recipe(train: Train) -> Recipe:
     """Return how the head is to be trained."""
     schedule = components.optimisation.Schedule(**train.schedule.model_dump())
-    return components.train.Recipe(**{**train.model_dump(), "schedule": schedule})
+    return components.train.Recipe(**{**train.model_dump(exclude={"finetune"}), "schedule": schedule})
+
+
+def make_tuning(finetune: Finetune) -> Tuning:
+    """Return how the backbone is to be fine-tuned."""
+    values = finetune.model_dump()
+    distortion = components.image_input.Distortion(*(values.pop(name) for name in ("flip", "crop", "colour")))
+    return components.finetune.Tuning(**values, distortion=distortion)
 
 
 def make_curve_plan(curve: Curve) -> CurvePlan:

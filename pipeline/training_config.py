@@ -74,6 +74,31 @@ class Schedule(Section):
         return self
 
 
+class Finetune(Section):
+    """Which layers of the backbone are trained on, the last so many or those behind one, and how images are distorted.
+
+    learning_rate is the backbone's, by the optimizer and schedule of train.
+    """
+
+    layers: Optional[int] = Field(None, ge=1)
+    behind: Optional[str] = Field(None, alias="from", min_length=1)
+    learning_rate: float = Field(0.0001, gt=0)
+    head_learning_rate: float = Field(0.001, gt=0)
+    epochs: int = Field(5, ge=1)
+    batch_size: int = Field(32, ge=1)
+    flip: bool = True
+    crop: float = Field(0.7, gt=0, le=1)
+    colour: float = Field(0.2, ge=0, lt=1)
+    patience: Optional[int] = Field(None, ge=1)
+
+    @model_validator(mode="after")
+    def _one_start(self) -> Finetune:
+        if (self.layers is None) == (self.behind is None):
+            found = "both layers and from are" if self.layers else "neither layers nor from is"
+            raise ValueError(f"{found} set, expected one: how many last layers, or the name of the layer before them")
+        return self
+
+
 class Train(Section):
     """How the head is trained; by default for 300 steps, with bottlenecks in a quarter of the memory at most."""
 
@@ -90,6 +115,7 @@ class Train(Section):
     patience: Optional[int] = Field(None, ge=1)
     warm_start: Optional[Path] = None
     max_memory: Optional[int] = Field(None, ge=1)
+    finetune: Optional[Finetune] = None
 
     @field_validator("l2", mode="before")
     @classmethod

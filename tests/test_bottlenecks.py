@@ -24,8 +24,9 @@ PLAIN = Augment(flip=False, crops=0, crop_side=0.8, average=False)
 
 
 def compute(examples, backbone, run, options, progress, augment=PLAIN):
-    specs, closeness = parse_backbone(backbone), Closeness(0.999, 0.995)
-    return bottlenecks.extract_bottlenecks(examples, specs, TENSORFLOW, closeness, augment, run, options, progress)
+    source = bottlenecks.open_source(parse_backbone(backbone), run.backbones, progress)
+    closeness = Closeness(0.999, 0.995)
+    return bottlenecks.extract_bottlenecks(examples, source, TENSORFLOW, closeness, augment, run, options, progress)
 
 
 @pytest.fixture

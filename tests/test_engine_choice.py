@@ -47,9 +47,9 @@ def test_a_choice_once_made_stays_until_the_limits_change(tmp_path, toy_backbone
     monkeypatch.setattr(engine_choice, "try_engines", try_two)
 
     def extract(closeness):
-        specs = parse_backbone(toy_backbone)
+        source = bottlenecks.open_source(parse_backbone(toy_backbone), run.backbones, progress)
         plain = Augment(flip=False, crops=0, crop_side=0.8, average=False)
-        return bottlenecks.extract_bottlenecks(examples, specs, AUTO, closeness, plain, run, options, progress)
+        return bottlenecks.extract_bottlenecks(examples, source, AUTO, closeness, plain, run, options, progress)
 
     first = extract(CLOSE)
     assert (first.engine, first.work.computed) == ("tensorflow_bf16", 150)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from components.bottlenecks import extract_bottlenecks
+from components.bottlenecks import extract_bottlenecks, open_source
 from components.calibration import NEVER_ANSWERS, choose_abstention
 from components.catalog import parse_backbone
 from components.engine_choice import Closeness
@@ -164,8 +164,9 @@ def test_the_threshold_of_a_model_that_averages_is_measured_on_the_averages(
     shutil.copytree(toy_run.examples, run.examples)
     examples = read_outcome(toy_run, "ingest", Examples)
     augment = Augment(flip=True, crops=2, crop_side=0.8, average=True)
-    specs, closeness = parse_backbone(toy_config["backbone"]), Closeness(0.999, 0.995)
-    bottlenecks = extract_bottlenecks(examples, specs, TENSORFLOW, closeness, augment, run, options, progress)
+    source = open_source(parse_backbone(toy_config["backbone"]), run.backbones, progress)
+    closeness = Closeness(0.999, 0.995)
+    bottlenecks = extract_bottlenecks(examples, source, TENSORFLOW, closeness, augment, run, options, progress)
     recipe = Recipe(epochs=8, batch_size=16, learning_rate=0.05)
     head = train_head(examples, bottlenecks, run, Architecture(), recipe, 0, progress)
     export = export_model(examples, bottlenecks, head, Architecture(), augment, 0.8, run, 0).folder(run)

@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.utils.class_weight import compute_class_weight
 
-from components.bottlenecks import extract_bottlenecks
+from components.bottlenecks import extract_bottlenecks, open_source
 from components.catalog import parse_backbone
 from components.engine_choice import Closeness
 from components.export import list_versions, read_abstention
@@ -296,8 +296,9 @@ def test_balanced_weights_help_the_rare_classes(tmp_path, toy_backbone, options,
                     file.unlink()
     shares = {"train": 0.4, "val": 0.2, "test": 0.4}
     examples = ingest(images, run, options, shares=shares)
-    specs, closeness = parse_backbone(toy_backbone), Closeness(0.999, 0.995)
-    bottlenecks = extract_bottlenecks(examples, specs, TENSORFLOW, closeness, PLAIN_VIEW, run, options, progress)
+    source = open_source(parse_backbone(toy_backbone), run.backbones, progress)
+    closeness = Closeness(0.999, 0.995)
+    bottlenecks = extract_bottlenecks(examples, source, TENSORFLOW, closeness, PLAIN_VIEW, run, options, progress)
     accuracies = []
     for class_weight in (None, "balanced"):
         recipe = Recipe(epochs=4, learning_rate=0.01, class_weight=class_weight)

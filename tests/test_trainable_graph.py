@@ -5,8 +5,9 @@ from conftest import quiet_progress, refusal
 
 from components.backbone import BackboneSession, load_graph, prepare_backbone, read_backbone, write_backbone
 from components.catalog import parse_backbone
+from components.classifier import StartValues
 from components.network import freeze
-from components.trainable_graph import add_trainable, feed_constants, replace_constants, weights_after, weights_of_last
+from components.trainable_graph import add_trainable, read_constants, replace_constants, weights_after, weights_of_last
 
 v1 = tf.compat.v1
 
@@ -50,8 +51,10 @@ class Trainable:
             self.gradients = dict(zip(weights, tf.gradients(self.loss, list(self.variables.values()))))
             self.step = v1.train.AdamOptimizer(1e-3).minimize(self.loss)
             self.session = v1.Session(graph=graph)
-            self.session.run(v1.global_variables_initializer(), feed_constants(graph_def, self.variables))
+            self.session.run(v1.global_variables_initializer())
         self.feed = {self.pixels: pixels}
+        for name, value in read_constants(graph_def, weights).items():
+            self.load(name, value)
 
     def run(self, fetches):
         return self.session.run(fetches, self.feed)
@@ -308,22 +311,21 @@ def test_an_estimator_starts_from_the_constants_and_goes_on_from_its_checkpoint(
     started = constants_of(graph_def)
 
     def model_fn(features, labels, mode):
-        bottleneck, variables = add_trainable(graph_def, features, weights)
+        bottleneck, _ = add_trainable(graph_def, features, weights)
         loss = tf.reduce_mean(tf.square(bottleneck))
         step = v1.train.GradientDescentOptimizer(0.1).minimize(loss, v1.train.get_global_step())
-        scaffold = v1.train.Scaffold(init_feed_dict=feed_constants(graph_def, variables))
-        return tf.estimator.EstimatorSpec(mode, loss=loss, train_op=step, scaffold=scaffold)
+        return tf.estimator.EstimatorSpec(mode, loss=loss, train_op=step)
 
     pixels = draw_pixels(lite)
     estimator = tf.estimator.Estimator(model_fn, str(tmp_path))
 
-    def train():
-        estimator.train(lambda: tf.data.Dataset.from_tensors(pixels), steps=1)
+    def train(*hooks):
+        estimator.train(lambda: tf.data.Dataset.from_tensors(pixels), hooks, steps=1)
         return {name: estimator.get_variable_value(name) for name in weights}
 
     trainable = Trainable(graph_def, weights, pixels)
     gradients = trainable.run(trainable.gradients)
-    first = train()
+    first = train(StartValues(read_constants(graph_def, weights)))
     for name in weights:
         np.testing.assert_allclose(first[name], started[name] - 0.1 * gradients[name], atol=1e-5)
         trainable.load(name, first[name])
