@@ -86,7 +86,8 @@ def write_pictures(
         v1.Summary.Value(tag=f"{EVALUATION_SCOPE}/{name}", image=encode_picture(picture))
         for name, picture in pictures.items()
     ]
-    events = v1.summary.FileWriterCache.get(classifier.eval_dir())
+    with tf.Graph().as_default():  # a writer is not made outside one
+        events = v1.summary.FileWriterCache.get(classifier.eval_dir())
     events.add_summary(v1.Summary(value=values), step)
     events.flush()
 

@@ -29,6 +29,7 @@ from components.training_pictures import (
     draw_confusion,
     draw_predictions,
     encode_picture,
+    write_pictures,
 )
 
 BLUE = np.array([8, 48, 107])
@@ -145,6 +146,19 @@ def test_the_seed_picks_other_images_and_streaming_shows_the_same(toy, progress,
     hits = round(classifier.evaluate(evaluate_from_shards(source).input_fn)["accuracy"] * source.count)
     title = f"validation, epoch {head.best_epoch}: {hits} of {source.count} right"
     assert all(shows(pixels, title) for _, pixels in pictures.values())
+
+
+def test_pictures_of_a_head_that_was_trained_before_are_the_same(toy):
+    run, examples, bottlenecks = toy
+    head, former = read_outcome(run, "train", Head), read_pictures(run)
+    shutil.rmtree(run.model / "eval")
+    source = read_source(examples, bottlenecks, run, "val")
+    classifier = load_classifier(examples, head, run, Architecture(), 0)
+    write_pictures(classifier, evaluate_from_shards(source), source.files, examples, run, head.best_epoch, 7, 0)
+    tf.compat.v1.summary.FileWriterCache.clear()
+    for tag, (step, pixels) in read_pictures(run).items():
+        assert step == 7
+        np.testing.assert_array_equal(pixels, former[tag][1])
 
 
 @pytest.mark.parametrize("harm", ["damaged", "absent"])
