@@ -17,7 +17,7 @@ TRAINING_SCOPE = "final_training_ops"
 EVALUATION_SCOPE = "evaluation"
 
 SOFTMAX, SIGMOID = "softmax", "sigmoid"
-L2, STANDARDIZE, PLAIN = "l2", "standardize", "none"
+L2, STANDARDIZE, WHITEN, PLAIN = "l2", "standardize", "whiten", "none"
 
 
 @dataclass(frozen=True)
@@ -83,14 +83,18 @@ def add_final_training_ops(
 
 
 def normalize_bottleneck(bottleneck: tf.Tensor, kind: str) -> tf.Tensor:
-    """Scale bottlenecks float32[N, D]: to length sqrt(D), by the training split's mean and deviation, or not at all.
+    """Scale bottlenecks float32[N, D]: to length sqrt(D), then whitened or not; by mean and deviation; or not at all.
 
-    At one length a single learning rate and a single L2 weight suit any backbone.
+    At one length a single learning rate and a single L2 weight suit any backbone. What is measured on the training
+    split, see scaling.py, is set before training begins and kept in the checkpoint.
     """
     dim = bottleneck.shape[-1]
-    if kind == L2:
-        return tf.nn.l2_normalize(bottleneck, axis=-1) * dim**0.5
-    if kind == STANDARDIZE:  # both are set before training begins, see start.py, and kept in the checkpoint
+    if kind in (L2, WHITEN):
+        bottleneck = tf.nn.l2_normalize(bottleneck, axis=-1) * dim**0.5
+    if kind == WHITEN:
+        whitening = v1.get_variable("whitening", [dim, dim], initializer=v1.zeros_initializer(), trainable=False)
+        return tf.matmul(bottleneck, whitening)
+    if kind == STANDARDIZE:
         mean = v1.get_variable("mean", [dim], initializer=v1.zeros_initializer(), trainable=False)
         scale = v1.get_variable("scale", [dim], initializer=v1.ones_initializer(), trainable=False)
         return (bottleneck - mean) * scale

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,39 +11,14 @@ import tensorflow as tf
 
 from components.errors import UserError
 from components.features import RunDir
-from components.head_input import Vectors
 from components.logistic_regression import Linear
-from components.model import L2, SIGMOID, STANDARDIZE, TRAINING_SCOPE, Architecture
+from components.model import L2, SIGMOID, TRAINING_SCOPE, Architecture
+from components.scaling import MEASURED
 
-PARTS = ("mean", "scale", "weights", "biases")
-MEAN, SCALE, WEIGHTS, BIASES = (f"{TRAINING_SCOPE}/{part}" for part in PARTS)
+PARTS = ("mean", "scale", "whitening", "weights", "biases")
+WEIGHTS, BIASES = f"{TRAINING_SCOPE}/weights", f"{TRAINING_SCOPE}/biases"
 
 Start = dict[str, np.ndarray]
-
-
-def measure_scaling(parts: Iterable[Vectors]) -> Start:
-    """Return mean and one over the deviation of each dimension of bottlenecks; a dimension that is constant keeps 1."""
-    count, first, total, squares = 0, np.zeros(1), np.zeros(1), np.zeros(1)
-    for values, _ in parts:
-        flat = values.reshape(-1, values.shape[-1]).astype(np.float64)
-        # Distances from the first, not values: what rounding leaves of a constant would pass for a deviation.
-        first = first if count else flat[0]
-        flat = flat - first
-        count, total, squares = count + len(flat), total + flat.sum(0), squares + np.square(flat).sum(0)
-    mean = total / count
-    deviation = np.sqrt(np.maximum(squares / count - np.square(mean), 0))
-    scale = 1 / np.where(deviation > 0, deviation, 1)
-    return {MEAN: (first + mean).astype(np.float32), SCALE: scale.astype(np.float32)}
-
-
-def scale_vectors(values: np.ndarray, architecture: Architecture, start: Start) -> np.ndarray:
-    """Scale float32[N, D] as normalize_bottleneck does in the graph."""
-    if architecture.normalize == L2:
-        lengths = np.linalg.norm(values, axis=1, keepdims=True)
-        return values * (values.shape[1] ** 0.5 / np.maximum(lengths, 1e-6))
-    if architecture.normalize == STANDARDIZE:
-        return (values - start[MEAN]) * start[SCALE]
-    return values
 
 
 def set_output(linear: Linear, output: str) -> Start:
@@ -81,12 +56,12 @@ def read_former_head(former: Path, labels: Sequence[str], backbone_id: str, arch
     built = {name: shape for name, shape in shapes.items() if name.rpartition("/")[2] in PARTS}
     widths = [built.get(f"{TRAINING_SCOPE}/hidden{number}/biases") for number in range(len(architecture.hidden))]
     activations = [layer["activation"] for layer in head.get("hidden", [])]
-    scaled = architecture.normalize == STANDARDIZE
+    scaled = len(MEASURED.get(architecture.normalize, ()))
     same = (
         widths == [[layer.units] for layer in architecture.hidden]
         and activations == [layer.activation for layer in architecture.hidden]
         and head.get("normalize", L2) == architecture.normalize
-        and len(built) == 2 * (len(widths) + 1 + scaled)
+        and len(built) == 2 * (len(widths) + 1) + scaled
     )
     if not same:
         raise UserError(

@@ -27,11 +27,12 @@ from components.head_input import (
     train_from_shards,
 )
 from components.logistic_regression import Objective, choose_penalty, fit_linear, make_objective
-from components.model import SIGMOID, SOFTMAX, STANDARDIZE, Architecture, HeadParams
+from components.model import SIGMOID, SOFTMAX, Architecture, HeadParams
 from components.optimisation import ADAM, Optimisation, Schedule
 from components.progress import Progress
+from components.scaling import measure_scaling, scale_vectors
 from components.shards import naming_damage, shard_files
-from components.start import Start, measure_scaling, read_former_head, scale_vectors, set_output
+from components.start import Start, read_former_head, set_output
 from components.training_pictures import write_pictures
 
 # Adam at the default rate needs about this many steps, small data set or large: on Caltech-101 and on 18,000 made-up
@@ -142,7 +143,7 @@ def plan_training(
     start: Start,
 ) -> Plan:
     """Settle all that the training of bottlenecks in memory needs; without val, l2 is chosen by cross-validation."""
-    start = {**(measure_scaling([train]) if architecture.normalize == STANDARDIZE else {}), **start}
+    start = start or dict(measure_scaling(lambda: [train], architecture.normalize, len(labels)))
     epochs = choose_epochs(len(train.labels), recipe)
     class_weights = weigh_classes(recipe.class_weight, np.bincount(train.labels, minlength=len(labels)), labels)
     l2 = recipe.l2
@@ -150,7 +151,7 @@ def plan_training(
         factor = 2 if architecture.output == SIGMOID else 1  # the soft-max halves a single output's weights
 
         def objective(vectors: Vectors) -> Objective:
-            values = scale_vectors(vectors.values[:, 0], architecture, start)
+            values = scale_vectors(vectors.values[:, 0], architecture.normalize, start)
             return make_objective(values, vectors.labels, len(labels), recipe.label_smoothing, class_weights)
 
         chosen = choose_penalty(objective(train), objective(val) if val else None)
@@ -170,8 +171,7 @@ def plan_streaming(
             f"train.l2 is auto, which needs the bottlenecks in memory ({source.bytes:,} bytes for training): raise "
             f"train.max_memory or set train.l2 to a number, such as 0.001."
         )
-    if architecture.normalize == STANDARDIZE:
-        start = {**measure_scaling(read_vectors(source)), **start}
+    start = start or measure_scaling(lambda: read_vectors(source), architecture.normalize, len(labels))
     class_weights = weigh_shards(recipe.class_weight, source, labels)
     epochs = choose_epochs(source.count, recipe)
     optimisation = make_optimisation(recipe, epochs, source.count, float(recipe.l2), class_weights)

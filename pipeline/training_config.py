@@ -39,7 +39,7 @@ class Head(Section):
 
     hidden: tuple[HiddenLayer, ...] = ()
     output: Literal["auto", "softmax", "sigmoid"] = "auto"
-    normalize: Literal["l2", "standardize", "none"] = "l2"
+    normalize: Literal["l2", "standardize", "whiten", "none"] = "l2"
 
     @model_validator(mode="before")
     @classmethod

@@ -6,20 +6,14 @@ import pytest
 import tensorflow as tf
 from conftest import refusal
 from scipy.special import softmax
-from sklearn.preprocessing import StandardScaler
 
 from components.features import RunDir
-from components.head_input import Vectors
 from components.logistic_regression import Linear
-from components.model import L2, PLAIN, SIGMOID, SOFTMAX, STANDARDIZE, Architecture, HiddenLayer, normalize_bottleneck
+from components.model import L2, PLAIN, SIGMOID, SOFTMAX, STANDARDIZE, WHITEN, Architecture, HiddenLayer
 from components.start import (
     BIASES,
-    MEAN,
-    SCALE,
     WEIGHTS,
-    measure_scaling,
     read_former_head,
-    scale_vectors,
     set_output,
 )
 
@@ -28,48 +22,6 @@ CLASSES = ["cyan", "magenta", "yellow"]
 
 def draw(*shape, seed=0):
     return np.random.default_rng(seed).normal(3, 2, shape).astype(np.float32)
-
-
-def parts_of(values, ends):
-    return [Vectors(part, np.zeros(len(part), np.int64)) for part in np.split(values, ends)]
-
-
-@pytest.mark.parametrize("views", [1, 3])
-def test_mean_and_scale_over_uneven_parts_are_those_of_scikit_learn(views):
-    values = draw(101, views, 5)
-    start = measure_scaling(parts_of(values, [1, 40]))
-    expected = StandardScaler().fit(values.reshape(-1, 5).astype(np.float64))
-    np.testing.assert_allclose(start[MEAN], expected.mean_, rtol=1e-6)
-    np.testing.assert_allclose(start[SCALE], 1 / expected.scale_, rtol=1e-6)
-    assert {value.dtype for value in start.values()} == {np.dtype("float32")}
-
-
-def test_a_small_deviation_far_from_zero_is_measured():
-    values = (1000 + 0.01 * draw(200, 1, 4)).astype(np.float32)
-    start = measure_scaling(parts_of(values, [7]))
-    np.testing.assert_allclose(start[SCALE], 1 / values[:, 0].astype(np.float64).std(0), rtol=1e-5)
-
-
-@pytest.mark.parametrize("constant", [0.0, 0.1, 123.456])
-def test_a_dimension_that_is_constant_keeps_its_scale(constant):
-    values = draw(1000, 1, 3)
-    values[..., 1] = constant
-    start = measure_scaling(parts_of(values, [333]))
-    assert start[SCALE][1] == 1
-    assert start[MEAN][1] == np.float32(constant)
-
-
-@pytest.mark.parametrize("kind", [L2, STANDARDIZE, PLAIN])
-def test_vectors_are_scaled_as_in_the_graph(kind):
-    values = draw(20, 6)
-    values[3] = 0
-    start = {MEAN: draw(6, seed=1), SCALE: np.abs(draw(6, seed=2))}
-    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-        scaled = normalize_bottleneck(tf.constant(values), kind)
-        for variable in tf.compat.v1.global_variables():
-            variable.load(start[f"final_training_ops/{variable.op.name}"], session)
-        expected = session.run(scaled)
-    np.testing.assert_allclose(scale_vectors(values, Architecture(normalize=kind), start), expected, atol=1e-5)
 
 
 def test_a_single_output_gives_the_probabilities_of_the_two_it_stands_for():
@@ -177,6 +129,7 @@ def test_another_backbone_is_named(toy_run, former):
         Architecture((HIDDEN[0], HiddenLayer(3, "relu"))),
         Architecture(HIDDEN, normalize=STANDARDIZE),
         Architecture(HIDDEN, normalize=PLAIN),
+        Architecture(HIDDEN, normalize=WHITEN),
     ],
 )
 def test_a_head_that_is_built_otherwise_is_refused(tmp_path, other):

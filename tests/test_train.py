@@ -21,7 +21,8 @@ from components.head_input import Vectors, evaluate_from_memory, evaluate_from_s
 from components.logistic_regression import PENALTIES, choose_penalty, fit_linear, make_objective
 from components.model import SIGMOID, SOFTMAX, STANDARDIZE, Architecture, HiddenLayer
 from components.optimisation import Schedule
-from components.start import BIASES, MEAN, SCALE, WEIGHTS, scale_vectors
+from components.scaling import MEAN, SCALE, scale_vectors
+from components.start import BIASES, WEIGHTS
 from components.train import (
     Recipe,
     choose_epochs,
@@ -117,7 +118,7 @@ def test_l2_auto_is_chosen_for_the_very_loss_that_is_trained(tmp_path, normalize
     assert weights[0] == pytest.approx(2 * weights[1]) and plan.head.optimisation.label_smoothing == 0.1
 
     def objective(vectors):
-        values = scale_vectors(vectors.values[:, 0], architecture, plan.start)
+        values = scale_vectors(vectors.values[:, 0], architecture.normalize, plan.start)
         return make_objective(values, vectors.labels, 3, 0.1, weights)
 
     chosen = choose_penalty(objective(train), objective(val) if held_out else None)
