@@ -82,8 +82,8 @@ class Finetune(Section):
 
     layers: Optional[int] = Field(None, ge=1)
     behind: Optional[str] = Field(None, alias="from", min_length=1)
-    learning_rate: float = Field(0.0001, gt=0)
-    head_learning_rate: float = Field(0.001, gt=0)
+    learning_rate: float = Field(0.0003, gt=0)
+    head_learning_rate: float = Field(0.0003, gt=0)
     epochs: int = Field(5, ge=1)
     batch_size: int = Field(32, ge=1)
     flip: bool = True

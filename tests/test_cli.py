@@ -94,3 +94,11 @@ def test_overrides_may_stand_behind_options(tmp_path, toy_config, capsys):
     with pytest.raises(SystemExit) as raised:
         main(["run", str(config), "--frm", "train"])
     assert raised.value.code == 2
+
+
+@pytest.mark.parametrize("option", ["--from", "--only"])
+@pytest.mark.parametrize("stage", ["finetune", "reextract"])
+def test_stages_of_fine_tuning_are_refused_where_none_is_asked_for(tmp_path, capsys, option, stage):
+    config = write_config(tmp_path / "c.yaml", name="x", data={"path": "images"})
+    assert main(["run", str(config), option, stage]) == 2
+    assert f"Stage '{stage}' is part of fine-tuning only: set train.finetune" in capsys.readouterr().err

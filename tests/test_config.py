@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.errors import UserError
+from components.image_input import Distortion
 from pipeline.config import Config, load_config
-from pipeline.settings import data_place, make_architecture, make_recipe
+from pipeline.settings import data_place, make_architecture, make_recipe, make_tuning
 from pipeline.training_config import Head, HiddenLayer
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
@@ -62,6 +63,7 @@ def test_the_head_and_its_training_have_defaults(load):
         "patience": None,
         "warm_start": None,
         "max_memory": None,
+        "finetune": None,
     }
     assert config.abstain is None
 
@@ -170,6 +172,15 @@ def test_overrides_reach_into_sections_and_have_yaml_types(load):
     assert config.output_dir == "/tmp/a=b"
 
 
+def test_fine_tuning_is_off_unless_asked_for_and_has_defaults(load):
+    assert load(GOOD).train.finetune is None
+    tuning = make_tuning(load(GOOD, "train.finetune.layers=3").train.finetune)
+    assert (tuning.layers, tuning.behind, tuning.distortion) == (3, None, Distortion(True, 0.7, 0.2))
+    rates = load(GOOD, "train.finetune={from: block14, learning_rate: 1e-5, head_learning_rate: 1e-4}").train.finetune
+    assert (rates.behind, rates.learning_rate, rates.head_learning_rate) == ("block14", 1e-5, 1e-4)
+    assert make_recipe(load(GOOD, "train.finetune.layers=3").train) == make_recipe(load(GOOD).train)
+
+
 @pytest.mark.parametrize(
     ("values", "overrides", "words"),
     [
@@ -219,6 +230,24 @@ def test_overrides_reach_into_sections_and_have_yaml_types(load):
         (GOOD, ["train.class_weight={cat: big}"], "'train.class_weight': expected balanced, or numbers"),
         (GOOD, ["train.class_weight={cat: -1}"], "'train.class_weight': expected balanced, or numbers"),
         (GOOD, ["train.patience=0"], "'train.patience' is 0"),
+        (GOOD, ["train.finetune={}"], "'train.finetune': neither layers nor from is set, expected one"),
+        (GOOD, ["train.finetune={layers: 3, from: pool}"], "'train.finetune': both layers and from are set"),
+        (GOOD, ["train.finetune.layers=0"], "'train.finetune.layers' is 0"),
+        (GOOD, ["train.finetune={from: ''}"], "'train.finetune.from' is ''"),
+        (GOOD, ["train.finetune={layers: 3, crop: 0}"], "'train.finetune.crop' is 0"),
+        (GOOD, ["train.finetune={layers: 3, colour: 1}"], "'train.finetune.colour' is 1"),
+        (GOOD, ["train.finetune={layers: 3, learning_rate: 0}"], "'train.finetune.learning_rate' is 0"),
+        (GOOD, ["train.finetune={layer: 3}"], "did you mean 'train.finetune.layers'"),
+        (
+            {**GOOD, "backbone": ["efficientnet_lite0", "efficientnet_lite1"]},
+            ["train.finetune.layers=3"],
+            "backbone names several backbones side by side, but train.finetune takes the network of one: name that",
+        ),
+        (
+            {**GOOD, "backbone": {"bottlenecks": str(Path(__file__).parent), "name": "efficientnet_lite0"}},
+            ["train.finetune.layers=3"],
+            "backbone names ready-made bottlenecks, but train.finetune takes",
+        ),
         (GOOD, ["abstain.precision=1.5"], "'abstain.precision' is 1.5"),
         (GOOD, ["abstain.precision=0"], "'abstain.precision' is 0"),
         (GOOD, ["abstain={precision: 0.9, presision: 0.9}"], "did you mean 'abstain.precision'"),
