@@ -10,8 +10,10 @@ from components.logistic_regression import (
     PENALTIES,
     Linear,
     choose_penalty,
+    enter_span,
     fit_linear,
     make_objective,
+    minimise,
     split_folds,
 )
 
@@ -70,14 +72,27 @@ def test_with_smoothed_labels_and_class_weights_every_step_away_from_the_optimum
 def test_the_start_changes_only_how_soon_the_optimum_is_reached():
     values, labels = make_data(seed=3)
     objective = make_objective(values, labels, 3, 0.0, None)
-    cold = fit_linear(objective, 0.01, steps=300)
-    nearby = fit_linear(objective, 0.03)
-    warm = fit_linear(objective, 0.01, nearby, steps=300)
+    cold = minimise(objective, 0.01, None, 300)
+    nearby = minimise(objective, 0.03, None, 60)
+    warm = minimise(objective, 0.01, nearby, 300)
     np.testing.assert_allclose(warm.weights, cold.weights, atol=5e-3)
-    distances = [
-        np.abs(fit_linear(objective, 0.01, start, steps=3).weights - cold.weights).max() for start in (None, nearby)
-    ]
+    distances = [np.abs(minimise(objective, 0.01, start, 3).weights - cold.weights).max() for start in (None, nearby)]
     assert distances[1] < distances[0] / 2
+
+
+def test_fewer_examples_than_dimensions_have_the_same_optimum_and_votes_as_in_all_dimensions():
+    random = np.random.default_rng(5)
+    labels = np.arange(30) % 3
+    values = (random.normal(size=(30, 80)) + labels[:, None] * random.normal(size=80)).astype(np.float32)
+    objective = make_objective(values, labels, 3, 0.0, None)
+    within, whole = fit_linear(objective, 0.01, 300), minimise(objective, 0.01, None, 300)
+    np.testing.assert_allclose(within.weights, whole.weights, atol=5e-3)
+    np.testing.assert_allclose(within.biases, whole.biases, atol=0.1)  # nothing holds them firmly
+    judged = random.normal(size=(9, 80)).astype(np.float32)
+    (fitted, others), basis = enter_span(objective, make_objective(judged, labels[:9], 3, 0.0, None))
+    assert basis is not None and basis.shape == (80, 30)
+    inside = minimise(fitted, 0.01, None, 300)
+    np.testing.assert_allclose(others.values @ inside.weights, judged @ whole.weights, atol=0.05)
 
 
 def count_right(pairs, class_weights):

@@ -9,7 +9,7 @@ from scipy.special import softmax
 
 from components.features import RunDir
 from components.logistic_regression import Linear
-from components.model import L2, PLAIN, SIGMOID, SOFTMAX, STANDARDIZE, WHITEN, Architecture, HiddenLayer
+from components.model import PLAIN, SIGMOID, SOFTMAX, STANDARDIZE, WHITEN, Architecture, HiddenLayer
 from components.start import (
     BIASES,
     WEIGHTS,
