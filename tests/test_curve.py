@@ -3,6 +3,7 @@ import json
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import refusal, write_config
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,15 +13,19 @@ from components.curve import (
     LEAVE_OUT,
     SHRINK,
     CurveRow,
+    Draw,
     check_draw,
     count_shots,
     draw_rows,
     join_parts,
     mean_class_accuracy,
+    scale_draw,
     write_hparams,
 )
 from components.curve_report import format_point, summarise_curve
 from components.head_input import Vectors
+from components.model import L2, PLAIN, STANDARDIZE, WHITEN, normalize_bottleneck
+from components.scaling import measure_scaling
 from components.views import serve_views
 from pipeline.cli import main
 
@@ -76,6 +81,27 @@ def test_parts_are_joined_to_the_direction_that_a_canonical_graph_of_all_serves(
     np.testing.assert_allclose(cosines, 1, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", [L2, STANDARDIZE, WHITEN, PLAIN])
+def test_a_draw_is_scaled_by_its_training_images_alone(kind):
+    random = np.random.default_rng(0)
+    vectors = Vectors(random.normal(2, 1, (40, 2, 6)).astype(np.float32), np.arange(40) % 2)
+    draw = Draw(np.arange(25), np.arange(25, 40), [])
+    train, test = scale_draw(vectors, draw, kind, 2)
+    others = Vectors(np.concatenate([vectors.values[:25], 9 * vectors.values[25:, ::-1]]), vectors.labels)
+    np.testing.assert_array_equal(scale_draw(others, draw, kind, 2)[0].values, train.values)
+
+    start = measure_scaling(lambda: [Vectors(vectors.values[:25], vectors.labels[:25])], kind, 2)
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        with tf.compat.v1.variable_scope("final_training_ops"):
+            scaled = normalize_bottleneck(tf.constant(vectors.values[:, 1]), kind)
+        for variable in tf.compat.v1.global_variables():
+            variable.load(start[variable.op.name], session)
+        expected = session.run(scaled)
+    np.testing.assert_allclose(train.values[:, 1], expected[:25], atol=1e-4)
+    np.testing.assert_allclose(test.values[:, 1], expected[25:], atol=1e-4)
+    np.testing.assert_array_equal(test.labels, vectors.labels[25:])
+
+
 def test_points_are_means_and_deviations_and_published_rows_are_marked():
     rows = [
         {"backbone": "b", "per_class": "15", "accuracy": str(value), "mean_class_accuracy": "0.5"}
@@ -89,7 +115,6 @@ def test_points_are_means_and_deviations_and_published_rows_are_marked():
 
 
 def test_tensorboards_hparams_page_finds_each_training_with_its_settings_and_metrics(tmp_path):
-    import tensorflow as tf
     from tensorboard.plugins.hparams import plugin_data_pb2
 
     row = CurveRow("a/b+c", "60%", 3, 0.75, 0.5, 60, 40, 0.003)
