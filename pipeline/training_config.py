@@ -84,7 +84,7 @@ class Finetune(Section):
     behind: Optional[str] = Field(None, alias="from", min_length=1)
     learning_rate: float = Field(0.0003, gt=0)
     head_learning_rate: float = Field(0.0003, gt=0)
-    epochs: int = Field(5, ge=1)
+    epochs: int = Field(10, ge=1)
     batch_size: int = Field(32, ge=1)
     flip: bool = True
     crop: float = Field(0.7, gt=0, le=1)
