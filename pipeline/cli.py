@@ -156,7 +156,7 @@ def run_command(options: argparse.Namespace) -> int:
 def curve_command(options: argparse.Namespace) -> int:
     """topgraft curve."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from components.features import RunDir
     from components.progress import Progress
@@ -175,7 +175,7 @@ def curve_command(options: argparse.Namespace) -> int:
     from components.data_health import read_table
     from components.report import write_curve_page
 
-    console, table = Console(), Table("backbone", box=None, pad_edge=False)
+    console, table = Console(), Table(Column("backbone", overflow="fold"), box=None, pad_edge=False)
     for column in ("images a class", "accuracy %", "mean class accuracy %"):
         table.add_column(column, justify="right")
     for point in summarise_curve(read_table(run.curve_rows), config.data.source):
