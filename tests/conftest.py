@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from hypothesis import settings
 from PIL import Image
 
 from components.errors import UserError
@@ -16,6 +17,9 @@ from components.features import RunDir
 from pipeline.cli import main, silence_libraries
 
 silence_libraries(verbose=False)
+# An example may take long on a busy machine.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 COLOURS = {"cyan": (0, 255, 255), "magenta": (255, 0, 255), "yellow": (255, 255, 0)}
 SHARED_DATA = Path(os.environ.get("TOPGRAFT_TEST_DATA", Path(__file__).parents[1] / "../shared/data")).resolve()

@@ -253,7 +253,7 @@ TREES = st.dictionaries(
 ).filter(lambda tree: not any(f"{name}/" in f"{other}/" and name != other for name in tree for other in tree))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(TREES, st.sampled_from(sorted(PACKERS)))
 def test_any_tree_comes_back_from_its_archive(tree, kind):
     with tempfile.TemporaryDirectory() as scratch:

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
@@ -110,7 +110,6 @@ def test_copies_stand_out_where_all_images_are_alike():
     assert [pair[:2] for pair in find_near_duplicates(to_directions(vectors), labels, 0.95)] == [(7, 200)]
 
 
-@settings(deadline=None)
 @given(
     names=st.lists(st.sampled_from([b"a", b"b", b"c", b"d", b"e", b"f"]), min_size=1, max_size=20),
     data=st.data(),
