@@ -150,6 +150,7 @@ def plan_training(
     if l2 == AUTO:
         factor = 2 if architecture.output == SIGMOID else 1  # the soft-max halves a single output's weights
 
+        # One scaling for all folds of train: each fold's accuracy is a little too good, with every penalty alike.
         def objective(vectors: Vectors) -> Objective:
             values = scale_vectors(vectors.values[:, 0], architecture.normalize, start)
             return make_objective(values, vectors.labels, len(labels), recipe.label_smoothing, class_weights)
