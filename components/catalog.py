@@ -31,7 +31,7 @@ class Spec:
     input: Optional[str] = None  # frozen_graph: the tensor that takes pixels
     bottleneck: Optional[str] = None  # frozen_graph: the tensor to take
     layer: Optional[str] = None  # any other layer or tensor to take
-    pooling: Optional[str] = None  # avg, max, flatten or none; default: avg for maps, none for vectors
+    pooling: Optional[str] = None  # avg, gem, max, flatten or none; default: avg for maps, none for vectors
     size: Optional[int] = None  # side of the input in pixels
     scale: Optional[tuple[float, float]] = None  # the range that pixels are brought to
 
@@ -202,7 +202,7 @@ KERAS = {
 }
 
 SOURCES = ("name", "keras", "hub", "frozen_graph")
-POOLINGS = ("avg", "max", "flatten", "none")
+POOLINGS = ("avg", "gem", "max", "flatten", "none")
 
 
 def parse_backbone(value: Any) -> tuple[Spec, ...]:

@@ -38,7 +38,7 @@ def load_weights(lite: Lite) -> dict[str, np.ndarray]:
 
 
 def build_lite(name: str) -> Network:
-    """Return an embedded network with its ImageNet classes; its blocks can be taken as layers block0, block1, ..."""
+    """Return an embedded network with its ImageNet classes; block0, block1, ..., maps can be taken as its layers."""
     lite = EMBEDDED[name]
     with tf.Graph().as_default() as graph:
         pixels = tf.compat.v1.placeholder(tf.float32, [None, lite.size, lite.size, 3], "pixels")
@@ -82,6 +82,7 @@ def add_network(pixels: tf.Tensor, weights: dict[str, np.ndarray], depth: float)
             x = x + entry
         x = tf.identity(x, f"block{number}")
     x = tf.nn.relu6(convolve(x, "_conv_head", "_bn1"))
+    tf.identity(x, "maps")  # a name to take them by, beside what the bottleneck needs
     bottleneck = tf.reduce_mean(x, [1, 2], name="pool")
     logits = tf.matmul(bottleneck, weights["_fc.weight"].T) + weights["_fc.bias"]
     return bottleneck, tf.nn.softmax(logits, name="probabilities")

@@ -61,9 +61,13 @@ def pool(values: tf.Tensor, pooling: str | None) -> tf.Tensor:
         return tf.reduce_mean(values, [1, 2])
     if rank == 4 and pooling == "max":
         return tf.reduce_max(values, [1, 2])
+    if rank == 4 and pooling == "gem":
+        # Generalised mean of power 3 (Radenovic et al. 2018): between mean and maximum, values below 0 count as 0.
+        cubes = tf.pow(tf.maximum(values, 1e-6), 3.0)
+        return tf.pow(tf.reduce_mean(cubes, [1, 2]), 1 / 3)
     if rank == 4 and pooling == "flatten" and None not in values.shape[1:]:
         return tf.reshape(values, [-1, values.shape[1:].num_elements()])
     raise UserError(
         f"The layer '{values.name}' has shape {values.shape} and cannot be pooled by '{pooling}': "
-        f"expected maps [N, H, W, C] with avg, max or flatten, or vectors [N, D] with none."
+        f"expected maps [N, H, W, C] with avg, gem, max or flatten, or vectors [N, D] with none."
     )

@@ -89,12 +89,26 @@ def test_an_earlier_layer_can_be_taken_and_pooled(tmp_path, lite0):
     folder, backbone = lite0
     image = png(np.random.default_rng(0).integers(0, 255, (60, 60, 3)).astype(np.uint8))
     maps = BackboneSession(folder / backbone.id).run("network/block5", "image_bytes", [image])
-    expected = {"avg": maps.mean((1, 2)), "max": maps.max((1, 2)), "flatten": maps.reshape(1, -1)}
+    expected = {
+        "avg": maps.mean((1, 2)),
+        "gem": np.cbrt((np.maximum(maps, 0) ** 3).mean((1, 2))),
+        "max": maps.max((1, 2)),
+        "flatten": maps.reshape(1, -1),
+    }
     for pooling, vectors in expected.items():
         part = prepare({"name": "efficientnet_lite0", "layer": "block5", "pooling": pooling}, tmp_path)
         session = BackboneSession(tmp_path / part.id)
         np.testing.assert_allclose(session.compute_bottlenecks([image]), vectors, rtol=1e-4, atol=1e-4)
         assert part.labels == ()
+
+
+def test_the_last_maps_give_the_bottleneck_that_is_taken_by_default(tmp_path, lite0):
+    folder, backbone = lite0
+    image = png(np.random.default_rng(0).integers(0, 255, (60, 60, 3)).astype(np.uint8))
+    part = prepare({"name": "efficientnet_lite0", "layer": "maps", "pooling": "avg"}, tmp_path)
+    (vector,) = BackboneSession(tmp_path / part.id).compute_bottlenecks([image])
+    (expected,) = BackboneSession(folder / backbone.id).compute_bottlenecks([image])
+    np.testing.assert_allclose(vector, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_several_backbones_give_their_normalised_bottlenecks_side_by_side(tmp_path, toy_backbone, lite0):
