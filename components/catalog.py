@@ -39,7 +39,7 @@ class Spec:
     def title(self) -> str:
         """A short name for reports."""
         source = self.name or self.keras or self.hub or self.frozen_graph or self.bottlenecks or ""
-        return source + (f":{self.layer}" if self.layer else "")
+        return ":".join([source, *(str(part) for part in (self.layer, self.pooling, self.size) if part)])
 
 
 @dataclass(frozen=True)

@@ -66,3 +66,10 @@ def test_any_value_is_a_backbone_or_a_user_error(value):
 
 def test_the_nearest_names_are_found_whatever_the_case():
     assert unknown("layer", "FC", ["fc1", "fc2", "pool"]).endswith("the nearest are fc2, fc1.")
+
+
+def test_titles_tell_backbones_apart_that_take_different_parts_of_one_network():
+    parts = [{}, {"layer": "maps"}, {"layer": "maps", "pooling": "gem"}, {"layer": "block5", "pooling": "gem"}]
+    titles = [parse_backbone({"name": "efficientnet_lite0", **part})[0].title for part in parts]
+    assert len(set(titles)) == len(parts)
+    assert titles[2] == "efficientnet_lite0:maps:gem"
