@@ -113,6 +113,10 @@ class RunDir:
         return self.root / "export"
 
     @property
+    def tflite(self) -> Path:
+        return self.root / "tflite"
+
+    @property
     def evaluation(self) -> Path:
         return self.root / "evaluation"
 

@@ -1,4 +1,4 @@
-"""The command line: topgraft run, curve, predict, classify, backbones."""
+"""The command line: topgraft run, curve, predict, classify, export, backbones."""
 
 from __future__ import annotations
 
@@ -68,6 +68,13 @@ def parse_arguments(arguments: Optional[list[str]]) -> argparse.Namespace:
     add_image_arguments(classify)
     classify.add_argument("--backbone", default="efficientnet_lite0", help="a name (default efficientnet_lite0)")
     classify.set_defaults(command=classify_command)
+
+    export = commands.add_parser(
+        "export", parents=[shared], help="write the model of a finished run in another format, beside its SavedModel"
+    )
+    export.add_argument("run_dir", type=Path, help="the output_dir of a finished run, such as runs/digits")
+    export.add_argument("--to", choices=["tflite"], required=True, help="tflite: float32 and int8 models for devices")
+    export.set_defaults(command=export_command)
 
     backbones = commands.add_parser("backbones", help="list, look at or fetch backbones")
     actions = backbones.add_subparsers(required=True, metavar="ACTION", dest="action")
@@ -240,6 +247,25 @@ def classify_command(options: argparse.Namespace) -> int:
     with progress.stage("backbone"):
         classifier = load_backbone_classifier(parse_backbone(options.backbone), progress)
     write_predictions(classifier, options.paths, options.output, options.top_k)
+    return DONE
+
+
+def export_command(options: argparse.Namespace) -> int:
+    """topgraft export: not the stage of that name, which has written the SavedModel that is converted here."""
+    from rich.console import Console
+
+    from components.features import RunDir
+    from components.progress import Progress
+    from components.tflite import convert_export
+
+    progress = Progress(Console(stderr=True))
+    with progress.stage("tflite"):
+        folder, comparison = convert_export(RunDir(options.run_dir), progress)
+    print(f"SavedModel  accuracy {comparison.accuracy:.4f} on {comparison.images:,} test images")
+    for name, model in comparison.models.items():
+        size = f"{model.bytes / 2**20:.1f} MiB"
+        print(f"{name:10}  accuracy {model.accuracy:.4f}  agreement {model.agreement:.4f}  {size}")
+    print(f"models: {folder}")
     return DONE
 
 
