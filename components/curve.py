@@ -21,9 +21,9 @@ from components.files import replacing_folder, write_csv
 from components.head_input import Vectors, evaluate_from_memory, train_from_memory
 from components.model import PLAIN, Architecture
 from components.progress import Progress
-from components.scaling import measure_scaling, scale_vectors
+from components.scaling import MEASURED, Scaling, scale_vectors
 from components.shards import read_bottlenecks, shard_files
-from components.train import Recipe, choose_epochs, plan_training, settle_output
+from components.train import Plan, Recipe, choose_epochs, plan_training, settle_output
 
 LEAVE_OUT, SHRINK, FAIL = "leave_out", "shrink", "fail"
 
@@ -170,9 +170,10 @@ def measure_draw(
     run: RunDir,
 ) -> CurveRow:
     """Train a head on one draw and measure it on the rest; the draw's number seeds the training."""
-    train, test = scale_draw(vectors, draw, architecture.normalize, len(examples.labels))
-    architecture = replace(architecture, normalize=PLAIN)
+    train, test = vectors.select(draw.train), vectors.select(draw.test)
     training = plan_training(train, None, examples.labels, run.labels, architecture, recipe, {})
+    train, test = (scale_views(part, architecture.normalize, training.start) for part in (train, test))
+    training = leave_unscaled(training)
     epochs = choose_epochs(len(draw.train), recipe)
     with tempfile.TemporaryDirectory() as folder:
         classifier = HeadClassifier(Path(folder), training.head, number)
@@ -194,19 +195,22 @@ def measure_draw(
     )
 
 
-def scale_draw(vectors: Vectors, draw: Draw, kind: str, classes: int) -> tuple[Vectors, Vectors]:
-    """Return a draw's training and test bottlenecks, scaled as the training ones ask for.
+def scale_views(vectors: Vectors, kind: str, scaling: Scaling) -> Vectors:
+    """Scale the bottlenecks of all views.
 
     The graph would do it as well, but anew in each step: whitening several backbones would take most of the time.
     """
-    train = Vectors(vectors.values[draw.train], vectors.labels[draw.train])
-    scaling = measure_scaling(lambda: [train], kind, classes)
-    parts = []
-    for rows in (draw.train, draw.test):
-        values = vectors.values[rows]
-        scaled = scale_vectors(values.reshape(-1, values.shape[-1]), kind, scaling)
-        parts.append(Vectors(scaled.reshape(values.shape), vectors.labels[rows]))
-    return parts[0], parts[1]
+    values = vectors.values
+    scaled = scale_vectors(values.reshape(-1, values.shape[-1]), kind, scaling)
+    return Vectors(scaled.reshape(values.shape), vectors.labels)
+
+
+def leave_unscaled(training: Plan) -> Plan:
+    """Return the plan of the same training for bottlenecks that are scaled already."""
+    head = training.head
+    measured = MEASURED.get(head.architecture.normalize, ())
+    start = {name: value for name, value in training.start.items() if name not in measured}
+    return Plan(replace(head, architecture=replace(head.architecture, normalize=PLAIN)), start)
 
 
 def mean_class_accuracy(actual: np.ndarray, predicted: np.ndarray, most: int) -> float:

@@ -51,6 +51,10 @@ class Vectors(NamedTuple):
     values: np.ndarray
     labels: np.ndarray
 
+    def select(self, rows: np.ndarray) -> Vectors:
+        """Return the same for some of the images."""
+        return Vectors(self.values[rows], self.labels[rows])
+
 
 def default_memory() -> int:
     """Return how many bytes of bottlenecks are held by default: a quarter of the machine's memory."""

@@ -34,10 +34,6 @@ class Objective(NamedTuple):
     targets: np.ndarray  # float32[N, C], rows sum to 1
     importance: np.ndarray  # float32[N]
 
-    def select(self, rows: np.ndarray) -> Objective:
-        """Return the same for some of the rows."""
-        return Objective(self.values[rows], self.targets[rows], self.importance[rows])
-
 
 def make_objective(
     values: np.ndarray, labels: np.ndarray, classes: int, smoothing: float, class_weights: Optional[Sequence[float]]
@@ -94,12 +90,11 @@ def minimise(objective: Objective, l2: float, start: Linear | None, steps: int) 
     return Linear(parameters[:-1], parameters[-1])
 
 
-def choose_penalty(train: Objective, held_out: Objective | None = None) -> float:
-    """Return the penalty with which held-out examples, or those left out of each fold of train, fare best.
+def choose_penalty(pairs: Sequence[tuple[Objective, Objective]]) -> float:
+    """Return the penalty with which the second of each pair, judged by what fits the first, fares best over all pairs.
 
     Best is the highest accuracy; of equal ones the stronger penalty.
     """
-    pairs = [(train, held_out)] if held_out else list(split_folds(train))
     # Folds side by side on a core each: over one fold's small matrices the cores would mostly wait for one another.
     with threadpool_limits(1 if len(pairs) > 1 else None, "blas"), ThreadPoolExecutor(os.cpu_count()) as pool:
         correct = sum(pool.map(weigh_hits, *zip(*pairs)))
@@ -117,11 +112,13 @@ def weigh_hits(fitted: Objective, judged: Objective) -> np.ndarray:
     return np.array(weights)
 
 
-def split_folds(objective: Objective) -> Iterator[tuple[Objective, Objective]]:
-    """Yield (all but one part, that part) of the examples for each of FOLDS parts, every class spread over all."""
-    labels = objective.targets.argmax(1)
+def split_folds(labels: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield (rows of all but one part, rows of that part) of int64[N] labels for each of FOLDS parts.
+
+    Every class is spread over all parts.
+    """
     order = np.argsort(labels, kind="stable")
     fold = np.empty(len(labels), np.int64)
     fold[order] = np.arange(len(labels)) % FOLDS
     for number in range(FOLDS):
-        yield objective.select(fold != number), objective.select(fold == number)
+        yield np.flatnonzero(fold != number), np.flatnonzero(fold == number)

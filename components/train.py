@@ -26,7 +26,7 @@ from components.head_input import (
     train_from_memory,
     train_from_shards,
 )
-from components.logistic_regression import Objective, choose_penalty, fit_linear, make_objective
+from components.logistic_regression import Objective, choose_penalty, fit_linear, make_objective, split_folds
 from components.model import SIGMOID, SOFTMAX, Architecture, HeadParams
 from components.optimisation import ADAM, Optimisation, Schedule
 from components.progress import Progress
@@ -143,24 +143,33 @@ def plan_training(
     start: Start,
 ) -> Plan:
     """Settle all that the training of bottlenecks in memory needs; without val, l2 is chosen by cross-validation."""
-    start = start or dict(measure_scaling(lambda: [train], architecture.normalize, len(labels)))
+
+    def scale(vectors: Vectors) -> Start:
+        return start or measure_scaling(lambda: [vectors], architecture.normalize, len(labels))
+
+    scaling = dict(scale(train))
     epochs = choose_epochs(len(train.labels), recipe)
     class_weights = weigh_classes(recipe.class_weight, np.bincount(train.labels, minlength=len(labels)), labels)
     l2 = recipe.l2
     if l2 == AUTO:
         factor = 2 if architecture.output == SIGMOID else 1  # the soft-max halves a single output's weights
 
-        # One scaling for all folds of train: each fold's accuracy is a little too good, with every penalty alike.
-        def objective(vectors: Vectors) -> Objective:
-            values = scale_vectors(vectors.values[:, 0], architecture.normalize, start)
+        def objective(vectors: Vectors, scaling: Start) -> Objective:
+            values = scale_vectors(vectors.values[:, 0], architecture.normalize, scaling)
             return make_objective(values, vectors.labels, len(labels), recipe.label_smoothing, class_weights)
 
-        chosen = choose_penalty(objective(train), objective(val) if val else None)
+        def pair(fitted: Vectors, judged: Vectors) -> tuple[Objective, Objective]:
+            # Scaled by the fitted alone: whitening by the judged as well would give away their classes.
+            scaling = scale(fitted)
+            return objective(fitted, scaling), objective(judged, scaling)
+
+        pairs = [(train, val)] if val else [tuple(map(train.select, rows)) for rows in split_folds(train.labels)]
+        chosen = choose_penalty([pair(*parts) for parts in pairs])
         l2 = chosen / factor
         if not recipe.warm_start:
-            start |= set_output(fit_linear(objective(train), chosen), architecture.output)
+            scaling |= set_output(fit_linear(objective(train, scaling), chosen), architecture.output)
     optimisation = make_optimisation(recipe, epochs, len(train.labels), float(l2), class_weights)
-    return Plan(HeadParams(len(labels), str(labels_file), architecture, optimisation), start)
+    return Plan(HeadParams(len(labels), str(labels_file), architecture, optimisation), scaling)
 
 
 def plan_streaming(

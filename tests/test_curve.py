@@ -1,5 +1,6 @@
 import csv
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,21 +14,24 @@ from components.curve import (
     LEAVE_OUT,
     SHRINK,
     CurveRow,
-    Draw,
     check_draw,
     count_shots,
     draw_rows,
     join_parts,
+    leave_unscaled,
     mean_class_accuracy,
-    scale_draw,
+    scale_views,
     write_hparams,
 )
 from components.curve_report import format_point, summarise_curve
 from components.head_input import Vectors
-from components.model import L2, PLAIN, STANDARDIZE, WHITEN, normalize_bottleneck
-from components.scaling import measure_scaling
+from components.model import L2, PLAIN, SOFTMAX, STANDARDIZE, WHITEN, Architecture, add_final_training_ops
+from components.start import BIASES, WEIGHTS
+from components.train import Recipe, plan_training
 from components.views import serve_views
 from pipeline.cli import main
+
+AUTOMATIC = Recipe(l2="auto")
 
 
 @given(
@@ -82,24 +86,28 @@ def test_parts_are_joined_to_the_direction_that_a_canonical_graph_of_all_serves(
 
 
 @pytest.mark.parametrize("kind", [L2, STANDARDIZE, WHITEN, PLAIN])
-def test_a_draw_is_scaled_by_its_training_images_alone(kind):
+def test_bottlenecks_scaled_beforehand_get_the_logits_that_the_graph_would_give(kind):
     random = np.random.default_rng(0)
-    vectors = Vectors(random.normal(2, 1, (40, 2, 6)).astype(np.float32), np.arange(40) % 2)
-    draw = Draw(np.arange(25), np.arange(25, 40), [])
-    train, test = scale_draw(vectors, draw, kind, 2)
-    others = Vectors(np.concatenate([vectors.values[:25], 9 * vectors.values[25:, ::-1]]), vectors.labels)
-    np.testing.assert_array_equal(scale_draw(others, draw, kind, 2)[0].values, train.values)
+    labels = np.arange(40) % 2
+    values = (random.normal(2, 1, (40, 2, 6)) + labels[:, None, None]).astype(np.float32)
+    vectors = Vectors(values, labels)
+    planned = plan_training(
+        vectors, None, ["a", "b"], Path("labels.txt"), Architecture((), SOFTMAX, kind), AUTOMATIC, {}
+    )
+    unscaled = leave_unscaled(planned)
+    assert unscaled.head.architecture.normalize == PLAIN and set(unscaled.start) == {WEIGHTS, BIASES}
 
-    start = measure_scaling(lambda: [Vectors(vectors.values[:25], vectors.labels[:25])], kind, 2)
-    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-        with tf.compat.v1.variable_scope("final_training_ops"):
-            scaled = normalize_bottleneck(tf.constant(vectors.values[:, 1]), kind)
-        for variable in tf.compat.v1.global_variables():
-            variable.load(start[variable.op.name], session)
-        expected = session.run(scaled)
-    np.testing.assert_allclose(train.values[:, 1], expected[:25], atol=1e-4)
-    np.testing.assert_allclose(test.values[:, 1], expected[25:], atol=1e-4)
-    np.testing.assert_array_equal(test.labels, vectors.labels[25:])
+    def logits_of(plan, bottlenecks):
+        with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+            logits, _ = add_final_training_ops(tf.constant(bottlenecks), None, 2, plan.head.architecture, False)
+            for variable in tf.compat.v1.global_variables():
+                variable.load(plan.start[variable.op.name], session)
+            return session.run(logits)
+
+    scaled = scale_views(vectors, kind, planned.start)
+    for view in range(2):
+        expected = logits_of(planned, values[:, view])
+        np.testing.assert_allclose(logits_of(unscaled, scaled.values[:, view]), expected, atol=1e-3)
 
 
 def test_points_are_means_and_deviations_and_published_rows_are_marked():

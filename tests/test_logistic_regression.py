@@ -113,7 +113,7 @@ def test_the_penalty_chosen_is_that_of_scikit_learns_best_model_on_held_out_imag
         train, held_out = make_data(80, seed, 20, 1.3), make_data(200, 100 + seed, 20, 1.3)
         right = count_right([(train, held_out)], class_weights)
         objectives = [make_objective(*part, 3, 0.0, class_weights) for part in (train, held_out)]
-        chosen.append(choose_penalty(*objectives))
+        chosen.append(choose_penalty([objectives]))
         # A fit to choose is cut short, which may decide one image otherwise.
         assert right[PENALTIES.index(chosen[-1])] >= right.max() - 1
     assert right.argmax() == 0 and right[0] > right[1] + 5 and chosen[-1] == PENALTIES[0]
@@ -123,10 +123,10 @@ def test_the_penalty_chosen_is_that_of_scikit_learns_best_model_on_held_out_imag
 def test_without_held_out_images_the_penalty_is_the_best_over_the_folds():
     chosen = []
     for seed in (0, 1, 4, 6, 7):
-        objective = make_objective(*make_data(80, seed, 20, 1.3), 3, 0.0, None)
-        pairs = [tuple((part.values, part.targets.argmax(1)) for part in pair) for pair in split_folds(objective)]
+        values, labels = make_data(80, seed, 20, 1.3)
+        pairs = [tuple((values[rows], labels[rows]) for rows in pair) for pair in split_folds(labels)]
         right = count_right(pairs, None)
-        chosen.append(choose_penalty(objective))
+        chosen.append(choose_penalty([[make_objective(*part, 3, 0.0, None) for part in pair] for pair in pairs]))
         assert right[PENALTIES.index(chosen[-1])] >= right.max() - 1
     assert len(set(chosen)) >= 3
 
@@ -139,24 +139,22 @@ def test_held_out_images_count_by_the_weight_of_their_class():
     )
     assert right_of_all.argmax() != 0 and right_of_first[0] >= right_of_first[1:].max() + 2
     fitted = make_objective(*train, 3, 0.0, None)
-    assert choose_penalty(fitted, make_objective(values, labels, 3, 0.0, None)) != PENALTIES[0]
-    assert choose_penalty(fitted, make_objective(values, labels, 3, 0.0, [1.0, 0.0, 0.0])) == PENALTIES[0]
+    assert choose_penalty([(fitted, make_objective(values, labels, 3, 0.0, None))]) != PENALTIES[0]
+    assert choose_penalty([(fitted, make_objective(values, labels, 3, 0.0, [1.0, 0.0, 0.0]))]) == PENALTIES[0]
 
 
 def test_of_penalties_that_fare_equally_the_strongest_is_chosen():
-    values, labels = make_data(60, noise=0.01)
-    assert choose_penalty(make_objective(values, labels, 3, 0.0, None)) == PENALTIES[0] == max(PENALTIES)
+    objective = make_objective(*make_data(60, noise=0.01), 3, 0.0, None)
+    assert choose_penalty([(objective, objective)]) == PENALTIES[0] == max(PENALTIES)
 
 
 @given(st.lists(st.integers(0, 4), min_size=FOLDS, max_size=60))
 def test_folds_cover_each_example_once_and_spread_every_class(labels):
     labels = np.array(labels)
-    values = np.arange(len(labels), dtype=np.float32)[:, None]
     seen = []
-    for fitted, judged in split_folds(make_objective(values, labels, 5, 0.0, None)):
-        assert not set(fitted.values[:, 0]) & set(judged.values[:, 0])
-        assert len(fitted.values) + len(judged.values) == len(labels)
-        counts = judged.targets.sum(0)
+    for fitted, judged in split_folds(labels):
+        assert sorted([*fitted, *judged]) == list(range(len(labels)))
+        counts = np.bincount(labels[judged], minlength=5)
         assert (np.abs(counts - np.bincount(labels, minlength=5) / FOLDS) < 1).all()
-        seen += judged.values[:, 0].tolist()
+        seen += judged.tolist()
     assert sorted(seen) == list(range(len(labels)))

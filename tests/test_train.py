@@ -18,10 +18,10 @@ from components.engine_choice import Closeness
 from components.export import list_versions, read_abstention
 from components.features import INDEX, TENSORFLOW, Bottlenecks, Examples, Head, RunDir, Work
 from components.head_input import Vectors, evaluate_from_memory, evaluate_from_shards, load_vectors
-from components.logistic_regression import PENALTIES, choose_penalty, fit_linear, make_objective
-from components.model import SIGMOID, SOFTMAX, STANDARDIZE, Architecture, HiddenLayer
+from components.logistic_regression import PENALTIES, choose_penalty, fit_linear, make_objective, split_folds
+from components.model import SIGMOID, SOFTMAX, STANDARDIZE, WHITEN, Architecture, HiddenLayer
 from components.optimisation import Schedule
-from components.scaling import MEAN, SCALE, scale_vectors
+from components.scaling import MEAN, SCALE, measure_scaling, scale_vectors
 from components.start import BIASES, WEIGHTS
 from components.train import (
     Recipe,
@@ -107,9 +107,13 @@ def draw_vectors(count, seed, classes=3):
     return Vectors(values[:, None], labels)
 
 
-@pytest.mark.parametrize("normalize", ["l2", STANDARDIZE])
+@pytest.mark.parametrize("normalize", ["l2", STANDARDIZE, WHITEN])
 @pytest.mark.parametrize("held_out", [True, False])
-def test_l2_auto_is_chosen_for_the_very_loss_that_is_trained(tmp_path, normalize, held_out):
+def test_l2_auto_is_chosen_for_the_very_loss_that_is_trained(tmp_path, normalize, held_out, monkeypatch):
+    compared = []
+    monkeypatch.setattr(
+        "components.train.choose_penalty", lambda pairs: compared.append(pairs) or choose_penalty(pairs)
+    )
     train, val = draw_vectors(90, 0), draw_vectors(60, 1)
     architecture = Architecture(normalize=normalize)
     recipe = Recipe(l2="auto", label_smoothing=0.1, class_weight={"cyan": 2.0})
@@ -117,11 +121,20 @@ def test_l2_auto_is_chosen_for_the_very_loss_that_is_trained(tmp_path, normalize
     weights = plan.head.optimisation.class_weights
     assert weights[0] == pytest.approx(2 * weights[1]) and plan.head.optimisation.label_smoothing == 0.1
 
-    def objective(vectors):
-        values = scale_vectors(vectors.values[:, 0], architecture.normalize, plan.start)
+    def objective(vectors, scaling=plan.start):
+        values = scale_vectors(vectors.values[:, 0], normalize, scaling)
         return make_objective(values, vectors.labels, 3, 0.1, weights)
 
-    chosen = choose_penalty(objective(train), objective(val) if held_out else None)
+    pairs = [(objective(train), objective(val))]
+    if not held_out:  # each fold's images are judged by what has not seen them, its scaling neither
+        folds = [(train.select(fitted), train.select(judged)) for fitted, judged in split_folds(train.labels)]
+        scalings = [measure_scaling(lambda: [fitted], normalize, 3) for fitted, _ in folds]  # noqa: B023
+        pairs = [tuple(objective(part, scaling) for part in fold) for fold, scaling in zip(folds, scalings)]
+    (judged,) = compared
+    for found, expected in zip(judged, pairs):
+        for left, right in zip(found, expected):
+            np.testing.assert_allclose(left.values, right.values, rtol=1e-5)
+    chosen = choose_penalty(pairs)
     assert plan.head.optimisation.l2 == chosen in PENALTIES
     best = fit_linear(objective(train), chosen)
     np.testing.assert_allclose(plan.start[WEIGHTS], best.weights)
