@@ -63,14 +63,16 @@ def measure_whitening(read: Read, classes: int) -> np.ndarray:
     variance = float(np.trace(scatter)) / count / dim
     if variance <= 1e-12:  # a single image a class, or copies of it
         return np.eye(dim, dtype=np.float32)
-    shrunk = scatter.astype(np.float64) / count
+    # Half of what is left is at least a mean variance in each direction, so float32 is enough.
+    shrunk = scatter / np.float32(count)
     shrunk[np.diag_indices(dim)] += variance
-    root = cholesky(shrunk, lower=True, overwrite_a=True)
-    inverse, _ = lapack.dtrtri(root, lower=1, overwrite_c=1)
-    whitening: np.ndarray = np.tril(inverse).T
+    root = cholesky(shrunk.T, lower=True, overwrite_a=True, check_finite=False)
+    inverse, _ = lapack.strtri(root, lower=1, overwrite_c=1)
+    whitening: np.ndarray = inverse.T
     between = float(counts @ np.square(means @ whitening).sum(1)) / count
-    within = dim - variance * float(np.square(whitening).sum())
-    return (whitening * (dim / (between + within)) ** 0.5).astype(np.float32)
+    within = dim - variance * float(np.square(whitening).sum(dtype=np.float64))
+    whitening *= np.float32((dim / (between + within)) ** 0.5)
+    return whitening
 
 
 def _flatten(values: np.ndarray) -> np.ndarray:
@@ -82,8 +84,7 @@ def _repeat(labels: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def _sum_classes(flat: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
-    sums = np.zeros((classes, flat.shape[1]))
-    np.add.at(sums, labels, flat)
+    sums: np.ndarray = np.eye(classes, dtype=np.float32)[:, labels] @ flat
     return sums
 
 

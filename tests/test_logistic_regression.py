@@ -80,10 +80,13 @@ def test_the_start_changes_only_how_soon_the_optimum_is_reached():
     assert distances[1] < distances[0] / 2
 
 
-def test_fewer_examples_than_dimensions_have_the_same_optimum_and_votes_as_in_all_dimensions():
+@pytest.mark.parametrize("copies", [False, True])
+def test_fewer_examples_than_dimensions_have_the_same_optimum_and_votes_as_in_all_dimensions(copies):
     random = np.random.default_rng(5)
     labels = np.arange(30) % 3
     values = (random.normal(size=(30, 80)) + labels[:, None] * random.normal(size=80)).astype(np.float32)
+    if copies:
+        values[15:] = values[:15]
     objective = make_objective(values, labels, 3, 0.0, None)
     within, whole = fit_linear(objective, 0.01, 300), minimise(objective, 0.01, None, 300)
     np.testing.assert_allclose(within.weights, whole.weights, atol=5e-3)
