@@ -9,7 +9,7 @@ from components.backbone import BackboneSession, prepare_backbone
 from components.catalog import Spec
 from components.downloads import cache_folder
 from components.errors import UserError
-from components.predict import Classifier
+from components.predict import Answer, Classifier
 from components.progress import Progress
 
 
@@ -22,5 +22,5 @@ def load_backbone_classifier(specs: Sequence[Spec], progress: Progress) -> Class
     session = BackboneSession(folder / backbone.id)
     return Classifier(
         [name.split(",")[0] for name in backbone.labels],  # of 'giant panda, panda, panda bear' the first
-        lambda encoded: session.run(features.PROBABILITIES, features.IMAGE_BYTES, encoded),
+        lambda encoded: [Answer(row) for row in session.run(features.PROBABILITIES, features.IMAGE_BYTES, encoded)],
     )

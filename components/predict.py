@@ -1,9 +1,8 @@
-"""Predict: an exported SavedModel over image files, one row a file, in input order."""
+"""Predict: an exported SavedModel over image files, one answer a file, in input order."""
 
 from __future__ import annotations
 
-import json
-import sys
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -14,12 +13,17 @@ import tensorflow as tf
 
 from components import features
 from components.errors import UserError
-from components.files import replacing_file, write_csv
-from components.folders import SKIPPED_NAMES
-from components.images import Limits, RejectedImage, make_readable
+from components.images import Limits, RejectedImage, check_image, make_readable, read_file
 
 BATCH_SIZE = 32
 TOP_K = 5
+
+
+class Answer(NamedTuple):
+    """What a model makes of an image: probabilities float32[C]; abstained is None where the model never abstains."""
+
+    probabilities: np.ndarray
+    abstained: bool | None = None
 
 
 class Unreadable(NamedTuple):
@@ -35,37 +39,36 @@ def prediction_columns(classes: int, top_k: int = TOP_K) -> list[str]:
     return ["path", "label", "probability", "index", *rest]
 
 
+def rank_classes(probabilities: np.ndarray, top_k: int) -> list[int]:
+    """Return the classes of the top k of probabilities float32[C]; ties go to the lower index, as in argmax."""
+    ranked: list[int] = np.argsort(-probabilities, kind="stable")[:top_k].tolist()
+    return ranked
+
+
 def prediction_row(path: str, probabilities: np.ndarray, labels: Sequence[str], top_k: int = TOP_K) -> list[Any]:
-    """Return a row of prediction_columns for probabilities float32[C]; ties go to the lower index, as in argmax."""
-    ranked = np.argsort(-probabilities, kind="stable")[:top_k]
+    """Return a row of prediction_columns for probabilities float32[C]."""
+    ranked = rank_classes(probabilities, top_k)
     best, *rest = ((labels[index], f"{probabilities[index]:.6f}") for index in ranked)
-    return [path, *best, int(ranked[0]), *(value for pair in rest for value in pair)]
-
-
-def find_files(paths: Iterable[Path]) -> Iterator[str]:
-    """Yield the files named and those below the folders named, in order; raises UserError for a missing path."""
-    for path in paths:
-        if path.is_dir():
-            inside = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
-            yield from (str(file) for file in inside if file.name not in SKIPPED_NAMES)
-        elif path.exists():
-            yield str(path)
-        else:
-            raise UserError(f"There is no file or folder '{path}': give paths of images or of folders of images.")
+    return [path, *best, ranked[0], *(value for pair in rest for value in pair)]
 
 
 class Classifier(NamedTuple):
-    """What predicts: compute maps encoded images to float32[N, C], labels name the C classes."""
+    """What predicts: compute maps N encoded images to N answers, labels name the C classes."""
 
     labels: Sequence[str]
-    compute: Callable[[list[bytes]], np.ndarray]
+    compute: Callable[[list[bytes]], Sequence[Answer]]
+    abstains: bool = False
 
 
 def load_export(export: Path) -> Classifier:
     """Load an exported SavedModel with the names of its classes; raises UserError for anything else."""
     if not (export / "saved_model.pb").exists():
         raise UserError(f"'{export}' holds no SavedModel: give a version folder such as runs/<name>/export/<version>.")
-    model = tf.saved_model.load(str(export))
+    try:
+        model = tf.saved_model.load(str(export))
+    except (OSError, tf.errors.OpError) as error:
+        reason = str(error).splitlines()[0].rstrip(". ")
+        raise UserError(f"The SavedModel '{export}' cannot be loaded ({reason}): export it again.") from error
     signature = model.signatures.get(features.SERVING_SIGNATURE)
     labels = export / "assets" / "labels.txt"
     if signature is None or not labels.exists():
@@ -73,19 +76,21 @@ def load_export(export: Path) -> Classifier:
     if features.IMAGE_BYTES not in signature.structured_input_signature[1]:
         raise UserError(f"The SavedModel '{export}' takes bottlenecks only: its run named no network beside them.")
 
-    def compute(encoded: list[bytes], model: Any = model) -> np.ndarray:  # the model keeps its tables alive
-        probabilities: np.ndarray = signature(image_bytes=tf.constant(encoded, tf.string))[
-            features.PROBABILITIES
-        ].numpy()
-        return probabilities
+    abstains = features.ABSTAINED in signature.structured_outputs
 
-    return Classifier(labels.read_text(encoding="utf-8", errors="surrogateescape").split("\n")[:-1], compute)
+    def compute(encoded: list[bytes], model: Any = model) -> list[Answer]:  # the model keeps its tables alive
+        outputs = signature(image_bytes=tf.constant(encoded, tf.string))
+        abstained = outputs[features.ABSTAINED].numpy().tolist() if abstains else [None] * len(encoded)
+        return [Answer(*pair) for pair in zip(outputs[features.PROBABILITIES].numpy(), abstained)]
+
+    names = labels.read_text(encoding="utf-8", errors="surrogateescape").split("\n")[:-1]
+    return Classifier(names, compute, abstains)
 
 
 def predict_files(
-    compute: Callable[[list[bytes]], np.ndarray], files: Iterable[str]
-) -> Iterator[tuple[str, Union[np.ndarray, Unreadable]]]:
-    """Yield (path, probabilities float32[C] or Unreadable) in input order, a batch in memory at a time."""
+    compute: Callable[[list[bytes]], Sequence[Answer]], files: Iterable[str]
+) -> Iterator[tuple[str, Union[Answer, Unreadable]]]:
+    """Yield (path, Answer or Unreadable) in input order, a batch in memory at a time."""
     rows = iter(files)
     while batch := list(islice(rows, BATCH_SIZE)):
         contents = [_read(path) for path in batch]
@@ -96,61 +101,37 @@ def predict_files(
 
 
 def _predict_each(
-    compute: Callable[[list[bytes]], np.ndarray], encoded: list[bytes]
-) -> Sequence[Union[np.ndarray, str]]:
+    compute: Callable[[list[bytes]], Sequence[Answer]], encoded: list[bytes]
+) -> Sequence[Union[Answer, str]]:
     if not encoded:
         return []
     try:
-        return list(compute(encoded))
-    except tf.errors.InvalidArgumentError as error:
+        return compute(encoded)
+    except tf.errors.InvalidArgumentError:
         if len(encoded) == 1:
-            return [f"not an image that TensorFlow reads ({(error.message or '').splitlines()[0][:120]})"]
+            return [_explain(encoded[0])]
         # One bad image fails its batch: take the batch one by one.
         return [_predict_each(compute, [content])[0] for content in encoded]
 
 
 def _read(path: str) -> Union[bytes, str]:
+    if os.path.isdir(path):
+        return "a folder that cannot be read, or a link to one above it"
     try:
-        return make_readable(Path(path).read_bytes(), Limits())
-    except OSError as error:
-        return error.strerror or str(error)
+        return make_readable(read_file(path, Limits()), Limits())
     except RejectedImage as rejected:
-        return str(rejected.args[1])
+        return _describe(rejected)
 
 
-def _write_jsonl(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    with replacing_file(path) as partial, open(partial, "w", encoding="utf-8", errors="backslashreplace") as file:
-        file.writelines(json.dumps(dict(zip(columns, row)), ensure_ascii=False) + "\n" for row in rows)
+def _explain(encoded: bytes) -> str:
+    """Return why the model failed on what it was given."""
+    try:
+        check_image(encoded, Limits())
+    except RejectedImage as rejected:
+        return _describe(rejected)
+    return "an image that this model does not read"
 
 
-WRITERS = {".csv": write_csv, ".jsonl": _write_jsonl}
-
-
-def check_output(output: Path | None) -> None:
-    """Raise UserError for an output file whose suffix names no format."""
-    if output is not None and output.suffix not in WRITERS:
-        raise UserError(f"Cannot write '{output}': expected a name that ends in {' or '.join(WRITERS)}.")
-
-
-def write_predictions(classifier: Classifier, paths: list[Path], output: Path | None, top_k: int) -> None:
-    """Classify files and folders; rows go to a .csv or .jsonl file or the terminal, unreadable files to stderr."""
-    files = list(find_files(paths))
-    unreadable: list[Unreadable] = []
-
-    def rows() -> Iterator[list[Any]]:
-        for path, outcome in predict_files(classifier.compute, files):
-            if isinstance(outcome, Unreadable):
-                unreadable.append(outcome)
-            else:
-                yield prediction_row(path, outcome, classifier.labels, top_k)
-
-    if output is None:
-        for path, label, probability, _, *rest in rows():
-            print(path)
-            for name, value in ((label, probability), *zip(rest[::2], rest[1::2])):
-                print(f"  {float(value):.4f} {name}")
-    else:
-        WRITERS[output.suffix](output, prediction_columns(len(classifier.labels), top_k), rows())
-    for path, reason in unreadable:
-        print(f"{path}: {reason}", file=sys.stderr)
-    print(f"{len(files) - len(unreadable)} predicted, {len(unreadable)} unreadable", file=sys.stderr)
+def _describe(rejected: RejectedImage) -> str:
+    reason, detail = rejected.args
+    return f"{reason.replace('_', ' ')}: {detail}"

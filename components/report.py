@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,8 +9,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import plotly.graph_objects as go
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from PIL import Image
 
 from components import features
 from components.calibration import Abstention
@@ -33,6 +29,7 @@ from components.features import (
 )
 from components.files import replacing_folder, write_csv, write_json, write_text
 from components.model_analysis import read_confusion, read_slice_metrics
+from components.pages import encode_uri, load_template
 from components.reliability import collect_reliability, plot_calibration, plot_coverage
 from components.thumbnails import read_thumbnails
 
@@ -113,7 +110,7 @@ def write_report(
     }
     curve_rows = read_table(run.curve_rows) if run.curve_rows.exists() else []
     points = summarise_curve(curve_rows, source)
-    page = _template("report.html.j2").render(
+    page = load_template("report.html.j2").render(
         summary=summary,
         classes=classes,
         slices=read_slice_metrics(run.evaluation, features.SOURCE),
@@ -160,7 +157,7 @@ def write_report(
 def write_curve_page(name: str, source: str | None, run: RunDir) -> Path:
     """Write curve/index.html, the page of a curve that stands alone, and return its path."""
     points = summarise_curve(read_table(run.curve_rows), source)
-    page = _template("curve.html.j2").render(
+    page = load_template("curve.html.j2").render(
         name=name,
         points=[(point.published, *format_point(point)) for point in points],
         curve_plot=_figure_html(plot_curve(points)),
@@ -179,13 +176,7 @@ def most_confused(confusion: np.ndarray, labels: Sequence[str], count: int = 10)
 
 def make_thumbnails(keys: set[str], examples: Path, shards: int) -> dict[str, str]:
     """Return a data URI of a small JPEG for each key that is found in the shards where it must lie."""
-    return {key: _encode_uri(image) for key, image in read_thumbnails(keys, SPLITS, examples, shards)}
-
-
-def _encode_uri(image: Image.Image) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=80)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return {key: encode_uri(image) for key, image in read_thumbnails(keys, SPLITS, examples, shards)}
 
 
 def plot_history(history: list[dict[str, str]], key: str, title: str = "") -> go.Figure:
@@ -239,10 +230,3 @@ def _plotly_source() -> str:
 
     source: str = get_plotlyjs()
     return source
-
-
-def _template(name: str) -> Any:
-    environment = Environment(
-        loader=PackageLoader("components", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    return environment.get_template(name)

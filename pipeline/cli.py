@@ -97,9 +97,11 @@ def parse_arguments(arguments: Optional[list[str]]) -> argparse.Namespace:
 
 def add_image_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what every command over images takes."""
-    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="image files, or folders of them")
-    parser.add_argument("--output", type=Path, help="write rows to this .csv or .jsonl file instead of the terminal")
-    parser.add_argument("--top-k", type=positive, default=5, help="how many classes to name for each (default 5)")
+    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="image files, folders of them, or globs")
+    parser.add_argument("--output", type=Path, help="write to this .csv, .jsonl or .html file instead of the terminal")
+    parser.add_argument(
+        *("--top", "--top-k"), dest="top_k", metavar="K", type=positive, default=5, help="classes to name (default 5)"
+    )
 
 
 def positive(text: str) -> int:
@@ -226,10 +228,13 @@ def print_summary(record: dict[str, Any], run: Any, findings: list[str]) -> None
 
 def predict_command(options: argparse.Namespace) -> int:
     """topgraft predict."""
-    from components.predict import check_output, load_export, write_predictions
+    from components.input_files import find_files
+    from components.predict import load_export
+    from components.prediction_files import check_output, write_predictions
 
     check_output(options.output)
-    write_predictions(load_export(options.export_dir), options.paths, options.output, options.top_k)
+    files = find_files(options.paths, options.output)
+    write_predictions(load_export(options.export_dir), files, options.output, options.top_k)
     return DONE
 
 
@@ -239,14 +244,16 @@ def classify_command(options: argparse.Namespace) -> int:
 
     from components.catalog import parse_backbone
     from components.classify import load_backbone_classifier
-    from components.predict import check_output, write_predictions
+    from components.input_files import find_files
+    from components.prediction_files import check_output, write_predictions
     from components.progress import Progress
 
     check_output(options.output)
+    files = find_files(options.paths, options.output)
     progress = Progress(Console(stderr=True))
     with progress.stage("backbone"):
         classifier = load_backbone_classifier(parse_backbone(options.backbone), progress)
-    write_predictions(classifier, options.paths, options.output, options.top_k)
+    write_predictions(classifier, files, options.output, options.top_k)
     return DONE
 
 

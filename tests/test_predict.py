@@ -1,49 +1,18 @@
-import csv
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import paint_images
+from conftest import encode_noise, refusal
 from PIL import Image
 
-from components.errors import UserError
 from components.export import list_versions
-from components.predict import find_files, load_export, predict_files, prediction_columns, prediction_row
-from pipeline.cli import main
+from components.predict import BATCH_SIZE, Answer, load_export, predict_files, prediction_columns, prediction_row
 
 
 @pytest.fixture(scope="module")
 def export(toy_run):
     return str(list_versions(toy_run.exports)[-1])
-
-
-@pytest.fixture
-def images(tmp_path):
-    return paint_images(tmp_path / "new", per_class=15, seed=9)
-
-
-def test_csv_and_jsonl_hold_a_row_for_every_image_in_input_order(export, images, tmp_path, capsys):
-    for suffix in ("csv", "jsonl"):
-        assert main(["predict", export, str(images), "--output", str(tmp_path / f"out.{suffix}")]) == 0
-    with (tmp_path / "out.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [row["path"] for row in rows] == sorted(str(file) for file in images.rglob("*.*"))
-    right = [Path(row["path"]).relative_to(images).parts[0] == row["label"] for row in rows]
-    assert np.mean(right) > 0.7
-    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-    assert [{key: str(value) for key, value in line.items()} for line in lines] == rows
-    assert "45 predicted, 0 unreadable" in capsys.readouterr().err
-
-
-def test_an_unreadable_file_is_listed_and_the_rest_is_predicted(export, images, tmp_path, capsys):
-    (images / "cyan" / "bad.jpg").write_bytes(b"\xff\xd8\xff no")
-    assert main(["predict", export, str(images), "--output", str(tmp_path / "out.csv")]) == 0
-    errors = capsys.readouterr().err
-    assert "bad.jpg: not an image" in errors
-    assert "45 predicted, 1 unreadable" in errors
-    assert len((tmp_path / "out.csv").read_text().splitlines()) == 46
 
 
 def test_what_training_takes_is_predicted_by_its_upright_pixels(export, tmp_path):
@@ -61,36 +30,11 @@ def test_what_training_takes_is_predicted_by_its_upright_pixels(export, tmp_path
     (tmp_path / "damaged.webp").write_bytes((tmp_path / "upright.webp").read_bytes()[:100])
     outcomes = dict(predict_files(load_export(Path(export)).compute, map(str, sorted(tmp_path.iterdir()))))
     damaged = outcomes.pop(str(tmp_path / "damaged.webp"))
-    assert damaged == (str(tmp_path / "damaged.webp"), "damaged, Pillow says: could not create decoder object")
+    assert damaged == (str(tmp_path / "damaged.webp"), "corrupt: damaged, Pillow says: could not create decoder object")
     assert len(outcomes) == 5
-    for probabilities in outcomes.values():
-        np.testing.assert_allclose(probabilities, outcomes[str(tmp_path / "upright.png")], atol=1e-6)
-
-
-def test_the_terminal_gets_the_path_and_a_line_a_class(export, images, capsys):
-    (image,) = images.glob("cyan/camera/000.*")
-    assert main(["predict", export, str(image), "--top-k", "2"]) == 0
-    path, *lines = capsys.readouterr().out.splitlines()
-    assert path == str(image)
-    probabilities, labels = zip(*(line.split() for line in lines))
-    assert len(labels) == 2 and set(labels) < {"cyan", "magenta", "yellow"}
-    assert float(probabilities[0]) >= float(probabilities[1])
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["EXPORT", "nowhere.jpg"], "no file or folder 'nowhere.jpg'"),
-        (["nowhere", "IMAGES"], "holds no SavedModel"),
-        (["EXPORT", "IMAGES", "--output", "x.txt"], "ends in .csv or .jsonl"),
-    ],
-)
-def test_a_mistake_is_one_sentence_and_status_2(export, images, capsys, arguments, words):
-    names = {"EXPORT": export, "IMAGES": str(images)}
-    assert main(["predict", *(names.get(word, word) for word in arguments)]) == 2
-    errors = capsys.readouterr().err
-    assert words in errors
-    assert len(errors.splitlines()) == 1
+    upright = outcomes[str(tmp_path / "upright.png")]
+    for outcome in outcomes.values():
+        np.testing.assert_allclose(outcome.probabilities, upright.probabilities, atol=1e-6)
 
 
 def test_ties_go_to_the_lower_index_as_in_argmax():
@@ -107,11 +51,41 @@ def test_ties_go_to_the_lower_index_as_in_argmax():
     assert len(prediction_columns(3)) == len(prediction_row("p", probabilities, ["a", "b", "c"]))
 
 
-def test_files_and_folders_are_found_in_order(tmp_path):
-    for name in ("b/2.jpg", "b/1.jpg", "a.jpg", "b/.hidden", "b/Thumbs.db"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    found = list(find_files([tmp_path / "b", tmp_path / "a.jpg"]))
-    assert [Path(path).name for path in found] == ["1.jpg", "2.jpg", "a.jpg"]
-    with pytest.raises(UserError):
-        list(find_files([tmp_path / "c"]))
+def test_a_batch_is_read_at_a_time(tmp_path):
+    path = tmp_path / "x.png"
+    path.write_bytes(encode_noise(1)[0])
+    files = iter([str(path)] * (3 * BATCH_SIZE))
+    predictions = predict_files(lambda encoded: [Answer(np.ones(2, np.float32))] * len(encoded), files)
+    next(predictions)
+    assert len(list(files)) == 2 * BATCH_SIZE
+
+
+def test_each_file_that_cannot_be_predicted_says_why_in_its_place(export, tmp_path):
+    contents = {"1.png": encode_noise(1)[0], "2.jpg": b"\xff\xd8\xff no", "3.txt": b"a text", "4.png": b""}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "5.png").symlink_to("gone.png")
+    (tmp_path / "6").mkdir()
+    (tmp_path / "7.png").write_bytes(contents["1.png"])
+    names = sorted(path.name for path in tmp_path.iterdir())
+    outcomes = list(predict_files(load_export(Path(export)).compute, [str(tmp_path / name) for name in names]))
+    assert [Path(path).name for path, _ in outcomes] == names
+    starts = [
+        "",
+        "corrupt: damaged JPEG",
+        "not an image: starts with",
+        "empty: ",
+        "unreadable: No such file",
+        "a folder",
+    ]
+    for (path, outcome), start in zip(outcomes, [*starts, ""]):
+        if start:
+            assert outcome.path == path and outcome.reason.startswith(start)
+        else:
+            np.testing.assert_allclose(outcome.probabilities, outcomes[0][1].probabilities, atol=1e-6)
+            assert outcome.abstained is None
+
+
+def test_a_damaged_export_is_refused(tmp_path):
+    (tmp_path / "saved_model.pb").write_bytes(b"no model")
+    assert "cannot be loaded" in refusal(load_export, tmp_path)

@@ -1,0 +1,112 @@
+"""Where predictions go: a csv table, json lines, a gallery, or the terminal; a row is written once it is known."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Union
+
+from components import features
+from components.errors import UserError
+from components.files import replacing_file, write_csv
+from components.gallery import write_gallery
+from components.predict import (
+    Answer,
+    Classifier,
+    Unreadable,
+    predict_files,
+    prediction_columns,
+    prediction_row,
+    rank_classes,
+)
+
+Outcomes = Iterable[tuple[str, Union[Answer, Unreadable]]]
+
+# What makes a spreadsheet take a cell for a formula: https://owasp.org/www-community/attacks/CSV_Injection
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
+
+
+def check_output(output: Path | None) -> None:
+    """Raise UserError for an output file whose suffix names no format or whose folder cannot be written to."""
+    if output is None:
+        return
+    if output.suffix not in WRITERS:
+        raise UserError(f"Cannot write '{output}': expected a name that ends in {', '.join(WRITERS)}.")
+    if output.is_dir():
+        raise UserError(f"Cannot write '{output}', it is a folder: name a file that does not exist yet.")
+    folder = next(folder for folder in output.absolute().parents if os.path.exists(folder))
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"Cannot write '{output}', as nothing can be written to '{folder}': name another folder.")
+
+
+def write_predictions(classifier: Classifier, files: Iterable[str], output: Path | None, top_k: int) -> None:
+    """Classify files in order into a .csv, .jsonl or .html file or the terminal; unreadable ones go to stderr."""
+    counts = {Answer: 0, Unreadable: 0}
+
+    def outcomes() -> Iterator[tuple[str, Union[Answer, Unreadable]]]:
+        for path, outcome in predict_files(classifier.compute, files):
+            counts[type(outcome)] += 1
+            if isinstance(outcome, Unreadable):
+                print(f"{path}: {outcome.reason}", file=sys.stderr)
+            yield path, outcome
+
+    if output is None:
+        _print_answers(outcomes(), classifier, top_k)
+    else:
+        try:
+            WRITERS[output.suffix](output, outcomes(), classifier, top_k)
+        except OSError as error:
+            raise UserError(f"Cannot write '{output}' ({error.strerror}): name a file in another folder.") from error
+    print(f"{counts[Answer]} predicted, {counts[Unreadable]} unreadable", file=sys.stderr)
+
+
+def _columns(classifier: Classifier, top_k: int) -> list[str]:
+    return [*prediction_columns(len(classifier.labels), top_k), *([features.ABSTAINED] if classifier.abstains else [])]
+
+
+def _rows(outcomes: Outcomes, classifier: Classifier, top_k: int) -> Iterator[list[Any]]:
+    for path, outcome in outcomes:
+        if isinstance(outcome, Answer):
+            row = prediction_row(path, outcome.probabilities, classifier.labels, top_k)
+            yield [*row, outcome.abstained] if classifier.abstains else row
+
+
+def _write_csv(output: Path, outcomes: Outcomes, classifier: Classifier, top_k: int) -> None:
+    rows = _rows(outcomes, classifier, top_k)
+    write_csv(output, _columns(classifier, top_k), (list(map(_format_cell, row)) for row in rows))
+
+
+def _format_cell(value: Any) -> Any:
+    """Return what csv holds for a value: true or false as json has them, and an apostrophe before a formula's start."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA_STARTS) else value
+
+
+def _write_jsonl(output: Path, outcomes: Outcomes, classifier: Classifier, top_k: int) -> None:
+    columns = _columns(classifier, top_k)
+    with replacing_file(output) as partial, open(partial, "w", encoding="utf-8", errors="backslashreplace") as file:
+        for row in _rows(outcomes, classifier, top_k):
+            pairs = zip(columns, row)
+            line = {name: float(value) if name.startswith("probability") else value for name, value in pairs}
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def _print_answers(outcomes: Outcomes, classifier: Classifier, top_k: int) -> None:
+    for path, outcome in outcomes:
+        if isinstance(outcome, Answer):
+            print(_printable(path))
+            if outcome.abstained:
+                print(f"  {features.ABSTAINED}")
+            for index in rank_classes(outcome.probabilities, top_k):
+                print(f"  {outcome.probabilities[index]:.4f} {_printable(classifier.labels[index])}")
+
+
+def _printable(name: str) -> str:
+    return name.encode(sys.stdout.encoding or "utf-8", "backslashreplace").decode(sys.stdout.encoding or "utf-8")
+
+
+WRITERS = {".csv": _write_csv, ".jsonl": _write_jsonl, ".html": write_gallery}
