@@ -32,7 +32,14 @@ REQUIRED = [
 ]
 # A second engine for extraction, faster than TensorFlow on many processors.
 OPENVINO = ["openvino>=2026.4,<2027; python_version >= '3.10'"]
-DEVELOPMENT = ["build", "hypothesis", "mypy", "pytest", "pytest-xdist", "ruff", "types-PyYAML"]
+# topgraft serve: routes and requests; the HTTP server below them.
+SERVE = ["starlette", "uvicorn"]
+# httpx: Starlette's test client. playwright: drives the report and the page of topgraft serve in a browser.
+DEVELOPMENT = [
+    *("build", "hypothesis", "mypy", "pytest", "pytest-xdist", "ruff", "types-PyYAML"),
+    *("httpx", "playwright"),
+    *SERVE,
+]
 
 setup(
     name="topgraft",
@@ -44,6 +51,6 @@ setup(
     packages=["pipeline", "components"],
     package_data={"components": ["*.html.j2"]},
     install_requires=REQUIRED,
-    extras_require={"dev": DEVELOPMENT, "openvino": OPENVINO},
+    extras_require={"dev": DEVELOPMENT, "openvino": OPENVINO, "serve": SERVE},
     entry_points={"console_scripts": ["topgraft=pipeline.cli:run_and_exit"]},
 )
