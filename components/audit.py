@@ -1,20 +1,24 @@
-"""Audit: which images look like another's, and which labels look wrong, by the bottlenecks of all splits."""
+"""Audit: which images look like which others, and which labels look wrong, by the bottlenecks of all splits."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from components.data_map import lay_out, sample_rows
 from components.duplicates import COPY, LABEL_CONFLICT, LEAK
 from components.features import SPLITS, Audit, Bottlenecks, Examples, RunDir, Work
 from components.files import replacing_folder, write_csv
 from components.label_issues import LabelIssue, find_label_issues
 from components.near_duplicates import Pair, find_near_duplicates, group_rows, to_directions
+from components.nearest import find_nearest
 from components.shards import read_bottlenecks, shard_files
 
 NEAR_DUPLICATES, SUSPICIOUS_LABELS = "near_duplicates.csv", "suspicious_labels.csv"
+NEAREST, MAP = "nearest.csv", "map.csv"
+NEAREST_SHOWN = 3
 
 
 class Image(NamedTuple):
@@ -38,6 +42,25 @@ class PairRow(NamedTuple):
     kind: str  # label_conflict (two classes), else leak (two splits), else copy
 
 
+class NearestRow(NamedTuple):
+    """One row of nearest.csv: a test image and one of the training images that are most like it, the nearest first."""
+
+    path: str
+    nearest_path: str
+    nearest_label: str
+    cosine: str
+
+
+class MapRow(NamedTuple):
+    """One row of map.csv: where an image of a random sample lies among the others."""
+
+    path: str
+    label: str
+    split: str
+    x: str
+    y: str
+
+
 class LabelRow(NamedTuple):
     """One row of suspicious_labels.csv, the most doubtful first; confidences of the other images in both labels."""
 
@@ -50,7 +73,7 @@ class LabelRow(NamedTuple):
 
 
 def audit_bottlenecks(examples: Examples, bottlenecks: Bottlenecks, run: RunDir, near_duplicate: float) -> Audit:
-    """Write audit/ with near_duplicates.csv and suspicious_labels.csv; near_duplicate is the least cosine of a pair."""
+    """Write the four tables of audit/; near_duplicate is the least cosine of a pair that look the same."""
     folder = bottlenecks.folder(run)
     tables = {split: read_bottlenecks(shard_files(folder, split, examples.shards), bottlenecks.dim) for split in SPLITS}
     images = [Image(key, text, split) for split, table in tables.items() for key, text in zip(table.keys, table.texts)]
@@ -63,6 +86,8 @@ def audit_bottlenecks(examples: Examples, bottlenecks: Bottlenecks, run: RunDir,
     with replacing_folder(run.audit) as partial:
         write_csv(partial / NEAR_DUPLICATES, PairRow._fields, rows)
         write_csv(partial / SUSPICIOUS_LABELS, LabelRow._fields, describe_issues(issues, images, examples.labels))
+        write_csv(partial / NEAREST, NearestRow._fields, describe_nearest(directions, images))
+        write_csv(partial / MAP, MapRow._fields, describe_map(directions, images))
     leaks = sum(row.split != row.other_split for row in rows)
     return Audit(Work(len(images), computed=len(images)), len(rows), leaks, len(issues))
 
@@ -89,3 +114,20 @@ def describe_issues(issues: Sequence[LabelIssue], images: Sequence[Image], label
         )
         for issue in issues
     ]
+
+
+def describe_nearest(directions: np.ndarray, images: Sequence[Image]) -> Iterator[NearestRow]:
+    """Yield the training images nearest to each test image, of directions float32[N, D] of length 1."""
+    tests, trained = ([row for row, image in enumerate(images) if image.split == split] for split in ("test", "train"))
+    nearest = find_nearest(directions[tests], directions[trained], NEAREST_SHOWN)
+    for test, rows, cosines in zip(tests, nearest.rows.tolist(), nearest.cosines):
+        for row, cosine in zip(rows, cosines):
+            near = images[trained[row]]
+            yield NearestRow(images[test].path, near.path, near.label, f"{cosine:.4f}")
+
+
+def describe_map(directions: np.ndarray, images: Sequence[Image]) -> list[MapRow]:
+    """Return the places of a random sample of images, directions float32[N, D]."""
+    rows = sample_rows(len(images))
+    places = lay_out(directions[rows])
+    return [MapRow(*images[row], *(f"{number:.2f}" for number in place)) for row, place in zip(rows, places)]

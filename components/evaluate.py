@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import tensorflow_model_analysis as tfma
@@ -72,7 +72,12 @@ def find_baseline(exports: Path, candidate: Path) -> Path | None:
         content = json.loads((export / MODEL_CARD).read_text(encoding="utf-8"))
         return content["backbone"], content["classes"]
 
+    return find_last_blessed(exports, candidate, lambda export: card(export) == card(candidate))
+
+
+def find_last_blessed(exports: Path, candidate: Path, admit: Callable[[Path], bool] = lambda _: True) -> Path | None:
+    """Return the newest blessed export, other than the candidate, that is admitted."""
     for export in reversed(list_versions(exports)):
-        if export != candidate and (export / BLESSED).exists() and card(export) == card(candidate):
+        if export != candidate and (export / BLESSED).exists() and admit(export):
             return export
     return None

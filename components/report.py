@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
+import yaml
 
 from components import features
-from components.calibration import Abstention
+from components.audit import MAP, NEAREST
+from components.calibration import Abstention, confidence_interval
 from components.curve_report import format_point, plot_curve, summarise_curve
-from components.data_health import collect_health, read_table
+from components.data_health import Row, collect_health, read_table
+from components.evaluate import BLESSED, find_last_blessed
 from components.features import (
-    SPLITS,
     Audit,
     Bottlenecks,
     Evaluation,
     Examples,
+    Export,
     Head,
     Report,
     RunDir,
@@ -27,55 +32,50 @@ from components.features import (
     Validation,
     Work,
 )
+from components.figures import plot_confusion, plot_history, plot_map
 from components.files import replacing_folder, write_csv, write_json, write_text
 from components.model_analysis import read_confusion, read_slice_metrics
-from components.pages import encode_uri, load_template
+from components.page_pictures import collect_pictures
+from components.pages import load_template
+from components.provenance import list_versions
 from components.reliability import collect_reliability, plot_calibration, plot_coverage
-from components.thumbnails import read_thumbnails
+from components.scores import ClassRow, most_confused, order_by_confusion, score_classes
 
 GALLERY_IMAGES = 9
 MISTAKES_SHOWN = 60
 
 
-class ClassRow(NamedTuple):
-    """One row of classes.csv; precision and recall are 0 where nothing was predicted or nothing was there."""
+@dataclass(frozen=True)
+class Verdict:
+    """What the page says first: the interval of the accuracy, and the last blessed model to compare with, if any."""
 
-    label: str
-    precision: float
-    recall: float
-    f1: float
-    support: int
-
-
-def score_classes(confusion: np.ndarray, labels: Sequence[str]) -> list[ClassRow]:
-    """Return per-class scores from a confusion matrix int[C, C], row actual, column predicted."""
-    hits, actual, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
-    precision = np.divide(hits, predicted, out=np.zeros(len(labels)), where=predicted > 0)
-    recall = np.divide(hits, actual, out=np.zeros(len(labels)), where=actual > 0)
-    both = precision + recall
-    f1 = np.divide(2 * precision * recall, both, out=np.zeros(len(labels)), where=both > 0)
-    return [ClassRow(*row) for row in zip(labels, precision.tolist(), recall.tolist(), f1.tolist(), actual.tolist())]
+    images: int
+    low: float
+    high: float
+    former: str
+    former_accuracy: float | None
 
 
 def write_report(
-    name: str,
     examples: Examples,
     validation: Validation,
     bottlenecks: Bottlenecks,
     audit: Audit,
     head: Head,
+    export: Export,
     evaluation: Evaluation,
     run: RunDir,
-    seed: int,
+    config: Mapping[str, Any],
+    stages: Mapping[str, Mapping[str, Any]],
     abstention: Abstention | None,
-    source: str | None,
 ) -> Report:
     """Write report/: confusion.csv, classes.csv, mistakes.csv, history.csv, summary.json and index.html.
 
-    abstention is the threshold chosen on the validation split, None for a model that always answers; source names the
-    data set, if it is a known one. The curve is shown, and curve.csv kept beside, where one was measured.
+    config is that of the run, as run.json holds it, and stages what it holds of those before this one; abstention is
+    the threshold chosen on the validation split, None for a model that always answers. The curve is shown, and
+    curve.csv kept beside, where one was measured.
     """
-    labels = examples.labels
+    name, labels = config["name"], examples.labels
     confusion = read_confusion(run.evaluation, len(labels))
     classes = score_classes(confusion, labels)
     predictions = read_table(run.predictions)
@@ -88,11 +88,20 @@ def write_report(
     mistakes = sorted(
         (row for row in predictions if row["label"] != row["actual"]), key=lambda row: -float(row["probability"])
     )
-    picked = np.random.default_rng(seed).permutation(len(predictions))[:GALLERY_IMAGES]
-    gallery = [predictions[row] for row in picked]
+    picked = np.random.default_rng(config["seed"]).permutation(len(predictions))
+    gallery = [predictions[row] for row in picked[:GALLERY_IMAGES]]
     shown = mistakes[:MISTAKES_SHOWN]
-    thumbnails = make_thumbnails(
-        {*(row["path"] for row in [*gallery, *shown]), *health.image_keys()}, run.examples, examples.shards
+    places = read_table(run.audit / MAP)
+    nearest = group_nearest(read_table(run.audit / NEAREST), {row["path"] for row in shown})
+    pictures = collect_pictures(
+        [row["path"] for row in [*gallery, *shown]] + sorted(health.image_keys()),
+        [
+            *(row["nearest_path"] for rows in nearest.values() for row in rows),
+            *(row["path"] for row in [*mistakes, *places]),
+            *(predictions[row]["path"] for row in picked),
+        ],
+        run.examples,
+        examples.shards,
     )
     summary = {
         "name": name,
@@ -109,15 +118,20 @@ def write_report(
         **reliability.summary(),
     }
     curve_rows = read_table(run.curve_rows) if run.curve_rows.exists() else []
-    points = summarise_curve(curve_rows, source)
+    points = summarise_curve(curve_rows, config["data"]["source"])
     page = load_template("report.html.j2").render(
         summary=summary,
+        verdict=weigh_accuracy(predictions, export, run),
+        stages=stages,
         classes=classes,
         slices=read_slice_metrics(run.evaluation, features.SOURCE),
         gallery=gallery,
         mistakes=shown,
         mistakes_count=len(mistakes),
-        thumbnails=thumbnails,
+        ranks=list_ranks,
+        nearest=nearest,
+        pictures=pictures,
+        page_data=gather_page_data(predictions, confusion, labels),
         health=health,
         curves=[
             _figure_html(plot_history(rows, key, title))
@@ -125,7 +139,13 @@ def write_report(
             for key in ("loss", "accuracy")
         ],
         notes=head.warnings if isinstance(head, TunedHead) else [],
-        confusion=_figure_html(plot_confusion(confusion, labels)),
+        confusion=_figure_html(plot_confusion(confusion, labels), "confusion"),
+        data_map=_figure_html(plot_map(places, {row["path"] for row in mistakes}), "map"),
+        places_count=len(places),
+        config=yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True),
+        versions=list_versions(),
+        data_hash=hashlib.sha256(run.images.read_bytes()).hexdigest(),
+        export=export.version,
         reliability=reliability,
         reliability_plots=[_figure_html(plot_coverage(reliability)), _figure_html(plot_calibration(reliability.bins))],
         points=[(point.published, *format_point(point)) for point in points],
@@ -154,6 +174,46 @@ def write_report(
     )
 
 
+def weigh_accuracy(predictions: Sequence[Row], export: Export, run: RunDir) -> Verdict:
+    """Return the 95 % interval of the accuracy, and what the last blessed model of the run directory reached."""
+    hits = sum(row["label"] == row["actual"] for row in predictions)
+    former = find_last_blessed(run.exports, export.folder(run))
+    accuracy = None
+    if former:
+        accuracy = json.loads((former / BLESSED).read_text(encoding="utf-8"))["metrics"]["accuracy"]
+    return Verdict(
+        len(predictions), *confidence_interval(hits, len(predictions)), former.name if former else "", accuracy
+    )
+
+
+def group_nearest(rows: Sequence[Row], paths: set[str]) -> dict[str, list[Row]]:
+    """Return the rows of nearest.csv of each of some test images."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        if row["path"] in paths:
+            groups.setdefault(row["path"], []).append(row)
+    return groups
+
+
+def list_ranks(row: Row) -> list[tuple[str, str]]:
+    """Return names and probabilities of the classes of a row of predictions.csv, from the second on."""
+    return [(row[key], row[key.replace("label", "probability")]) for key in row if key.startswith("label_")]
+
+
+def gather_page_data(predictions: Sequence[Row], confusion: np.ndarray, labels: Sequence[str]) -> dict[str, Any]:
+    """Return what the page's script needs to list the images behind a number."""
+    index = {label: number for number, label in enumerate(labels)}
+    return {
+        "labels": list(labels),
+        "confusion": confusion.tolist(),
+        "similar": order_by_confusion(confusion),
+        "paths": [row["path"] for row in predictions],
+        "actual": [index[row["actual"]] for row in predictions],
+        "predicted": [index[row["label"]] for row in predictions],
+        "probability": [round(float(row["probability"]), 4) for row in predictions],
+    }
+
+
 def write_curve_page(name: str, source: str | None, run: RunDir) -> Path:
     """Write curve/index.html, the page of a curve that stands alone, and return its path."""
     points = summarise_curve(read_table(run.curve_rows), source)
@@ -167,62 +227,9 @@ def write_curve_page(name: str, source: str | None, run: RunDir) -> Path:
     return run.curve / "index.html"
 
 
-def most_confused(confusion: np.ndarray, labels: Sequence[str], count: int = 10) -> list[dict[str, Any]]:
-    """Return the off-diagonal cells with the most images, as actual, predicted and count."""
-    off = confusion - np.diag(np.diag(confusion))
-    cells = sorted(zip(*np.nonzero(off)), key=lambda cell: (-off[cell], cell))[:count]
-    return [{"actual": labels[a], "predicted": labels[p], "count": int(off[a, p])} for a, p in cells]
-
-
-def make_thumbnails(keys: set[str], examples: Path, shards: int) -> dict[str, str]:
-    """Return a data URI of a small JPEG for each key that is found in the shards where it must lie."""
-    return {key: encode_uri(image) for key, image in read_thumbnails(keys, SPLITS, examples, shards)}
-
-
-def plot_history(history: list[dict[str, str]], key: str, title: str = "") -> go.Figure:
-    """Draw loss or accuracy of train and validation over the epochs."""
-    figure = go.Figure()
-    for split, style in (("train", "dot"), ("val", "solid")):
-        values = [float(row[f"{split}_{key}"]) for row in history]
-        figure.add_scatter(x=[int(row["epoch"]) for row in history], y=values, name=split, line={"dash": style})
-    return figure.update_layout(
-        title=f"{key}{title}",
-        xaxis_title="epoch",
-        height=300,
-        template="plotly_white",
-        margin={"l": 50, "r": 20, "t": 40, "b": 40},
-    )
-
-
-def plot_confusion(confusion: np.ndarray, labels: Sequence[str]) -> go.Figure:
-    """Draw the confusion matrix, each row as shares of its class; counts on hover."""
-    shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
-    hover = "actual %{y}<br>predicted %{x}<br>%{text} images, %{z:.1%} of the class<extra></extra>"
-    heatmap = go.Heatmap(
-        z=np.round(shares, 4),
-        x=labels,
-        y=labels,
-        text=confusion.astype(str),
-        colorscale="Blues",
-        hovertemplate=hover,
-        xgap=1 if len(labels) <= 30 else 0,
-        ygap=1 if len(labels) <= 30 else 0,
-    )
-    if len(labels) <= 15:
-        heatmap.texttemplate = "%{text}"
-    side = max(420, min(1100, 9 * len(labels)))
-    figure = go.Figure(heatmap)
-    figure.update_xaxes(
-        title="predicted", type="category", side="bottom", tickfont={"size": 9 if len(labels) > 30 else 12}
-    )
-    figure.update_yaxes(
-        title="actual", type="category", autorange="reversed", tickfont={"size": 9 if len(labels) > 30 else 12}
-    )
-    return figure.update_layout(height=side + 120, width=side + 220, margin={"l": 120, "r": 20, "t": 20, "b": 120})
-
-
-def _figure_html(figure: go.Figure) -> str:
-    return figure.to_html(full_html=False, include_plotlyjs=False, config={"displaylogo": False, "responsive": True})
+def _figure_html(figure: go.Figure, name: str | None = None) -> str:
+    settings = {"displaylogo": False, "responsive": True, "scrollZoom": name is not None}
+    return figure.to_html(full_html=False, include_plotlyjs=False, config=settings, div_id=name)
 
 
 def _plotly_source() -> str:

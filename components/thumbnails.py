@@ -33,7 +33,9 @@ def read_thumbnails(
 def make_thumbnail(encoded: bytes) -> Image.Image | None:
     """Return an image, upright, THUMBNAIL pixels at its longer side; None for what Pillow does not read."""
     try:
-        image = ImageOps.exif_transpose(Image.open(io.BytesIO(encoded))).convert("RGB")
+        opened = Image.open(io.BytesIO(encoded))
+        opened.draft("RGB", (2 * THUMBNAIL, 2 * THUMBNAIL))  # a JPEG is decoded no larger than it has to be
+        image = ImageOps.exif_transpose(opened).convert("RGB")
     except Exception:  # Pillow's decoders raise almost anything on what TensorFlow's let pass
         return None
     image.thumbnail((THUMBNAIL, THUMBNAIL))

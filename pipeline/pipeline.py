@@ -149,19 +149,19 @@ def run_stages(config: Config, run: RunDir, stages: Stages, progress: Progress) 
         "report",
         Report,
         lambda: components.report.write_report(
-            config.name,
             examples,
             validation,
             bottlenecks,
             audit,
             head,
+            export,
             evaluation,
             run,
-            seed,
+            config.model_dump(mode="json", by_alias=True),
+            stages.summary,
             components.export.read_abstention(export.folder(run)),
-            config.data.source,
         ),
-        settings=[config.name, fingerprint_file(run.curve_rows), config.data.source],
+        settings=[config.model_dump(mode="json", by_alias=True), fingerprint_file(run.curve_rows)],
         after=["audit", "evaluate"],
     )
 

@@ -16,7 +16,7 @@ from components.files import write_json
 from components.progress import Progress
 
 # A change of what stages write invalidates what earlier versions left.
-VERSION = "0.1.0"
+VERSION = "0.2.0"
 
 
 class StopAfterStage(Exception):

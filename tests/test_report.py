@@ -11,7 +11,7 @@ import pytest
 from sklearn.metrics import precision_recall_fscore_support
 
 from components.calibration import NEVER_ANSWERS, Abstention
-from components.features import Audit, Bottlenecks, Evaluation, Examples, Head, RunDir, Validation, Work
+from components.features import Audit, Bottlenecks, Evaluation, Examples, Export, Head, RunDir, Validation, Work
 from components.reliability import collect_reliability, plot_calibration, plot_coverage
 from components.report import most_confused, plot_confusion, score_classes, write_report
 
@@ -142,9 +142,12 @@ def report_again(run, abstention):
         "extract": Bottlenecks,
         "audit": Audit,
         "train": Head,
+        "export": Export,
         "evaluate": Evaluation,
     }
-    write_report("toy", *(read(stage, kind) for stage, kind in kinds.items()), run, 0, abstention, None)
+    record = json.loads(run.record.read_text())
+    outcomes = [read(stage, kind) for stage, kind in kinds.items()]
+    write_report(*outcomes, run, record["config"], record["stages"], abstention)
     return (run.report / "index.html").read_text()
 
 
