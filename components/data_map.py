@@ -26,7 +26,8 @@ def lay_out(directions: np.ndarray) -> np.ndarray:
     count = len(directions)
     if count < 3:
         return np.stack([np.arange(count), np.zeros(count)], axis=1).astype(np.float32)
-    components = PCA(min(COMPONENTS, *directions.shape), random_state=0).fit_transform(directions)
+    with np.errstate(invalid="ignore"):  # equal rows have no variance to explain
+        components = PCA(min(COMPONENTS, *directions.shape), random_state=0).fit_transform(directions)
     # A perplexity has to be less than the number of points; a third of them is the usual limit.
     perplexity = min(PERPLEXITY, (count - 1) / 3)
     places: np.ndarray = TSNE(perplexity=perplexity, init="random", random_state=0, n_jobs=-1).fit_transform(components)
