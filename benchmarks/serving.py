@@ -3,7 +3,8 @@
     python benchmarks/serving.py runs/caltech101/export data/caltech101 [--seconds 10] [--clients 16]
 
 Starts the server as a process of its own. Each client is a thread that posts one image after the other, as a client of
-TensorFlow Serving does; the bare model is called in this process with batches of 1 and 32. All share the machine's cores.
+TensorFlow Serving does; the bare model is called in this process with batches of 1 and 32. Clients and server
+share the machine's cores.
 """
 
 from __future__ import annotations
