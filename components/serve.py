@@ -143,32 +143,32 @@ class Service:
         outcomes = await self.batcher.compute(await asyncio.to_thread(_check_images, encoded))
         for number, outcome in enumerate(outcomes):
             if isinstance(outcome, str):
-                raise _refuse(number, outcome)
+                raise _refuse(number, len(encoded), outcome)
         return outcomes
 
     @asynccontextmanager
     async def _reading(self, request: Request) -> AsyncIterator[bytes]:
         """Read the body, which counts as held until the block ends."""
-        body, size = bytearray(), 0
+        body, size, held = bytearray(), 0, 0
         try:
             async for chunk in request.stream():
                 size += len(chunk)
+                if size > 4 * MAX_BODY:
+                    break
                 if size > MAX_BODY:
-                    body.clear()
-                    if size > 4 * MAX_BODY:  # up to there read and dropped: who is cut off seldom sees the answer
-                        break
-                elif self._held + len(chunk) > MAX_HELD:
+                    continue  # read and dropped: a client that is cut off while it sends seldom sees the answer
+                if self._held + len(chunk) > MAX_HELD:
                     raise RefusedRequest(503, BUSY)
-                else:
-                    body += chunk
-                    self._held += len(chunk)
+                body += chunk
+                held += len(chunk)
+                self._held += len(chunk)
             if size > MAX_BODY:
                 raise RefusedRequest(413, f"The body has more than the {MAX_BODY:,} bytes allowed.")
             yield bytes(body)
         except ClientDisconnect as gone:
             raise RefusedRequest(400, "The client has gone.") from gone
         finally:
-            self._held -= min(size, MAX_BODY)
+            self._held -= held
 
 
 def _check_images(contents: list[bytes]) -> list[bytes]:
@@ -178,12 +178,12 @@ def _check_images(contents: list[bytes]) -> list[bytes]:
         try:
             checked.append(inspect_image(content, Limits()).encoded)
         except RejectedImage as rejected:
-            raise _refuse(number, describe_rejected(rejected)) from rejected
+            raise _refuse(number, len(contents), describe_rejected(rejected)) from rejected
     return checked
 
 
-def _refuse(number: int, reason: str) -> RefusedRequest:
-    return RefusedRequest(400, f"Image {number} cannot be read ({reason}).")
+def _refuse(number: int, images: int, reason: str) -> RefusedRequest:
+    return RefusedRequest(400, f"{f'Image {number}' if images > 1 else 'The image'} cannot be read ({reason}).")
 
 
 def _answer_refused(_: Request, error: Exception) -> Response:
