@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import ipaddress
 import secrets
 import socket
 from collections.abc import AsyncIterator
@@ -17,7 +16,6 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from components.batching import Batcher, QueueFull
 from components.errors import UserError
@@ -25,6 +23,7 @@ from components.images import Limits, RejectedImage, inspect_image
 from components.neighbours import TrainingImages
 from components.pages import encode_uri, load_template
 from components.predict import TOP_K, Answer, describe_rejected, predict_each, rank_classes
+from components.request_guard import Guard, name_hosts
 from components.served_export import ServedExport
 from components.tf_serving import MODEL_PATH, RefusedRequest, format_answers, format_status, parse_predict
 from components.thumbnails import make_thumbnail
@@ -33,11 +32,6 @@ MAX_BODY = 32 * 2**20
 # Bodies of all requests together that are held at once.
 MAX_HELD = 8 * MAX_BODY
 BUSY = "Too many requests wait: try again in a few seconds."
-HEADERS = {
-    b"x-content-type-options": b"nosniff",
-    b"referrer-policy": b"no-referrer",
-    b"cross-origin-resource-policy": b"same-origin",
-}
 
 
 def make_app(served: ServedExport, training: TrainingImages | None, host: str) -> Starlette:
@@ -203,50 +197,6 @@ def _answer_http(_: Request, error: Exception) -> Response:
 
 def _answer_failed(_: Request, error: Exception) -> Response:
     return JSONResponse({"error": "The server failed on this request; its own output says why."}, 500)
-
-
-def name_hosts(host: str) -> set[str]:
-    """Return the host names by which a server on a loopback address may be asked for; none where any may."""
-    try:
-        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        loopback = False
-    return {"localhost", "127.0.0.1", "[::1]", f"[{host}]" if ":" in host else host} if loopback else set()
-
-
-class Guard:
-    """Refuses what a foreign web page sends through the user's browser, and adds headers to all answers.
-
-    A page of another origin says so in Origin; one that had its name resolve to this machine (DNS rebinding) in Host.
-    """
-
-    def __init__(self, app: ASGIApp, hosts: set[str]):
-        self._app = app
-        self._hosts = hosts
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message = {**message, "headers": [*message.get("headers", []), *HEADERS.items()]}
-            await send(message)
-
-        headers = dict(scope["headers"])
-        host, origin = (headers.get(name, b"").decode("latin-1") for name in (b"host", b"origin"))
-        foreign = origin and origin.partition("://")[2] != host
-        if foreign or (self._hosts and _strip_port(host) not in self._hosts):
-            refusal = JSONResponse({"error": "Requests of other web pages or for other hosts are not answered."}, 403)
-            await refusal(scope, receive, send_with_headers)
-        else:
-            await self._app(scope, receive, send_with_headers)
-
-
-def _strip_port(host: str) -> str:
-    name, colon, port = host.rpartition(":")
-    return name if colon and port.isdecimal() else host
 
 
 def serve(served: ServedExport, training: TrainingImages | None, host: str, port: int) -> None:

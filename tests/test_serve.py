@@ -20,7 +20,8 @@ from components import serve as serving
 from components.export import list_versions
 from components.neighbours import Neighbour
 from components.predict import load_export
-from components.serve import make_app, name_hosts, serve
+from components.request_guard import name_hosts
+from components.serve import make_app, serve
 from components.served_export import load_served
 from pipeline.cli import main
 
