@@ -83,7 +83,7 @@ def check_image(content: bytes, limits: Limits) -> CheckedImage:
 
 def check_images(contents: Sequence[bytes], limits: Limits) -> list[CheckedImage | RejectedImage]:
     """Check each content as check_image does; decoding them in one call leaves Python's lock to others meanwhile."""
-    inspected = [_catch(_inspect, content, limits) for content in contents]
+    inspected = [_catch(inspect_image, content, limits) for content in contents]
     usable = [image for image in inspected if isinstance(image, CheckedImage)]
     try:
         sizes = _measure(tf.constant([image.encoded for image in usable], tf.string)).numpy().tolist()
@@ -100,8 +100,8 @@ def _catch(check: Callable[..., CheckedImage], *arguments: Any) -> CheckedImage 
         return rejected
 
 
-def _inspect(content: bytes, limits: Limits) -> CheckedImage:
-    """Return all that can be told of an image without decoding it."""
+def inspect_image(content: bytes, limits: Limits) -> CheckedImage:
+    """Return all that can be told of an image without decoding it, its size being 0x0; raises RejectedImage."""
     check_bytes(len(content), limits)
     found_format = find_format(content, FORMATS)
     if found_format is None:

@@ -94,15 +94,16 @@ def predict_files(
     rows = iter(files)
     while batch := list(islice(rows, BATCH_SIZE)):
         contents = [_read(path) for path in batch]
-        predicted = iter(_predict_each(compute, [content for content in contents if isinstance(content, bytes)]))
+        predicted = iter(predict_each(compute, [content for content in contents if isinstance(content, bytes)]))
         for path, content in zip(batch, contents):
             outcome = next(predicted) if isinstance(content, bytes) else content
             yield path, Unreadable(path, outcome) if isinstance(outcome, str) else outcome
 
 
-def _predict_each(
+def predict_each(
     compute: Callable[[list[bytes]], Sequence[Answer]], encoded: list[bytes]
 ) -> Sequence[Union[Answer, str]]:
+    """Return for each of N encoded images its Answer, or why the model does not read it."""
     if not encoded:
         return []
     try:
@@ -111,7 +112,7 @@ def _predict_each(
         if len(encoded) == 1:
             return [_explain(encoded[0])]
         # One bad image fails its batch: take the batch one by one.
-        return [_predict_each(compute, [content])[0] for content in encoded]
+        return [predict_each(compute, [content])[0] for content in encoded]
 
 
 def _read(path: str) -> Union[bytes, str]:
@@ -120,7 +121,7 @@ def _read(path: str) -> Union[bytes, str]:
     try:
         return make_readable(read_file(path, Limits()), Limits())
     except RejectedImage as rejected:
-        return _describe(rejected)
+        return describe_rejected(rejected)
 
 
 def _explain(encoded: bytes) -> str:
@@ -128,10 +129,11 @@ def _explain(encoded: bytes) -> str:
     try:
         check_image(encoded, Limits())
     except RejectedImage as rejected:
-        return _describe(rejected)
+        return describe_rejected(rejected)
     return "an image that this model does not read"
 
 
-def _describe(rejected: RejectedImage) -> str:
+def describe_rejected(rejected: RejectedImage) -> str:
+    """Return the reason and detail of a rejected image as words."""
     reason, detail = rejected.args
     return f"{reason.replace('_', ' ')}: {detail}"

@@ -1,4 +1,4 @@
-"""The command line: topgraft run, curve, predict, classify, export, backbones."""
+"""The command line: topgraft run, curve, predict, classify, export, serve, backbones."""
 
 from __future__ import annotations
 
@@ -75,6 +75,13 @@ def parse_arguments(arguments: Optional[list[str]]) -> argparse.Namespace:
     export.add_argument("run_dir", type=Path, help="the output_dir of a finished run, such as runs/digits")
     export.add_argument("--to", choices=["tflite"], required=True, help="tflite: float32 and int8 models for devices")
     export.set_defaults(command=export_command)
+
+    serve = commands.add_parser("serve", parents=[shared], help="answer over HTTP with an exported model, and a page")
+    serve.add_argument("export_dir", type=Path, help="runs/digits/export (its newest version), or a version folder")
+    serve.add_argument("--port", type=int, default=8501, help="default 8501; 0 takes a free one")
+    serve.add_argument("--host", default="127.0.0.1", help="default 127.0.0.1, this machine alone; 0.0.0.0 for all")
+    serve.add_argument("--name", help="of the model in its addresses (default the run's)")
+    serve.set_defaults(command=serve_command)
 
     backbones = commands.add_parser("backbones", help="list, look at or fetch backbones")
     actions = backbones.add_subparsers(required=True, metavar="ACTION", dest="action")
@@ -273,6 +280,25 @@ def export_command(options: argparse.Namespace) -> int:
         size = f"{model.bytes / 2**20:.1f} MiB"
         print(f"{name:10}  accuracy {model.accuracy:.4f}  agreement {model.agreement:.4f}  {size}")
     print(f"models: {folder}")
+    return DONE
+
+
+def serve_command(options: argparse.Namespace) -> int:
+    """topgraft serve."""
+    try:
+        import starlette  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"'{error.name}' is not installed, which serving needs: pip install 'topgraft[serve]'."
+        ) from error
+
+    from components.neighbours import load_training_images
+    from components.serve import serve
+    from components.served_export import load_served
+
+    served = load_served(options.export_dir, options.name)
+    serve(served, load_training_images(served.folder), options.host, options.port)
     return DONE
 
 
