@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from components.catalog import EMBEDDED, FROZEN, KERAS, SOURCES, parse_backbone
+from components.catalog import EMBEDDED, FROZEN, KERAS, SOURCES, Spec, parse_backbone
 from components.downloads import cache_folder
 from components.printable import printable
 from components.progress import Progress
@@ -70,6 +70,13 @@ def print_list(backbones: Sequence[Named], console: Console) -> None:
         table.add_row(name, source, *numbers, licence, "yes" if here else "no")
     console.print(table)
     console.print(f"Or name a source in the config: backbone: {{{' | '.join(SOURCES[1:])}: ...}}", highlight=False)
+
+
+def licence_of(spec: Spec) -> str | None:
+    """Return the licence of a backbone's published weights, None where it is not known."""
+    if spec.name:
+        return LICENCE
+    return _keras_licence(spec.keras) if spec.keras and spec.weights in (None, "imagenet") else None
 
 
 def _keras_licence(name: str) -> str:

@@ -33,6 +33,7 @@ from pipeline.settings import (
     make_closeness,
     make_curve_plan,
     make_options,
+    make_origin,
     make_recipe,
     make_rules,
     make_tuning,
@@ -144,11 +145,11 @@ def run_stages(config: Config, run: RunDir, stages: Stages, progress: Progress) 
         settings=[config.evaluate.model_dump()],
         after=["export"],
     )
-    # Show all of it to a person.
-    do(
-        "report",
-        Report,
-        lambda: components.report.write_report(
+
+    def write_report() -> Report:
+        origin = make_origin(config, thresholds)
+        components.model_card.write_card(origin, examples, audit, export, evaluation, run)
+        return components.report.write_report(
             config.name,
             examples,
             validation,
@@ -160,7 +161,13 @@ def run_stages(config: Config, run: RunDir, stages: Stages, progress: Progress) 
             seed,
             components.export.read_abstention(export.folder(run)),
             config.data.source,
-        ),
+        )
+
+    # Complete the model's card, and show all of it to a person.
+    do(
+        "report",
+        Report,
+        write_report,
         settings=[config.name, fingerprint_file(run.curve_rows), config.data.source],
         after=["audit", "evaluate"],
     )
