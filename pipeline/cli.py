@@ -97,6 +97,9 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     predict = commands.add_parser("predict", parents=[answering], help="classify images with an exported model")
     predict.add_argument("export_dir", type=Path, help="a version folder, such as runs/digits/export/<version>")
     add_image_arguments(predict)
+    predict.add_argument(
+        "--beam", action="append", metavar="KEY=VALUE", help="run as a Beam job: runner=..., shards=..."
+    )
     predict.set_defaults(command=predict_command, name="predict")
 
     classify = commands.add_parser(
@@ -237,7 +240,26 @@ def predict_command(options: argparse.Namespace) -> int:
     """topgraft predict."""
     from components.predict import load_export
 
+    if options.beam:
+        return predict_on_beam(options)
     return write_answers(options, lambda progress: load_export(options.export_dir))
+
+
+def predict_on_beam(options: argparse.Namespace) -> int:
+    """topgraft predict --beam."""
+    from components.input_files import find_files
+    from components.predict_job import predict_by_beam
+    from pipeline.config import load_beam
+    from pipeline.settings import make_options
+
+    settings, progress = load_beam(options.beam), show_progress(options)
+    files = progress.count(find_files(options.paths, options.output), "images")
+    with progress.stage("predict"):
+        counts = predict_by_beam(
+            options.export_dir, files, options.output, options.top_k, settings.shards, make_options(settings.runner)
+        )
+    options.answer({**counts, "output": str(options.output)})
+    return DONE
 
 
 def classify_command(options: argparse.Namespace) -> int:
