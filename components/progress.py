@@ -20,11 +20,13 @@ POLL_SECONDS = 0.5
 
 
 class RateColumn(ProgressColumn):
-    """How many items a second have been done of late."""
+    """How many items a second have been done: of late, or on the whole where their number is not known."""
 
     def render(self, task: Task) -> Text:
         """Return the rate with its unit, nothing while it is not known."""
-        rate, unit = task.speed, task.fields["unit"]
+        rate, unit, elapsed = task.speed, task.fields["unit"], task.elapsed or 0.0
+        if task.total is None:  # taken by the batch, of which the first would seem to take no time
+            rate = task.completed / elapsed if elapsed >= 1 else None
         return Text(f"{rate:,.{0 if rate >= 10 else 1}f} {unit}/s" if rate and unit else "", "progress.data.speed")
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from components.predict import Classifier
     from components.progress import Progress
 
-DONE, USER_ERROR, NOT_BLESSED, INTERRUPTED = 0, 2, 3, 130
+DONE, USER_ERROR, NOT_BLESSED, INTERRUPTED, BROKEN_PIPE = 0, 2, 3, 130, 141
 
 
 def main(arguments: Optional[list[str]] = None) -> int:
@@ -315,7 +315,8 @@ def backbones_command(options: argparse.Namespace) -> int:
 
     if options.action == "list":
         backbones = backbone_catalog.list_backbones()
-        backbone_catalog.print_list(backbones, Console())
+        if not options.json:
+            backbone_catalog.print_list(backbones, Console())
         options.answer([backbone._asdict() for backbone in backbones])
     else:
         progress = show_progress(options)
@@ -325,8 +326,11 @@ def backbones_command(options: argparse.Namespace) -> int:
 
 def run_and_exit() -> None:
     """Run one command and end the process with its status."""
-    status = main()
-    sys.stdout.flush()
+    try:
+        status = main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads, such as head, has enough
+        status = BROKEN_PIPE
     sys.stderr.flush()
     # Not sys.exit: while the interpreter takes its modules down, TensorFlow's functions print errors about it.
     os._exit(status)

@@ -57,10 +57,15 @@ def test_nothing_is_drawn_where_no_one_looks(console):
 
 
 def test_items_of_unknown_number_are_counted_as_they_are_taken():
-    console = terminal()
+    clock = Clock()
+    console = terminal(get_time=clock)
     progress = Progress(console)
     with progress.stage("predict"):
         assert list(progress.count(iter("abc"), "images")) == ["a", "b", "c"]
         progress._bars.refresh()
-    assert "3 images" in console.file.getvalue()
+        assert "3 images" in console.file.getvalue()
+        assert "images/s" not in console.file.getvalue()
+        clock.now += 2
+        progress._bars.refresh()
+    assert "1.5 images/s" in console.file.getvalue()
     assert list(progress.count("ab", "images")) == ["a", "b"]  # outside of a stage too

@@ -121,6 +121,16 @@ def test_what_writes_past_python_stays_off_the_document():
     assert sorted(result.stderr.splitlines()) == ["from Python", "from below"]
 
 
+def test_a_reader_that_has_enough_ends_the_command_without_a_traceback():
+    program = "from pipeline.cli import run_and_exit; run_and_exit()"
+    command = [sys.executable, "-c", program, "backbones", "list", "--json"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    result = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (result.returncode, result.stderr) == (141, "")
+
+
 def test_quiet_leaves_the_verdict(toy_run, toy_config, tmp_path, capsys):
     assert main(["run", str(write_config(tmp_path / "c.yaml", **toy_config)), "--quiet"]) == 0
     captured = capsys.readouterr()
