@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
 
-from components.catalog import EMBEDDED, FROZEN, KERAS, SOURCES, parse_backbone
+from components.catalog import EMBEDDED, FROZEN, KERAS, SOURCES, Spec, parse_backbone
 from components.downloads import cache_folder
+from components.printable import printable
 from components.progress import Progress
 
 LICENCE = "Apache-2.0"
@@ -25,28 +27,62 @@ KERAS_LICENCES = {
 }
 
 
-def print_list(console: Console) -> None:
-    """Print every backbone that has a name; TF-Hub modules and files go by URL or path."""
+class Named(NamedTuple):
+    """A backbone that has a name: side of its input, width of its bottleneck, whether its weights are here."""
+
+    name: str
+    source: str
+    input: int
+    dim: int
+    parameters: float  # millions
+    licence: str
+    here: bool
+
+
+def list_backbones() -> list[Named]:
+    """Return every backbone that has a name; TF-Hub modules and files go by URL or path."""
+    downloads = cache_folder() / "downloads"
+    return [
+        *(
+            Named(name, "installed", lite.size, lite.dim, lite.parameters, LICENCE, True)
+            for name, lite in EMBEDDED.items()
+        ),
+        *(
+            Named(name, "download", net.size, net.dim, net.parameters, LICENCE, (downloads / net.remote.file).exists())
+            for name, net in FROZEN.items()
+        ),
+        *(
+            Named(name, "Keras", size, dim, parameters, _keras_licence(name), _keras_here(name))
+            for name, (size, dim, parameters) in KERAS.items()
+        ),
+    ]
+
+
+def print_list(backbones: Sequence[Named], console: Console) -> None:
+    """Print a line a backbone."""
     table = Table("name", "source", box=None, pad_edge=False)
     for column in ("input", "dim", "M parameters"):
         table.add_column(column, justify="right")
     table.add_column("licence")
     table.add_column("here")
-    for name, lite in EMBEDDED.items():
-        table.add_row(name, "installed", str(lite.size), str(lite.dim), f"{lite.parameters:.1f}", LICENCE, "yes")
-    for name, archive in FROZEN.items():
-        here = (cache_folder() / "downloads" / archive.remote.file).exists()
-        numbers = (str(archive.size), str(archive.dim), f"{archive.parameters:.1f}")
-        table.add_row(name, "download", *numbers, LICENCE, "yes" if here else "no")
-    for name, (size, dim, parameters) in KERAS.items():
-        licence = next((terms for start, terms in KERAS_LICENCES.items() if name.startswith(start)), LICENCE)
-        if name.startswith("ResNet") and name.endswith("V2"):
-            licence = LICENCE
-        table.add_row(
-            name, "Keras", str(size), str(dim), f"{parameters:.1f}", licence, "yes" if _keras_here(name) else "no"
-        )
+    for name, source, size, dim, parameters, licence, here in backbones:
+        numbers = (str(size), str(dim), f"{parameters:.1f}")
+        table.add_row(name, source, *numbers, licence, "yes" if here else "no")
     console.print(table)
     console.print(f"Or name a source in the config: backbone: {{{' | '.join(SOURCES[1:])}: ...}}", highlight=False)
+
+
+def licence_of(spec: Spec) -> str | None:
+    """Return the licence of a backbone's published weights, None where it is not known."""
+    if spec.name:
+        return LICENCE
+    return _keras_licence(spec.keras) if spec.keras and spec.weights in (None, "imagenet") else None
+
+
+def _keras_licence(name: str) -> str:
+    if name.startswith("ResNet") and name.endswith("V2"):
+        return LICENCE
+    return next((terms for start, terms in KERAS_LICENCES.items() if name.startswith(start)), LICENCE)
 
 
 def _keras_here(name: str) -> bool:
@@ -69,7 +105,7 @@ def print_backbone(
     graph_def = load_graph(folder / backbone.id)
     with tf.Graph().as_default() as graph:
         tf.import_graph_def(graph_def, name="")
-    console.print(f"{backbone.name}  id {backbone.id}", highlight=False)
+    console.print(printable(f"{backbone.name}  id {backbone.id}"), highlight=False, markup=False)
     side = f"{backbone.size}x{backbone.size} pixels" if backbone.size else "several sizes"
     console.print(f"input {side}, bottleneck {backbone.dim} wide, {len(backbone.labels)} own classes", highlight=False)
     table = Table("layer", "shape", "operation", box=None, pad_edge=False)
@@ -80,10 +116,10 @@ def print_backbone(
     console.print("operations: " + ", ".join(f"{count} {kind}" for kind, count in kinds.most_common()), highlight=False)
     if pbtxt:
         tf.io.write_graph(graph_def, str(pbtxt.parent), pbtxt.name)
-        console.print(f"graph as text: {pbtxt}", highlight=False)
+        console.print(printable(f"graph as text: {pbtxt}"), highlight=False, markup=False)
     if tensorboard:
         with graph.as_default(), tf.compat.v1.summary.FileWriter(str(tensorboard), graph):
-            console.print(f"graph for TensorBoard: {tensorboard}", highlight=False)
+            console.print(printable(f"graph for TensorBoard: {tensorboard}"), highlight=False, markup=False)
 
 
 def list_layers(graph: Any) -> list[tuple[str, str, str]]:

@@ -9,8 +9,8 @@ from pathlib import Path
 import tensorflow_model_analysis as tfma
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from components.export import MODEL_CARD, list_versions
-from components.features import Bottlenecks, Evaluation, Examples, Export, RunDir, Work
+from components.export import list_versions
+from components.features import MODEL_CARD, Bottlenecks, Evaluation, Examples, Export, RunDir, Work
 from components.files import replacing_folder, write_json
 from components.model_analysis import (
     BASELINE,

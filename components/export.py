@@ -20,6 +20,7 @@ from components.features import (
     BOTTLENECK_SIGNATURE,
     IMAGE_BYTES,
     INDEX,
+    MODEL_CARD,
     PROBABILITIES,
     SERVING_SIGNATURE,
     VIEWS,
@@ -37,8 +38,6 @@ from components.train import load_classifier, read_source
 from components.views import Augment, list_views
 
 v1 = tf.compat.v1
-
-MODEL_CARD = "model_card.json"
 
 
 def export_model(

@@ -10,6 +10,8 @@ STAGES = (
     *("train", "finetune", "reextract"),
     *("export", "evaluate", "report"),
 )
+# In an export, which writes it; completed once the model has been measured.
+MODEL_CARD = "model_card.json"
 # Those of a run with train.finetune alone.
 TUNING_STAGES = ("finetune", "reextract")
 SPLITS = ("train", "val", "test")

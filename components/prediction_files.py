@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Union
 
@@ -22,6 +23,7 @@ from components.predict import (
     prediction_row,
     rank_classes,
 )
+from components.printable import printable
 
 Outcomes = Iterable[tuple[str, Union[Answer, Unreadable]]]
 
@@ -42,25 +44,46 @@ def check_output(output: Path | None) -> None:
         raise UserError(f"Cannot write '{output}', as nothing can be written to '{folder}': name another folder.")
 
 
-def write_predictions(classifier: Classifier, files: Iterable[str], output: Path | None, top_k: int) -> None:
-    """Classify files in order into a .csv, .jsonl or .html file or the terminal; unreadable ones go to stderr."""
-    counts = {Answer: 0, Unreadable: 0}
+def write_predictions(classifier: Classifier, files: Iterable[str], output: Path | None, top_k: int) -> dict[str, int]:
+    """Classify files in order into a .csv, .jsonl or .html file or the terminal; unreadable ones go to stderr.
+
+    Returns how many were predicted and how many were unreadable.
+    """
+    with _counting(classifier, files) as (outcomes, counts):
+        if output is None:
+            _print_answers(outcomes, classifier, top_k)
+        else:
+            try:
+                WRITERS[output.suffix](output, outcomes, classifier, top_k)
+            except OSError as error:
+                raise UserError(
+                    f"Cannot write '{output}' ({error.strerror}): name a file in another folder."
+                ) from error
+    return counts
+
+
+def write_json_lines(
+    classifier: Classifier, files: Iterable[str], answer: Callable[[dict[str, Any]], None], top_k: int
+) -> None:
+    """Classify files in order and give each row, as a .jsonl file has it, to answer; unreadable ones go to stderr."""
+    with _counting(classifier, files) as (outcomes, _):
+        for line in _lines(outcomes, classifier, top_k):
+            answer(line)
+
+
+@contextmanager
+def _counting(classifier: Classifier, files: Iterable[str]) -> Iterator[tuple[Outcomes, dict[str, int]]]:
+    counts = {"predicted": 0, "unreadable": 0}
 
     def outcomes() -> Iterator[tuple[str, Union[Answer, Unreadable]]]:
         for path, outcome in predict_files(classifier.compute, files):
-            counts[type(outcome)] += 1
+            counts["unreadable" if isinstance(outcome, Unreadable) else "predicted"] += 1
             if isinstance(outcome, Unreadable):
-                print(f"{path}: {outcome.reason}", file=sys.stderr)
+                print(printable(f"{path}: {outcome.reason}"), file=sys.stderr)
             yield path, outcome
 
-    if output is None:
-        _print_answers(outcomes(), classifier, top_k)
-    else:
-        try:
-            WRITERS[output.suffix](output, outcomes(), classifier, top_k)
-        except OSError as error:
-            raise UserError(f"Cannot write '{output}' ({error.strerror}): name a file in another folder.") from error
-    print(f"{counts[Answer]} predicted, {counts[Unreadable]} unreadable", file=sys.stderr)
+    yield outcomes(), counts
+    print(f"{counts['predicted']} predicted, {counts['unreadable']} unreadable", file=sys.stderr)
 
 
 def _columns(classifier: Classifier, top_k: int) -> list[str]:
@@ -87,12 +110,15 @@ def _format_cell(value: Any) -> Any:
 
 
 def _write_jsonl(output: Path, outcomes: Outcomes, classifier: Classifier, top_k: int) -> None:
-    columns = _columns(classifier, top_k)
     with replacing_file(output) as partial, open(partial, "w", encoding="utf-8", errors="backslashreplace") as file:
-        for row in _rows(outcomes, classifier, top_k):
-            pairs = zip(columns, row)
-            line = {name: float(value) if name.startswith("probability") else value for name, value in pairs}
+        for line in _lines(outcomes, classifier, top_k):
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def _lines(outcomes: Outcomes, classifier: Classifier, top_k: int) -> Iterator[dict[str, Any]]:
+    columns = _columns(classifier, top_k)
+    for row in _rows(outcomes, classifier, top_k):
+        yield {name: float(value) if name.startswith("probability") else value for name, value in zip(columns, row)}
 
 
 def _print_answers(outcomes: Outcomes, classifier: Classifier, top_k: int) -> None:
@@ -106,7 +132,8 @@ def _print_answers(outcomes: Outcomes, classifier: Classifier, top_k: int) -> No
 
 
 def _printable(name: str) -> str:
-    return name.encode(sys.stdout.encoding or "utf-8", "backslashreplace").decode(sys.stdout.encoding or "utf-8")
+    encoding = sys.stdout.encoding or "utf-8"
+    return printable(name).encode(encoding, "backslashreplace").decode(encoding)
 
 
 WRITERS = {".csv": _write_csv, ".jsonl": _write_jsonl, ".html": write_gallery}

@@ -1,18 +1,33 @@
-"""Progress bars of one run, on stderr, from the epochs done or the bytes that have landed in a folder."""
+"""Progress bars of one command, on stderr, from what is done or the bytes that have landed in a folder."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, ProgressColumn, Task, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
+from rich.text import Text
+
+T = TypeVar("T")
 
 POLL_SECONDS = 0.5
+
+
+class RateColumn(ProgressColumn):
+    """How many items a second have been done: of late, or on the whole where their number is not known."""
+
+    def render(self, task: Task) -> Text:
+        """Return the rate with its unit, nothing while it is not known."""
+        rate, unit, elapsed = task.speed, task.fields["unit"], task.elapsed or 0.0
+        if task.total is None:  # taken by the batch, of which the first would seem to take no time
+            rate = task.completed / elapsed if elapsed >= 1 else None
+        return Text(f"{rate:,.{0 if rate >= 10 else 1}f} {unit}/s" if rate and unit else "", "progress.data.speed")
 
 
 class Progress:
@@ -23,17 +38,18 @@ class Progress:
             TextColumn("{task.description:9}"),
             BarColumn(),
             TextColumn("{task.fields[done]}"),
+            RateColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
-        self._bars = Bars(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._bars = Bars(*columns, console=console, transient=True, disable=console.quiet or not console.is_terminal)
         self._task: TaskID | None = None
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Show a bar for one stage while the block runs."""
         with self._bars:
-            self._task = self._bars.add_task(name, total=None, done="")
+            self._task = self._bars.add_task(name, total=None, done="", unit="")
             try:
                 yield
             finally:
@@ -43,9 +59,15 @@ class Progress:
     def report(self, done: float, total: float, unit: str) -> None:
         """Set the current stage's bar to done of total."""
         if self._task is not None:
-            self._bars.update(
-                self._task, completed=min(done, total), total=total, done=f"{done:,.0f}/{total:,.0f} {unit}"
-            )
+            text = f"{done:,.0f}/{total:,.0f} {unit}"
+            self._bars.update(self._task, completed=min(done, total), total=total, done=text, unit=unit)
+
+    def count(self, items: Iterable[T], unit: str) -> Iterator[T]:
+        """Yield items, each counted in the current stage's bar; how many there are is not known."""
+        for number, item in enumerate(items, 1):
+            yield item
+            if self._task is not None:
+                self._bars.update(self._task, completed=number, done=f"{number:,} {unit}", unit=unit)
 
     def report_bytes(self, done: int, total: int | None) -> None:
         """Set the current stage's bar to the bytes of a download."""

@@ -35,6 +35,7 @@ from components.features import (
 from components.figures import plot_confusion, plot_history, plot_map
 from components.files import replacing_folder, write_csv, write_json, write_text
 from components.model_analysis import read_confusion, read_slice_metrics
+from components.model_card import describe_card
 from components.page_pictures import collect_pictures
 from components.pages import load_template
 from components.provenance import list_versions
@@ -67,11 +68,13 @@ def write_report(
     run: RunDir,
     config: Mapping[str, Any],
     stages: Mapping[str, Mapping[str, Any]],
+    card: Mapping[str, Any],
     abstention: Abstention | None,
 ) -> Report:
     """Write report/: confusion.csv, classes.csv, mistakes.csv, history.csv, summary.json and index.html.
 
-    config is that of the run, as run.json holds it, and stages what it holds of those before this one; abstention is
+    config is that of the run, as run.json holds it, stages what it holds of those before this one, and card
+    the model's; abstention is
     the threshold chosen on the validation split, None for a model that always answers. The curve is shown, and
     curve.csv kept beside, where one was measured.
     """
@@ -133,6 +136,7 @@ def write_report(
         pictures=pictures,
         page_data=gather_page_data(predictions, confusion, labels),
         health=health,
+        card=describe_card(card),
         curves=[
             _figure_html(plot_history(rows, key, title))
             for title, rows in trainings.items()

@@ -17,8 +17,8 @@ import tensorflow as tf
 
 from components import features
 from components.errors import UserError
-from components.export import MODEL_CARD, list_versions
-from components.features import ENCODED, LABEL, RunDir
+from components.export import list_versions
+from components.features import ENCODED, LABEL, MODEL_CARD, RunDir
 from components.files import replacing_folder, write_json
 from components.progress import Progress
 from components.shards import IMAGE_SPEC, read_batches, shard_files

@@ -7,40 +7,75 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, NoReturn, Optional
 
 from components.errors import DamagedShard, UserError
 from components.features import STAGES, TUNING_STAGES
+from components.printable import printable
+from pipeline.terminal import answering_in_json, print_comparison, print_curve, print_summary
 
-DONE, USER_ERROR, NOT_BLESSED, INTERRUPTED = 0, 2, 3, 130
+if TYPE_CHECKING:
+    from components.predict import Classifier
+    from components.progress import Progress
+
+DONE, USER_ERROR, NOT_BLESSED, INTERRUPTED, BROKEN_PIPE = 0, 2, 3, 130, 141
 
 
 def main(arguments: Optional[list[str]] = None) -> int:
     """Run one command; return 0 when done (and blessed), 2 for the user's mistake, 3 when done but not blessed."""
-    options = parse_arguments(arguments)
-    silence_libraries(options.verbose)
-    try:
-        status: int = options.command(options)
-        return status
-    except UserError as error:
-        print(f"topgraft: {error}", file=sys.stderr)
-        return USER_ERROR
-    except KeyboardInterrupt:
-        print("topgraft: interrupted; the same command continues where it stopped.", file=sys.stderr)
-        return INTERRUPTED
+    words = sys.argv[1:] if arguments is None else arguments
+    with answering_in_json("--json" in words) as answer:
+        try:
+            options = parse_arguments(words)
+            options.answer = answer
+            silence_libraries(options.verbose)
+            status: int = options.command(options)
+            return status
+        except WrongUsage as error:
+            message, usage = error.args
+            print(f"{usage}topgraft: error: {message}", file=sys.stderr)
+            answer({"error": message})
+            raise SystemExit(USER_ERROR) from error
+        except UserError as error:
+            print(f"topgraft: {printable(str(error))}", file=sys.stderr)
+            answer({"error": str(error)})
+            return USER_ERROR
+        except KeyboardInterrupt:
+            message = "interrupted; the same command continues where it stopped."
+            print(f"topgraft: {message}", file=sys.stderr)
+            answer({"error": message})
+            return INTERRUPTED
 
 
-def parse_arguments(arguments: Optional[list[str]]) -> argparse.Namespace:
-    """Parse the command line; argparse itself exits with status 2 for a wrong one."""
-    parser = argparse.ArgumentParser(
+class WrongUsage(Exception):
+    """A command line that is none: args are what is wrong with it and how it is to be."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises WrongUsage instead of leaving; options have to be written out."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        raise WrongUsage(printable(message), self.format_usage())
+
+
+def parse_arguments(arguments: list[str]) -> argparse.Namespace:
+    """Parse the command line; raises WrongUsage."""
+    parser = Parser(
         prog="topgraft", description="Folders of labelled images in, a validated, blessed, servable classifier out."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    shared = argparse.ArgumentParser(add_help=False)
+    shared = Parser(add_help=False)
     shared.add_argument("--verbose", action="store_true", help="show what TensorFlow and Beam have to say")
+    shared.add_argument("--quiet", action="store_true", help="show errors and the last line, the verdict, only")
+    answering = Parser(add_help=False, parents=[shared])
+    answering.add_argument("--json", action="store_true", help="print the result as JSON, all else on stderr")
 
-    run = commands.add_parser("run", parents=[shared], help="images to report; finished stages are not run again")
+    run = commands.add_parser("run", parents=[answering], help="images to report; finished stages are not run again")
     run.add_argument("config", type=Path, help="a YAML file, such as configs/digits.yaml")
     run.add_argument(
         "overrides", nargs="*", metavar="key=value", help="keys of the config to set, such as train.epochs=20"
@@ -51,7 +86,7 @@ def parse_arguments(arguments: Optional[list[str]]) -> argparse.Namespace:
     run.set_defaults(command=run_command)
 
     curve = commands.add_parser(
-        "curve", parents=[shared], help="accuracy by training images a class, over random draws"
+        "curve", parents=[answering], help="accuracy by training images a class, over random draws"
     )
     curve.add_argument("config", type=Path, help="a YAML file, such as configs/caltech101.yaml")
     curve.add_argument("overrides", nargs="*", metavar="key=value", help="keys of the config to set")
@@ -59,18 +94,23 @@ def parse_arguments(arguments: Optional[list[str]]) -> argparse.Namespace:
     curve.add_argument("--draws", type=positive, help="random draws of each (default 5)")
     curve.set_defaults(command=curve_command)
 
-    predict = commands.add_parser("predict", parents=[shared], help="classify images with an exported model")
+    predict = commands.add_parser("predict", parents=[answering], help="classify images with an exported model")
     predict.add_argument("export_dir", type=Path, help="a version folder, such as runs/digits/export/<version>")
     add_image_arguments(predict)
-    predict.set_defaults(command=predict_command)
+    predict.add_argument(
+        "--beam", action="append", metavar="KEY=VALUE", help="run as a Beam job: runner=..., shards=..."
+    )
+    predict.set_defaults(command=predict_command, name="predict")
 
-    classify = commands.add_parser("classify", parents=[shared], help="classify images with a backbone's own classes")
+    classify = commands.add_parser(
+        "classify", parents=[answering], help="classify images with a backbone's own classes"
+    )
     add_image_arguments(classify)
     classify.add_argument("--backbone", default="efficientnet_lite0", help="a name (default efficientnet_lite0)")
-    classify.set_defaults(command=classify_command)
+    classify.set_defaults(command=classify_command, name="classify")
 
     export = commands.add_parser(
-        "export", parents=[shared], help="write the model of a finished run in another format, beside its SavedModel"
+        "export", parents=[answering], help="write the model of a finished run in another format, beside its SavedModel"
     )
     export.add_argument("run_dir", type=Path, help="the output_dir of a finished run, such as runs/digits")
     export.add_argument("--to", choices=["tflite"], required=True, help="tflite: float32 and int8 models for devices")
@@ -85,7 +125,7 @@ def parse_arguments(arguments: Optional[list[str]]) -> argparse.Namespace:
 
     backbones = commands.add_parser("backbones", help="list, look at or fetch backbones")
     actions = backbones.add_subparsers(required=True, metavar="ACTION", dest="action")
-    actions.add_parser("list", parents=[shared], help="names, sizes, widths, licences, and which are here")
+    actions.add_parser("list", parents=[answering], help="names, sizes, widths, licences, and which are here")
     show = actions.add_parser("show", parents=[shared], help="input, layers with shapes, operations by kind")
     fetch = actions.add_parser("fetch", parents=[shared], help="download a backbone into the cache")
     for action in (show, fetch):
@@ -129,12 +169,18 @@ def silence_libraries(verbose: bool) -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def run_command(options: argparse.Namespace) -> int:
-    """topgraft run."""
+def show_progress(options: argparse.Namespace) -> Progress:
+    """Return the bars of a command, which a terminal alone shows."""
     from rich.console import Console
 
-    from components.features import RunDir
     from components.progress import Progress
+
+    return Progress(Console(stderr=True, quiet=options.quiet))
+
+
+def run_command(options: argparse.Namespace) -> int:
+    """topgraft run."""
+    from components.features import RunDir
     from pipeline.config import load_config
     from pipeline.pipeline import run_stages
     from pipeline.record import write_record
@@ -145,7 +191,7 @@ def run_command(options: argparse.Namespace) -> int:
     if asked in TUNING_STAGES and not config.train.finetune:
         raise UserError(f"Stage '{asked}' is part of fine-tuning only: set train.finetune or name another stage.")
     run = RunDir(config.run_folder)
-    progress = Progress(Console(stderr=True))
+    progress = show_progress(options)
     damaged: set[str] = set()
     while True:
         stages = Stages(run, progress, options.first, options.only)
@@ -159,23 +205,20 @@ def run_command(options: argparse.Namespace) -> int:
                 raise
             damaged.add(error.path)
             Path(error.path).unlink(missing_ok=True)
-            print(f"topgraft: '{error.path}' was damaged and is computed again.", file=sys.stderr)
+            print(f"topgraft: '{printable(error.path)}' was damaged and is computed again.", file=sys.stderr)
         finally:
             if stages.summary:
                 record = write_record(config, run, stages)
-    print_summary(
-        record, run, [text for outcome in stages.outcomes.values() for text in getattr(outcome, "warnings", [])]
-    )
+    findings = [text for outcome in stages.outcomes.values() for text in getattr(outcome, "warnings", [])]
+    report = run.report / "index.html" if "report" in record["stages"] else None
+    print_summary(record, findings, report, options.quiet)
+    options.answer({**record, "report": report and str(report)})
     return DONE if record["blessed"] or options.only not in (None, "evaluate", "report") else NOT_BLESSED
 
 
 def curve_command(options: argparse.Namespace) -> int:
     """topgraft curve."""
-    from rich.console import Console
-    from rich.table import Column, Table
-
     from components.features import RunDir
-    from components.progress import Progress
     from pipeline.config import load_config
     from pipeline.pipeline import run_curve
     from pipeline.stages import Stages
@@ -184,102 +227,90 @@ def curve_command(options: argparse.Namespace) -> int:
     overrides = [f"curve.{key}={value}" for key, value in given.items() if value is not None]
     config = load_config(options.config, [*options.overrides, *overrides])
     run = RunDir(config.run_folder)
-    stages = Stages(run, Progress(Console(stderr=True)))
+    stages = Stages(run, show_progress(options))
     run_curve(config, run, stages, stages.progress)
 
-    from components.curve_report import format_point, summarise_curve
+    from components.curve_report import summarise_curve
     from components.data_health import read_table
     from components.report import write_curve_page
 
-    console, table = Console(), Table(Column("backbone", overflow="fold"), box=None, pad_edge=False)
-    for column in ("images a class", "accuracy %", "mean class accuracy %"):
-        table.add_column(column, justify="right")
-    for point in summarise_curve(read_table(run.curve_rows), config.data.source):
-        table.add_row(*format_point(point))
-    console.print(table)
+    points = summarise_curve(read_table(run.curve_rows), config.data.source)
     ignored = ["The curve is of heads alone, train.finetune plays no part in it."] if config.train.finetune else []
-    for text in [*ignored, *getattr(stages.outcomes["curve"], "warnings", [])]:
-        console.print(f"\nnote: {text}", highlight=False, markup=False, soft_wrap=True)
+    findings = [*ignored, *getattr(stages.outcomes["curve"], "warnings", [])]
     page = write_curve_page(config.name, config.data.source, run)
-    console.print(f"curve: {page}", highlight=False, soft_wrap=True, markup=False)
+    print_curve(points, findings, page, options.quiet)
+    options.answer({"points": [point._asdict() for point in points], "notes": findings, "page": str(page)})
     return DONE
-
-
-def print_summary(record: dict[str, Any], run: Any, findings: list[str]) -> None:
-    """Print a line a stage, what was found in the data, then the verdict."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("stage", box=None, pad_edge=False)
-    for column in ("items", "reused", "computed", "seconds"):
-        table.add_column(column, justify="right")
-    table.add_column("")
-    for name, stage in record["stages"].items():
-        numbers = [f"{stage[column]:,}" for column in ("items", "reused", "computed")]
-        table.add_row(name, *numbers, f"{stage['seconds']:.1f}", "as before" if stage["skipped"] else "")
-    console = Console()
-    console.print(table)
-    for text in findings:
-        console.print(f"\nnote: {text}", highlight=False, markup=False, soft_wrap=True)
-    if record["metrics"]:
-        metrics = "  ".join(f"{name} {value:.4f}" for name, value in record["metrics"].items())
-        console.print(f"\n{metrics}", highlight=False)
-        console.print(
-            "BLESSED" if record["blessed"] else f"NOT BLESSED: {'; '.join(record['reasons'])}",
-            highlight=False,
-            markup=False,
-        )
-    if "report" in record["stages"]:
-        console.print(f"report: {run.report / 'index.html'}", highlight=False, soft_wrap=True, markup=False)
 
 
 def predict_command(options: argparse.Namespace) -> int:
     """topgraft predict."""
-    from components.input_files import find_files
     from components.predict import load_export
-    from components.prediction_files import check_output, write_predictions
 
-    check_output(options.output)
-    files = find_files(options.paths, options.output)
-    write_predictions(load_export(options.export_dir), files, options.output, options.top_k)
+    if options.beam:
+        return predict_on_beam(options)
+    return write_answers(options, lambda progress: load_export(options.export_dir))
+
+
+def predict_on_beam(options: argparse.Namespace) -> int:
+    """topgraft predict --beam."""
+    from components.input_files import find_files
+    from components.predict_job import predict_by_beam
+    from pipeline.config import load_beam
+    from pipeline.settings import make_options
+
+    settings, progress = load_beam(options.beam), show_progress(options)
+    files = progress.count(find_files(options.paths, options.output), "images")
+    with progress.stage("predict"):
+        counts = predict_by_beam(
+            options.export_dir, files, options.output, options.top_k, settings.shards, make_options(settings.runner)
+        )
+    options.answer({**counts, "output": str(options.output)})
     return DONE
 
 
 def classify_command(options: argparse.Namespace) -> int:
     """topgraft classify."""
-    from rich.console import Console
-
     from components.catalog import parse_backbone
     from components.classify import load_backbone_classifier
+
+    specs = parse_backbone(options.backbone)
+    return write_answers(options, lambda progress: load_backbone_classifier(specs, progress))
+
+
+def write_answers(options: argparse.Namespace, load: Callable[[Progress], Classifier]) -> int:
+    """Classify the images of predict or classify with what load returns."""
     from components.input_files import find_files
-    from components.prediction_files import check_output, write_predictions
-    from components.progress import Progress
+    from components.prediction_files import check_output, write_json_lines, write_predictions
 
     check_output(options.output)
     files = find_files(options.paths, options.output)
-    progress = Progress(Console(stderr=True))
-    with progress.stage("backbone"):
-        classifier = load_backbone_classifier(parse_backbone(options.backbone), progress)
-    write_predictions(classifier, files, options.output, options.top_k)
+    progress = show_progress(options)
+    with progress.stage("model"):
+        classifier = load(progress)
+    if options.output:
+        with progress.stage(options.name):
+            counts = write_predictions(classifier, progress.count(files, "images"), options.output, options.top_k)
+        options.answer({**counts, "output": str(options.output)})
+    elif options.json:
+        write_json_lines(classifier, files, options.answer, options.top_k)
+    else:
+        write_predictions(classifier, files, None, options.top_k)
     return DONE
 
 
 def export_command(options: argparse.Namespace) -> int:
     """topgraft export: not the stage of that name, which has written the SavedModel that is converted here."""
-    from rich.console import Console
+    from dataclasses import asdict
 
     from components.features import RunDir
-    from components.progress import Progress
     from components.tflite import convert_export
 
-    progress = Progress(Console(stderr=True))
+    progress = show_progress(options)
     with progress.stage("tflite"):
         folder, comparison = convert_export(RunDir(options.run_dir), progress)
-    print(f"SavedModel  accuracy {comparison.accuracy:.4f} on {comparison.images:,} test images")
-    for name, model in comparison.models.items():
-        size = f"{model.bytes / 2**20:.1f} MiB"
-        print(f"{name:10}  accuracy {model.accuracy:.4f}  agreement {model.agreement:.4f}  {size}")
-    print(f"models: {folder}")
+    print_comparison(comparison, folder, options.quiet)
+    options.answer({**asdict(comparison), "folder": str(folder)})
     return DONE
 
 
@@ -307,20 +338,25 @@ def backbones_command(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from components import backbone_catalog
-    from components.progress import Progress
 
-    console, progress = Console(), Progress(Console(stderr=True))
     if options.action == "list":
-        backbone_catalog.print_list(console)
+        backbones = backbone_catalog.list_backbones()
+        if not options.json:
+            backbone_catalog.print_list(backbones, Console())
+        options.answer([backbone._asdict() for backbone in backbones])
     else:
-        backbone_catalog.print_backbone(options.name, console, progress, options.pbtxt, options.tensorboard)
+        progress = show_progress(options)
+        backbone_catalog.print_backbone(options.name, Console(), progress, options.pbtxt, options.tensorboard)
     return DONE
 
 
 def run_and_exit() -> None:
     """Run one command and end the process with its status."""
-    status = main()
-    sys.stdout.flush()
+    try:
+        status = main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads, such as head, has enough
+        status = BROKEN_PIPE
     sys.stderr.flush()
     # Not sys.exit: while the interpreter takes its modules down, TensorFlow's functions print errors about it.
     os._exit(status)

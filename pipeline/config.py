@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Optional, Union, get_args
@@ -193,6 +194,17 @@ def load_config(path: Path, overrides: list[str]) -> Config:
         return Config.model_validate(values)
     except ValidationError as error:
         raise UserError(f"{_describe(error)} (config '{path}').") from error
+
+
+def load_beam(overrides: Sequence[str]) -> BeamSettings:
+    """Read key=value settings of Beam for a command without a config; raises UserError for the first thing wrong."""
+    values: dict[str, Any] = {"name": "beam", "data": {"path": "."}}  # what a config cannot be without
+    for override in overrides:
+        _apply_override(values, f"beam.{override}")
+    try:
+        return Config.model_validate(values).beam
+    except ValidationError as error:
+        raise UserError(f"{_describe(error)} (option --beam).") from error
 
 
 def _apply_override(values: dict[str, Any], override: str) -> None:

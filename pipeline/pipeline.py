@@ -33,6 +33,7 @@ from pipeline.settings import (
     make_closeness,
     make_curve_plan,
     make_options,
+    make_origin,
     make_recipe,
     make_rules,
     make_tuning,
@@ -144,7 +145,7 @@ def run_stages(config: Config, run: RunDir, stages: Stages, progress: Progress) 
         settings=[config.evaluate.model_dump()],
         after=["export"],
     )
-    # Show all of it to a person.
+    # Complete the model's card, and show all of it to a person.
     do(
         "report",
         Report,
@@ -159,6 +160,7 @@ def run_stages(config: Config, run: RunDir, stages: Stages, progress: Progress) 
             run,
             config.model_dump(mode="json", by_alias=True),
             stages.summary,
+            components.model_card.write_card(make_origin(config, thresholds), examples, audit, export, evaluation, run),
             components.export.read_abstention(export.folder(run)),
         ),
         settings=[config.model_dump(mode="json", by_alias=True), fingerprint_file(run.curve_rows)],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import components  # its submodules load on first use: a run with nothing to do imports no TensorFlow
@@ -10,6 +10,7 @@ from components.features import SPLITS
 from components.progress import Progress
 from components.split import SplitPlan
 from pipeline.config import Config, Extract
+from pipeline.stages import VERSION
 from pipeline.training_config import Curve, Finetune, Head, Train
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from components.finetune import Tuning
     from components.ingest import IngestRules
     from components.model import Architecture
+    from components.model_card import Origin
     from components.train import Recipe
     from components.views import Augment
 
@@ -67,6 +69,21 @@ def make_tuning(finetune: Finetune) -> Tuning:
     values = finetune.model_dump()
     distortion = components.image_input.Distortion(*(values.pop(name) for name in ("flip", "crop", "colour")))
     return components.finetune.Tuning(**values, distortion=distortion)
+
+
+def make_origin(config: Config, thresholds: Mapping[str, float]) -> Origin:
+    """Return what a model's card says of the config."""
+    data = config.data
+    path = data.source or "" if not data.path else data.path
+    training = {"head": config.head, "train": config.train, "augment": config.augment}
+    return components.model_card.Origin(
+        config.name,
+        VERSION,
+        [path] if isinstance(path, str) else path,
+        config.backbone,
+        {"seed": config.seed, **{key: section.model_dump(mode="json") for key, section in training.items()}},
+        thresholds,
+    )
 
 
 def make_curve_plan(curve: Curve) -> CurvePlan:

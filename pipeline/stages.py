@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Callable, Optional, Protocol, TypeVar
 
 from components.errors import UserError
-from components.features import STAGES, RunDir, Work
+from components.features import MODEL_CARD, STAGES, RunDir, Work
 from components.files import write_json
 from components.progress import Progress
 
@@ -120,7 +120,10 @@ class Stages:
     def _is_intact(self, record: StageRecord) -> bool:
         for name, size in record.files.items():
             path = self._run.root / name
-            if not path.is_file() or path.stat().st_size != size:
+            if not path.is_file():
+                return False
+            # A later stage completes the card.
+            if path.stat().st_size != size and path.name != MODEL_CARD:
                 return False
         return True
 

@@ -117,8 +117,9 @@ def report_again(run, abstention):
         "evaluate": Evaluation,
     }
     record = json.loads(run.record.read_text())
+    card = json.loads(next(run.exports.glob("*/model_card.json")).read_text())
     outcomes = [read(stage, kind) for stage, kind in kinds.items()]
-    write_report(*outcomes, run, record["config"], record["stages"], abstention)
+    write_report(*outcomes, run, record["config"], record["stages"], card, abstention)
     return (run.report / "index.html").read_text()
 
 

@@ -1,0 +1,115 @@
+"""What a command says: the summary of a run, the table of a curve, or one JSON document for scripts."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Optional
+
+from components.printable import printable
+
+if TYPE_CHECKING:
+    from components.curve_report import CurvePoint
+    from components.tflite import Comparison
+
+Answer = Callable[[Any], None]
+
+
+@contextmanager
+def answering_in_json(asked: bool) -> Iterator[Answer]:
+    """Yield what prints a document as a line of JSON; while the block runs all else on stdout goes to stderr.
+
+    Where JSON is not asked for, it prints nothing and stdout stays as it is.
+    """
+    if not asked:
+        yield lambda document: None
+        return
+    stdout = sys.stdout
+    stdout.flush()
+    # TensorFlow's C++ writes past sys.stdout, so that the descriptor itself is turned, where it is the process's own.
+    own = os.dup(1) if _is_descriptor(stdout, 1) else None
+    stream = stdout if own is None else os.fdopen(own, "w", encoding="utf-8")
+    if own is not None:
+        os.dup2(2, 1)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield lambda document: print(json.dumps(document), file=stream, flush=True)
+    finally:
+        if own is not None:
+            stdout.flush()
+            os.dup2(own, 1)
+            stream.close()
+
+
+def _is_descriptor(stream: Any, number: int) -> bool:
+    try:
+        return bool(stream.fileno() == number)
+    except (OSError, ValueError):  # a stream in memory
+        return False
+
+
+def print_line(text: str) -> None:
+    """Print a line as it is, however long, to stdout."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(printable(text).encode(encoding, "backslashreplace").decode(encoding))
+
+
+def print_summary(record: dict[str, Any], findings: Sequence[str], report: Optional[Path], quiet: bool) -> None:
+    """Print a line a stage, what was found in the data, then the verdict; quiet, the verdict alone."""
+    from rich.console import Console
+    from rich.table import Table
+
+    if not quiet:
+        table = Table("stage", box=None, pad_edge=False)
+        for column in ("items", "reused", "computed", "seconds"):
+            table.add_column(column, justify="right")
+        table.add_column("")
+        for name, stage in record["stages"].items():
+            numbers = [f"{stage[column]:,}" for column in ("items", "reused", "computed")]
+            table.add_row(name, *numbers, f"{stage['seconds']:.1f}", "as before" if stage["skipped"] else "")
+        Console().print(table)
+        for text in findings:
+            print()
+            print_line(f"note: {text}")
+    if record["metrics"]:
+        if not quiet:
+            print()
+            print_line("  ".join(f"{name} {value:.4f}" for name, value in record["metrics"].items()))
+        print_line("BLESSED" if record["blessed"] else f"NOT BLESSED: {'; '.join(record['reasons'])}")
+    if report and not quiet:
+        print_line(f"report: {report}")
+
+
+def print_curve(points: Sequence[CurvePoint], findings: Sequence[str], page: Path, quiet: bool) -> None:
+    """Print a line a point, notes, then where the page lies; quiet, that alone."""
+    from rich.console import Console
+    from rich.table import Column, Table
+    from rich.text import Text
+
+    from components.curve_report import format_point
+
+    if not quiet:
+        table = Table(Column("backbone", overflow="fold"), box=None, pad_edge=False)
+        for column in ("images a class", "accuracy %", "mean class accuracy %"):
+            table.add_column(column, justify="right")
+        for point in points:
+            table.add_row(*(Text(printable(cell)) for cell in format_point(point)))
+        Console().print(table)
+        for text in findings:
+            print()
+            print_line(f"note: {text}")
+    print_line(f"curve: {page}")
+
+
+def print_comparison(comparison: Comparison, folder: Path, quiet: bool) -> None:
+    """Print how each converted model compares with its export, then where they lie; quiet, that alone."""
+    if not quiet:
+        print_line(f"SavedModel  accuracy {comparison.accuracy:.4f} on {comparison.images:,} test images")
+        for name, model in comparison.models.items():
+            size = f"{model.bytes / 2**20:.1f} MiB"
+            print_line(f"{name:10}  accuracy {model.accuracy:.4f}  agreement {model.agreement:.4f}  {size}")
+    print_line(f"models: {folder}")
