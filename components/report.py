@@ -136,7 +136,7 @@ def write_report(
         pictures=pictures,
         page_data=gather_page_data(predictions, confusion, labels),
         health=health,
-        card=describe_card(card),
+        card_sections=describe_card(card),
         curves=[
             _figure_html(plot_history(rows, key, title))
             for title, rows in trainings.items()
