@@ -163,7 +163,10 @@ def run_stages(config: Config, run: RunDir, stages: Stages, progress: Progress) 
             components.model_card.write_card(make_origin(config, thresholds), examples, audit, export, evaluation, run),
             components.export.read_abstention(export.folder(run)),
         ),
-        settings=[config.model_dump(mode="json", by_alias=True), fingerprint_file(run.curve_rows)],
+        settings=[
+            config.model_dump(mode="json", exclude={"output_dir": True, "data": {"path"}, "beam": True}),
+            fingerprint_file(run.curve_rows),
+        ],
         after=["audit", "evaluate"],
     )
 
