@@ -49,7 +49,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.9,<3.12",
     packages=["pipeline", "components"],
-    package_data={"components": ["*.html.j2"]},
+    package_data={"components": ["*.j2"]},
     install_requires=REQUIRED,
     extras_require={"dev": DEVELOPMENT, "openvino": OPENVINO, "serve": SERVE},
     entry_points={"console_scripts": ["topgraft=pipeline.cli:run_and_exit"]},

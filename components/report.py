@@ -232,8 +232,11 @@ def write_curve_page(name: str, source: str | None, run: RunDir) -> Path:
 
 
 def _figure_html(figure: go.Figure, name: str | None = None) -> str:
-    settings = {"displaylogo": False, "responsive": True, "scrollZoom": name is not None}
-    return figure.to_html(full_html=False, include_plotlyjs=False, config=settings, div_id=name)
+    """Return where the page's script draws the figure once it is seen; one with a name can be zoomed by scrolling."""
+    named = f' id="{name}" data-zoom' if name else ""
+    content = figure.to_json().replace("<", "\\u003c")  # no name in it can end the script element
+    script = f'<script type="application/json">{content}</script>'
+    return f'<div class="plot"{named} style="height: {figure.layout.height}px">{script}</div>'
 
 
 def _plotly_source() -> str:

@@ -73,6 +73,8 @@ def click_through(page, run: RunDir):
         page.keyboard.press("Escape")
         assert not page.locator("#images").is_visible()
     row = mistakes[0]
+    page.locator("#confusion").scroll_into_view_if_needed()
+    page.locator("#confusion .main-svg").first.wait_for()
     page.evaluate(
         "([x, y]) => document.getElementById('confusion').emit('plotly_click', {points: [{x, y}]})",
         [row["label"], row["actual"]],
@@ -109,6 +111,8 @@ def click_through(page, run: RunDir):
     assert set(listed_paths(page)) <= set(expected) and len(listed_paths(page)) == min(len(expected), 200)
     page.keyboard.press("Escape")
     # The map shows what is pointed at; the theme changes the page and its plots.
+    page.locator("#map").scroll_into_view_if_needed()
+    page.locator("#map .main-svg").first.wait_for()
     place = read_csv(run.audit / "map.csv")[0]
     page.evaluate(
         "(point) => document.getElementById('map').emit('plotly_hover', {points: [{customdata: point}]})",
@@ -139,6 +143,7 @@ def test_a_dark_desktop_gets_a_dark_page_and_prints_a_light_one(toy_run, open_pa
     assert page.evaluate(colour) != "rgb(255, 255, 255)"
     page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
     assert page.evaluate(colour) == "rgb(255, 255, 255)"
+    assert page.locator(".plot:not(.js-plotly-plot)").count() == 0
     page.evaluate("window.dispatchEvent(new Event('afterprint'))")
     assert page.evaluate(colour) != "rgb(255, 255, 255)"
 
