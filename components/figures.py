@@ -9,8 +9,6 @@ import plotly.graph_objects as go
 
 from components.features import SPLITS
 
-# White to dark blue; the steps at the low end keep a class's single mistakes in sight.
-SHARES = [[0, "#ffffff"], [0.01, "#dbe9f6"], [0.1, "#a6cbe6"], [0.4, "#4a90c4"], [1, "#0b3c74"]]
 # More class names than these along an axis are written small, and thinned out until the plot is zoomed.
 NAMES_IN_FULL = 30
 SIDE = 760  # pixels
@@ -32,7 +30,10 @@ def plot_history(history: Sequence[Mapping[str, str]], key: str, title: str = ""
 
 
 def plot_confusion(confusion: np.ndarray, labels: Sequence[str]) -> go.Figure:
-    """Draw the confusion matrix int[C, C], each row as shares of its class; counts on hover."""
+    """Draw the confusion matrix int[C, C], each row as shares of its class; counts on hover.
+
+    The page gives it colours that suit its theme.
+    """
     few = len(labels) <= NAMES_IN_FULL
     shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
     hover = "actual %{y}<br>predicted %{x}<br>%{text} images, %{z:.1%} of the class<extra></extra>"
@@ -41,7 +42,6 @@ def plot_confusion(confusion: np.ndarray, labels: Sequence[str]) -> go.Figure:
         x=list(labels),
         y=list(labels),
         text=confusion.astype(str).tolist(),
-        colorscale=SHARES,
         zmin=0,
         zmax=1,
         colorbar={"tickformat": ".0%", "title": {"text": "of the class"}, "thickness": 14},

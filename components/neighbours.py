@@ -14,8 +14,8 @@ from components import features
 from components.backbone import BackboneSession
 from components.errors import UserError
 from components.example_sets import read_record
-from components.export import MODEL_CARD
-from components.features import Bottlenecks, RunDir
+from components.features import MODEL_CARD, Bottlenecks, RunDir
+from components.nearest import find_nearest
 from components.pages import encode_uri
 from components.rejects import RejectedImage
 from components.shards import META_SPEC, read_batches, shard_files
@@ -25,8 +25,6 @@ from components.views import WHOLE, Augment, list_views, serve_views
 SHOWN = 5
 # Training images kept, the first by the hash of their keys: 256 MB of float16 for a bottleneck of 1280.
 MOST_VECTORS = 100_000
-# Rows multiplied at once in float32.
-BLOCK = 8192
 # TFRecord: length uint64, its checksum, the content, its checksum.
 LENGTH_BYTES, OVERHEAD = 8, 16
 
@@ -51,13 +49,12 @@ class TrainingImages(NamedTuple):
     def find_nearest(self, encoded: bytes) -> list[Neighbour]:
         """Return the training images nearest to an encoded image, the nearest first."""
         vectors = self.session.compute_bottlenecks([encoded], self.views)
-        (query,) = _normalise(serve_views(vectors, len(vectors) > 1)[None])
-        starts = range(0, len(self.directions), BLOCK)
-        cosines = np.concatenate(
-            [self.directions[start : start + BLOCK].astype(np.float32) @ query for start in starts]
-        )
-        rows = np.argsort(-cosines, kind="stable")[:SHOWN].tolist()
-        return [Neighbour(self.labels[row], min(float(cosines[row]), 1.0), _draw(*self.places[row])) for row in rows]
+        query = _normalise(serve_views(vectors, len(vectors) > 1)[None])
+        nearest = find_nearest(query, self.directions, SHOWN)
+        return [
+            Neighbour(self.labels[row], min(float(cosine), 1.0), _draw(*self.places[row]))
+            for row, cosine in zip(nearest.rows[0].tolist(), nearest.cosines[0])
+        ]
 
 
 def load_training_images(export: Path) -> TrainingImages | None:

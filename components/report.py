@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -50,7 +49,6 @@ MISTAKES_SHOWN = 60
 class Verdict:
     """What the page says first: the interval of the accuracy, and the last blessed model to compare with, if any."""
 
-    images: int
     low: float
     high: float
     former: str
@@ -148,7 +146,7 @@ def write_report(
         places_count=len(places),
         config=yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True),
         versions=list_versions(),
-        data_hash=hashlib.sha256(run.images.read_bytes()).hexdigest(),
+        data_hash=card["model_parameters"]["data"]["images_csv_sha256"],
         export=export.version,
         reliability=reliability,
         reliability_plots=[_figure_html(plot_coverage(reliability)), _figure_html(plot_calibration(reliability.bins))],
@@ -185,9 +183,7 @@ def weigh_accuracy(predictions: Sequence[Row], export: Export, run: RunDir) -> V
     accuracy = None
     if former:
         accuracy = json.loads((former / BLESSED).read_text(encoding="utf-8"))["metrics"]["accuracy"]
-    return Verdict(
-        len(predictions), *confidence_interval(hits, len(predictions)), former.name if former else "", accuracy
-    )
+    return Verdict(*confidence_interval(hits, len(predictions)), former.name if former else "", accuracy)
 
 
 def group_nearest(rows: Sequence[Row], paths: set[str]) -> dict[str, list[Row]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import shared_data, write_config
+from conftest import write_config
 
 from components.features import RunDir
 from pipeline.cli import main
@@ -165,7 +165,6 @@ def test_names_stay_text_in_what_the_script_shows(tmp_path, toy_config, open_pag
 
 def test_the_report_of_caltech_101_can_be_used(open_page):
     if "TOPGRAFT_TEST_RUN" not in os.environ:
-        shared_data("caltech101")
         pytest.skip("needs the run directory of configs/caltech101.yaml in TOPGRAFT_TEST_RUN")
     run = RunDir(Path(os.environ["TOPGRAFT_TEST_RUN"]))
     click_through(open_page(run.report / "index.html"), run)
