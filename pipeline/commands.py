@@ -1,0 +1,201 @@
+"""The commands: topgraft run, curve, predict, classify, export, serve, backbones; each returns its exit status."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from components.errors import DamagedShard, UserError
+from components.features import TUNING_STAGES
+from components.printable import printable
+from pipeline.terminal import print_comparison, print_curve, print_summary
+
+if TYPE_CHECKING:
+    from components.predict import Classifier
+    from components.progress import Progress
+
+DONE, NOT_BLESSED = 0, 3
+
+
+def show_progress(options: argparse.Namespace) -> Progress:
+    """Return the bars of a command, which a terminal alone shows."""
+    from rich.console import Console
+
+    from components.progress import Progress
+
+    return Progress(Console(stderr=True, quiet=options.quiet))
+
+
+def run_command(options: argparse.Namespace) -> int:
+    """topgraft run."""
+    from components.features import RunDir
+    from pipeline.config import load_config
+    from pipeline.pipeline import run_stages
+    from pipeline.record import write_record
+    from pipeline.stages import Stages, StopAfterStage
+
+    config = load_config(options.config, options.overrides)
+    asked = options.first or options.only
+    if asked in TUNING_STAGES and not config.train.finetune:
+        raise UserError(f"Stage '{asked}' is part of fine-tuning only: set train.finetune or name another stage.")
+    run = RunDir(config.run_folder)
+    progress = show_progress(options)
+    damaged: set[str] = set()
+    while True:
+        stages = Stages(run, progress, options.first, options.only)
+        try:
+            run_stages(config, run, stages, progress)
+            break
+        except StopAfterStage:
+            break
+        except DamagedShard as error:
+            if error.path in damaged or not Path(error.path).is_relative_to(run.root):
+                raise
+            damaged.add(error.path)
+            Path(error.path).unlink(missing_ok=True)
+            print(f"topgraft: '{printable(error.path)}' was damaged and is computed again.", file=sys.stderr)
+        finally:
+            if stages.summary:
+                record = write_record(config, run, stages)
+    findings = [text for outcome in stages.outcomes.values() for text in getattr(outcome, "warnings", [])]
+    report = run.report / "index.html" if "report" in record["stages"] else None
+    print_summary(record, findings, report, options.quiet)
+    options.answer({**record, "report": report and str(report)})
+    return DONE if record["blessed"] or options.only not in (None, "evaluate", "report") else NOT_BLESSED
+
+
+def curve_command(options: argparse.Namespace) -> int:
+    """topgraft curve."""
+    from components.features import RunDir
+    from pipeline.config import load_config
+    from pipeline.pipeline import run_curve
+    from pipeline.stages import Stages
+
+    given = {"shots": options.shots, "draws": options.draws}
+    overrides = [f"curve.{key}={value}" for key, value in given.items() if value is not None]
+    config = load_config(options.config, [*options.overrides, *overrides])
+    run = RunDir(config.run_folder)
+    stages = Stages(run, show_progress(options))
+    run_curve(config, run, stages, stages.progress)
+
+    from components.curve_report import summarise_curve
+    from components.data_health import read_table
+    from components.report import write_curve_page
+
+    points = summarise_curve(read_table(run.curve_rows), config.data.source)
+    ignored = ["The curve is of heads alone, train.finetune plays no part in it."] if config.train.finetune else []
+    findings = [*ignored, *getattr(stages.outcomes["curve"], "warnings", [])]
+    page = write_curve_page(config.name, config.data.source, run)
+    print_curve(points, findings, page, options.quiet)
+    options.answer({"points": [point._asdict() for point in points], "notes": findings, "page": str(page)})
+    return DONE
+
+
+def predict_command(options: argparse.Namespace) -> int:
+    """topgraft predict."""
+    from components.predict import load_export
+
+    if options.beam:
+        return predict_on_beam(options)
+    return write_answers(options, lambda progress: load_export(options.export_dir))
+
+
+def predict_on_beam(options: argparse.Namespace) -> int:
+    """topgraft predict --beam."""
+    from components.input_files import find_files
+    from components.predict_job import predict_by_beam
+    from pipeline.config import load_beam
+    from pipeline.settings import make_options
+
+    settings, progress = load_beam(options.beam), show_progress(options)
+    files = progress.count(find_files(options.paths, options.output), "images")
+    with progress.stage("predict"):
+        counts = predict_by_beam(
+            options.export_dir, files, options.output, options.top_k, settings.shards, make_options(settings.runner)
+        )
+    options.answer({**counts, "output": str(options.output)})
+    return DONE
+
+
+def classify_command(options: argparse.Namespace) -> int:
+    """topgraft classify."""
+    from components.catalog import parse_backbone
+    from components.classify import load_backbone_classifier
+
+    specs = parse_backbone(options.backbone)
+    return write_answers(options, lambda progress: load_backbone_classifier(specs, progress))
+
+
+def write_answers(options: argparse.Namespace, load: Callable[[Progress], Classifier]) -> int:
+    """Classify the images of predict or classify with what load returns."""
+    from components.input_files import find_files
+    from components.prediction_files import check_output, write_json_lines, write_predictions
+
+    check_output(options.output)
+    files = find_files(options.paths, options.output)
+    progress = show_progress(options)
+    with progress.stage("model"):
+        classifier = load(progress)
+    if options.output:
+        with progress.stage(options.name):
+            counts = write_predictions(classifier, progress.count(files, "images"), options.output, options.top_k)
+        options.answer({**counts, "output": str(options.output)})
+    elif options.json:
+        write_json_lines(classifier, files, options.answer, options.top_k)
+    else:
+        write_predictions(classifier, files, None, options.top_k)
+    return DONE
+
+
+def export_command(options: argparse.Namespace) -> int:
+    """topgraft export: not the stage of that name, which has written the SavedModel that is converted here."""
+    from dataclasses import asdict
+
+    from components.features import RunDir
+    from components.tflite import convert_export
+
+    progress = show_progress(options)
+    with progress.stage("tflite"):
+        folder, comparison = convert_export(RunDir(options.run_dir), progress)
+    print_comparison(comparison, folder, options.quiet)
+    options.answer({**asdict(comparison), "folder": str(folder)})
+    return DONE
+
+
+def serve_command(options: argparse.Namespace) -> int:
+    """topgraft serve."""
+    try:
+        import starlette  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"'{error.name}' is not installed, which serving needs: pip install 'topgraft[serve]'."
+        ) from error
+
+    from components.neighbours import load_training_images
+    from components.serve import serve
+    from components.served_export import load_served
+
+    served = load_served(options.export_dir, options.name)
+    serve(served, load_training_images(served.folder), options.host, options.port)
+    return DONE
+
+
+def backbones_command(options: argparse.Namespace) -> int:
+    """topgraft backbones list, show and fetch."""
+    from rich.console import Console
+
+    from components import backbone_catalog
+
+    if options.action == "list":
+        backbones = backbone_catalog.list_backbones()
+        if not options.json:
+            backbone_catalog.print_list(backbones, Console())
+        options.answer([backbone._asdict() for backbone in backbones])
+    else:
+        progress = show_progress(options)
+        backbone_catalog.print_backbone(options.name, Console(), progress, options.pbtxt, options.tensorboard)
+    return DONE
