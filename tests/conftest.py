@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -154,6 +155,20 @@ def toy_run(toy_config, tmp_path_factory) -> RunDir:
     config = write_config(tmp_path_factory.mktemp("config") / "toy.yaml", **toy_config)
     assert main(["run", str(config)]) == 0
     return RunDir(Path(toy_config["output_dir"]))
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Headless Chromium; not for longer than a module, as asyncio is Playwright's while it runs."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if not chromium:
+        pytest.skip("needs Chromium in PATH")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="session")

@@ -301,11 +301,17 @@ def test_where_no_epoch_is_better_the_head_alone_is_served(seeing_config, tmp_pa
     assert "No epoch of fine-tuning was better" in (run.report / "index.html").read_text()
     for one, two in zip(read_variables(run.finetuned, HEAD), read_variables(run.model, HEAD)):
         np.testing.assert_array_equal(one, two)
-    predictions = run.predictions.read_bytes()
+    predictions = read_csv(run.predictions)
     assert main(["run", config]) == 0
     assert all(stage["skipped"] for stage in json.loads(run.record.read_text())["stages"].values())
     assert main(["run", config, "train.finetune=null"]) == 0
-    assert run.predictions.read_bytes() == predictions
+    again = read_csv(run.predictions)
+    assert len(again) == len(predictions)
+    # Beam cuts batches by the time that they take, and the sixth decimal may differ with what is beside an image.
+    for one, two in zip(predictions, again):
+        shares = [key for key in one if key.startswith("probability")]
+        assert {**one, **dict.fromkeys(shares)} == {**two, **dict.fromkeys(shares)}
+        assert [float(one[key]) for key in shares] == pytest.approx([float(two[key]) for key in shares], abs=2e-6)
 
 
 def test_a_tuned_model_that_averages_views_serves_what_was_measured(blind_config, tmp_path):

@@ -1,4 +1,3 @@
-import shutil
 import signal
 
 import pytest
@@ -7,9 +6,6 @@ from test_serve import start_server
 
 from pipeline.cli import main
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright to drive a browser")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium in PATH")
 MARKUP = "<script>document.title = 'changed'<"  # as a folder's name: no slash in it
 
 DROP = """files => {
@@ -34,31 +30,29 @@ def address(toy_config, tmp_path_factory):
     process.communicate(timeout=60)
 
 
-def test_dropped_images_show_label_bars_and_nearest_and_ask_no_other_host(address):
+def test_dropped_images_show_label_bars_and_nearest_and_ask_no_other_host(address, browser):
     errors, asked = [], []
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page()
-        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto(address)
-        page.evaluate(DROP, [[f"{number}.png", list(image)] for number, image in enumerate(encode_noise(2))])
-        page.locator(".verdict").nth(1).wait_for(timeout=30_000)
-        card = page.locator("figure").first
-        labels = card.locator(".rank span:first-child").all_inner_texts()
-        shares = [float(text.split()[0]) for text in card.locator(".rank span:last-child").all_inner_texts()]
-        widths = card.locator(".bar div").evaluate_all("bars => bars.map(bar => parseFloat(bar.style.width))")
-        assert sorted(labels) == sorted([MARKUP, "magenta", "yellow"])
-        assert card.locator(".verdict").inner_text() == labels[0]
-        assert shares == widths == sorted(shares, reverse=True)
-        assert abs(sum(shares) - 100) < 0.5
-        loaded = card.locator("img").evaluate_all("images => images.map(image => image.naturalWidth > 0)")
-        assert loaded == [True] * 6  # the image itself and five of training
-        assert page.title() == "toy - Topgraft"
-        assert errors == []
-        page.set_input_files("input[type=file]", {"name": "bad.png", "mimeType": "image/png", "buffer": b"a text"})
-        page.wait_for_selector("figure .wrong", timeout=30_000)
-        assert "not an image" in page.locator("figure .wrong").inner_text()
-        browser.close()
+    page = browser.new_page()
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(address)
+    page.evaluate(DROP, [[f"{number}.png", list(image)] for number, image in enumerate(encode_noise(2))])
+    page.locator(".verdict").nth(1).wait_for(timeout=30_000)
+    card = page.locator("figure").first
+    labels = card.locator(".rank span:first-child").all_inner_texts()
+    shares = [float(text.split()[0]) for text in card.locator(".rank span:last-child").all_inner_texts()]
+    widths = card.locator(".bar div").evaluate_all("bars => bars.map(bar => parseFloat(bar.style.width))")
+    assert sorted(labels) == sorted([MARKUP, "magenta", "yellow"])
+    assert card.locator(".verdict").inner_text() == labels[0]
+    assert shares == widths == sorted(shares, reverse=True)
+    assert abs(sum(shares) - 100) < 0.5
+    loaded = card.locator("img").evaluate_all("images => images.map(image => image.naturalWidth > 0)")
+    assert loaded == [True] * 6  # the image itself and five of training
+    assert page.title() == "toy - Topgraft"
+    assert errors == []
+    page.set_input_files("input[type=file]", {"name": "bad.png", "mimeType": "image/png", "buffer": b"a text"})
+    page.wait_for_selector("figure .wrong", timeout=30_000)
+    assert "not an image" in page.locator("figure .wrong").inner_text()
+    page.close()
     assert all(url.startswith((address, "data:")) for url in asked)
