@@ -12,9 +12,9 @@ import numpy as np
 import plotly.graph_objects as go
 import yaml
 
-from components import features
 from components.audit import MAP, NEAREST
-from components.calibration import Abstention, confidence_interval
+from components.calibration import confidence_interval
+from components.card_sections import describe_card
 from components.curve_report import format_point, plot_curve, summarise_curve
 from components.data_health import Row, collect_health, read_table
 from components.evaluate import BLESSED, find_last_blessed
@@ -33,12 +33,11 @@ from components.features import (
 )
 from components.figures import plot_confusion, plot_history, plot_map
 from components.files import replacing_folder, write_csv, write_json, write_text
-from components.model_analysis import read_confusion, read_slice_metrics
-from components.model_card import describe_card
+from components.measured import Measured
 from components.page_pictures import collect_pictures
 from components.pages import load_template
 from components.provenance import list_versions
-from components.reliability import collect_reliability, plot_calibration, plot_coverage
+from components.reliability import plot_calibration, plot_coverage
 from components.scores import ClassRow, most_confused, order_by_confusion, score_classes
 
 GALLERY_IMAGES = 9
@@ -63,29 +62,25 @@ def write_report(
     head: Head,
     export: Export,
     evaluation: Evaluation,
+    measured: Measured,
+    card: Mapping[str, Any],
     run: RunDir,
     config: Mapping[str, Any],
     stages: Mapping[str, Mapping[str, Any]],
-    card: Mapping[str, Any],
-    abstention: Abstention | None,
 ) -> Report:
     """Write report/: confusion.csv, classes.csv, mistakes.csv, history.csv, summary.json and index.html.
 
-    config is that of the run, as run.json holds it, stages what it holds of those before this one, and card
-    the model's; abstention is
-    the threshold chosen on the validation split, None for a model that always answers. The curve is shown, and
-    curve.csv kept beside, where one was measured.
+    card is the model's, config that of the run, as run.json holds it, and stages what it holds of those before this
+    one. The curve is shown, and curve.csv kept beside, where one was measured.
     """
     name, labels = config["name"], examples.labels
-    confusion = read_confusion(run.evaluation, len(labels))
+    confusion, predictions, reliability = measured.confusion, measured.predictions, measured.reliability
     classes = score_classes(confusion, labels)
-    predictions = read_table(run.predictions)
     history = read_table(head.history(run))
     trainings = {"": history}
     if isinstance(head, TunedHead):
         trainings = {" of the head alone": read_table(run.history), " while fine-tuning": history}
-    health = collect_health(examples, validation, audit, predictions, run)
-    reliability = collect_reliability(predictions, abstention)
+    health = collect_health(examples, validation, audit, run)
     mistakes = sorted(
         (row for row in predictions if row["label"] != row["actual"]), key=lambda row: -float(row["probability"])
     )
@@ -125,7 +120,8 @@ def write_report(
         verdict=weigh_accuracy(predictions, export, run),
         stages=stages,
         classes=classes,
-        slices=read_slice_metrics(run.evaluation, features.SOURCE),
+        slices=measured.sources,
+        measured=measured,
         gallery=gallery,
         mistakes=shown,
         mistakes_count=len(mistakes),
