@@ -107,8 +107,7 @@ class Service:
         async with self._reading(request) as body:
             parsed = await asyncio.to_thread(parse_predict, body)
             answers = await self._predict(parsed.encoded)
-        # Names that are not Unicode stay escapes, which Starlette's own encoding refuses.
-        labels = [label.encode("utf-8", "backslashreplace").decode() for label in served.classifier.labels]
+        labels = [_escape(label) for label in served.classifier.labels]
         return JSONResponse(await asyncio.to_thread(format_answers, answers, labels, parsed.columnar))
 
     async def answer_image(self, request: Request) -> Response:
@@ -121,15 +120,18 @@ class Service:
                 (readable,) = await asyncio.to_thread(_check_images, [content])
                 nearest = await asyncio.to_thread(self._training.find_nearest, readable)
         ranked = rank_classes(answer.probabilities, TOP_K)
-        names = [label.encode("utf-8", "backslashreplace").decode() for label in self._served.classifier.labels]
+        labels = self._served.classifier.labels
         return JSONResponse(
             {
                 "ranked": [
-                    {"label": names[index], "probability": float(answer.probabilities[index])} for index in ranked
+                    {"label": _escape(labels[index]), "probability": float(answer.probabilities[index])}
+                    for index in ranked
                 ],
                 "abstained": bool(answer.abstained),
                 "picture": encode_uri(thumbnail) if thumbnail else "",
-                "nearest": [neighbour._asdict() for neighbour in nearest],
+                "nearest": [
+                    {**near._asdict(), "path": _escape(near.path), "label": _escape(near.label)} for near in nearest
+                ],
             }
         )
 
@@ -163,6 +165,11 @@ class Service:
             raise RefusedRequest(400, "The client has gone.") from gone
         finally:
             self._held -= held
+
+
+def _escape(name: str) -> str:
+    """Return a name with escapes for what is not Unicode, which Starlette's own encoding refuses."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _check_images(contents: list[bytes]) -> list[bytes]:

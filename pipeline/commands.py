@@ -81,9 +81,8 @@ def curve_command(options: argparse.Namespace) -> int:
     stages = Stages(run, show_progress(options))
     run_curve(config, run, stages, stages.progress)
 
-    from components.curve_report import summarise_curve
+    from components.curve_report import summarise_curve, write_curve_page
     from components.data_health import read_table
-    from components.report import write_curve_page
 
     points = summarise_curve(read_table(run.curve_rows), config.data.source)
     ignored = ["The curve is of heads alone, train.finetune plays no part in it."] if config.train.finetune else []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Optional
 
@@ -149,25 +149,45 @@ def run_stages(config: Config, run: RunDir, stages: Stages, progress: Progress) 
     do(
         "report",
         Report,
-        lambda: components.report.write_report(
-            examples,
-            validation,
-            bottlenecks,
-            audit,
-            head,
-            export,
-            evaluation,
-            run,
-            config.model_dump(mode="json", by_alias=True),
-            stages.summary,
-            components.model_card.write_card(make_origin(config, thresholds), examples, audit, export, evaluation, run),
-            components.export.read_abstention(export.folder(run)),
+        lambda: present_model(
+            config, examples, validation, bottlenecks, audit, head, export, evaluation, run, stages.summary
         ),
         settings=[
             config.model_dump(mode="json", exclude={"output_dir": True, "data": {"path"}, "beam": True}),
             fingerprint_file(run.curve_rows),
         ],
         after=["audit", "evaluate"],
+    )
+
+
+def present_model(
+    config: Config,
+    examples: Examples,
+    validation: Validation,
+    bottlenecks: Bottlenecks,
+    audit: Audit,
+    head: Head,
+    export: Export,
+    evaluation: Evaluation,
+    run: RunDir,
+    summary: Mapping[str, Mapping[str, Any]],
+) -> Report:
+    """Complete the model's card and write the report, both of what was measured; summary is of the stages before."""
+    measured = components.measured.read_measured(examples, export, evaluation, run)
+    card = components.model_card.write_card(make_origin(config), examples, audit, export, evaluation, measured, run)
+    return components.report.write_report(
+        examples,
+        validation,
+        bottlenecks,
+        audit,
+        head,
+        export,
+        evaluation,
+        measured,
+        card,
+        run,
+        config.model_dump(mode="json", by_alias=True),
+        summary,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import components  # its submodules load on first use: a run with nothing to do imports no TensorFlow
@@ -71,7 +71,7 @@ def make_tuning(finetune: Finetune) -> Tuning:
     return components.finetune.Tuning(**values, distortion=distortion)
 
 
-def make_origin(config: Config, thresholds: Mapping[str, float]) -> Origin:
+def make_origin(config: Config) -> Origin:
     """Return what a model's card says of the config."""
     data = config.data
     path = data.source or "" if not data.path else data.path
@@ -82,7 +82,7 @@ def make_origin(config: Config, thresholds: Mapping[str, float]) -> Origin:
         [path] if isinstance(path, str) else path,
         config.backbone,
         {"seed": config.seed, **{key: section.model_dump(mode="json") for key, section in training.items()}},
-        thresholds,
+        config.evaluate.thresholds.model_dump(exclude_none=True),
     )
 
 

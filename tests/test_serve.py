@@ -83,7 +83,7 @@ def test_rows_and_columns_equal_what_predict_answers(client, served, expected, v
 def test_the_page_gets_the_top_classes_a_picture_and_the_nearest(served, expected):
     class Training:
         def find_nearest(self, encoded):
-            return [Neighbour("cyan", 0.5, "")] if encoded == expected[0][0] else []
+            return [Neighbour("odd\udcff/1.png", "odd\udcff", 0.5, "")] if encoded == expected[0][0] else []
 
     with TestClient(make_app(served, Training(), "127.0.0.1"), base_url=ADDRESS) as client:
         answer = client.post("/classify", content=expected[0][0]).json()
@@ -92,7 +92,7 @@ def test_the_page_gets_the_top_classes_a_picture_and_the_nearest(served, expecte
     np.testing.assert_allclose([rank["probability"] for rank in answer["ranked"]], expected[0][1][order], atol=1e-6)
     assert answer["abstained"] is False
     assert answer["picture"].startswith("data:image/jpeg;base64,")
-    assert answer["nearest"] == [{"label": "cyan", "cosine": 0.5, "picture": ""}]
+    assert answer["nearest"] == [{"path": "odd\\udcff/1.png", "label": "odd\\udcff", "cosine": 0.5, "picture": ""}]
 
 
 @pytest.mark.parametrize(
