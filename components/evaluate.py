@@ -59,7 +59,9 @@ def evaluate_model(
             "reasons": reasons,
         }
         write_json(folder / (NOT_BLESSED if reasons else BLESSED), verdict)
-    if not reasons:
+    if reasons:
+        (candidate / BLESSED).unlink(missing_ok=True)  # laxer limits may have blessed it before
+    else:
         write_json(candidate / BLESSED, verdict)
     count = examples.splits["test"]
     return Evaluation(Work(count, computed=count), metrics, not reasons, reasons)
