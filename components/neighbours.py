@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -84,7 +85,7 @@ def _read_outcome(run: RunDir, stage: str) -> dict:
     return outcome
 
 
-def _load(run: RunDir, bottlenecks: Bottlenecks, views: np.ndarray, shards: int) -> TrainingImages | None:
+def _load(run: RunDir, bottlenecks: Bottlenecks, views: np.ndarray, shards: Sequence[int]) -> TrainingImages | None:
     spec = {**META_SPEC, features.BOTTLENECK: tf.io.FixedLenFeature([bottlenecks.dim], tf.float32)}
     parts: list[np.ndarray] = []
     labels: list[str] = []

@@ -10,18 +10,18 @@ from PIL import Image, ImageOps
 
 from components import features
 from components.features import shard_name
-from components.sharding import assign_shard
+from components.sharding import find_places
 from components.shards import IMAGE_SPEC, read_batches
 
 THUMBNAIL = 160  # pixels, the longer side
 
 
 def read_thumbnails(
-    keys: set[str], splits: Sequence[str], examples: Path, shards: int
+    keys: set[str], splits: Sequence[str], examples: Path, shards: Sequence[int]
 ) -> Iterator[tuple[str, Image.Image]]:
     """Yield (key, RGB thumbnail) for each key found in the shards where it must lie; raises DamagedShard."""
-    numbers = sorted({assign_shard(key, shards) for key in keys})
-    files = [str(examples / shard_name(split, number, shards)) for number in numbers for split in splits]
+    places = sorted({place for key in keys for place in find_places(key, shards)})
+    files = [str(examples / shard_name(split, place)) for place in places for split in splits]
     for batch in read_batches(files, IMAGE_SPEC):
         for key, encoded in zip(batch[features.KEY], batch[features.ENCODED]):
             text = key.decode("utf-8", "backslashreplace")
