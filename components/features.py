@@ -237,12 +237,25 @@ class Bottlenecks:
 
 @dataclass(frozen=True)
 class Audit:
-    """Outcome of audit: pairs of images that look alike, those of them across splits, and labels in doubt."""
+    """Outcome of audit: pairs of images that look alike, those of them across splits, and labels in doubt.
+
+    images is how many of all images it looked at.
+    """
 
     work: Work
     near_duplicates: int
     leaks: int
     suspicious: int
+    images: int
+
+    @property
+    def warnings(self) -> list[str]:
+        if self.images == self.work.items:
+            return []
+        return [
+            f"The audit looked at a sample of {self.images:,} of {self.work.items:,} images: of the pairs that look "
+            f"alike it finds {(self.images / self.work.items) ** 2:.1%} (audit.max_images sets how many it takes)."
+        ]
 
     def folder(self, run: RunDir) -> Path:
         return run.audit

@@ -52,7 +52,8 @@ def to_directions(vectors: np.ndarray) -> np.ndarray:
     variance = np.maximum(squares / count - (total / count) ** 2, 0)
     scale = np.sqrt(variance + VARIANCE_FLOOR * variance.mean())
     scale[scale == 0] = 1
-    directions = (vectors - mean.astype(np.float32)) / scale.astype(np.float32)
+    directions: np.ndarray = vectors - mean.astype(np.float32)
+    directions /= scale.astype(np.float32)
     lengths = np.linalg.norm(directions, axis=1, keepdims=True)
     directions /= np.where(lengths > 0, lengths, 1)
     return directions

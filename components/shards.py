@@ -142,12 +142,12 @@ class BottleneckTable:
     sources: list[str]
 
 
-def read_bottlenecks(files: Sequence[str], dim: int, views: int = 1) -> BottleneckTable:
-    """Read bottleneck shards into memory; raises DamagedShard for a damaged file."""
+def read_bottlenecks(files: Sequence[str], dim: int, views: int = 1, share: float = 1.0) -> BottleneckTable:
+    """Read bottleneck shards into memory, or a share of them, drawn by their keys; raises DamagedShard."""
     spec = {**META_SPEC, features.BOTTLENECK: tf.io.FixedLenFeature([dim], tf.float32)}
     if views > 1:
         spec[features.BOTTLENECK_VIEWS] = tf.io.FixedLenFeature([views, dim], tf.float32)
-    batches = list(read_batches(files, spec, batch_size=max(1024 // views, 1)))
+    batches = [_draw(batch, share) for batch in read_batches(files, spec, batch_size=max(1024 // views, 1))]
 
     def column(name: str) -> list:
         return [value for batch in batches for value in batch[name]]
@@ -167,3 +167,12 @@ def read_bottlenecks(files: Sequence[str], dim: int, views: int = 1) -> Bottlene
         texts=texts(features.TEXT),
         sources=texts(features.SOURCE),
     )
+
+
+def _draw(batch: dict[str, np.ndarray], share: float) -> dict[str, np.ndarray]:
+    """Return the rows of a batch whose keys fall into a share, the same ones whatever else lies beside them."""
+    if share >= 1:
+        return batch
+    keys = (key.decode("utf-8", "surrogateescape") for key in batch[features.KEY])
+    drawn = np.array([hash_fraction(key, "sample") < share for key in keys], bool)
+    return {name: column[drawn] for name, column in batch.items()}

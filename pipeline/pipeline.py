@@ -69,7 +69,7 @@ def run_stages(config: Config, run: RunDir, stages: Stages, progress: Progress) 
     audit = do(
         "audit",
         Audit,
-        lambda: components.audit.audit_bottlenecks(examples, bottlenecks, run, config.audit.near_duplicate),
+        lambda: components.audit.audit_bottlenecks(examples, bottlenecks, run, **config.audit.model_dump()),
         settings=[config.audit.model_dump()],
         after=["extract"],
     )

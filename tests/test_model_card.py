@@ -107,7 +107,7 @@ FACTS = {
     "validation": {},
     "abstention": None,
 }
-AUDIT = Audit(Work(), 5, 4, 2)
+AUDIT = Audit(Work(), 5, 4, 2, 0)
 MEASURED = Measured(
     np.array([[12, 0], [4, 0]]),
     {"top5": 1.0, "loss": 0.5},
@@ -148,7 +148,7 @@ def test_a_limit_is_stated_where_the_facts_give_it_and_only_there():
     assert "only on images like those in photos." in text
     clean = limits(
         measured=MEASURED._replace(confusion=np.array([[12, 0], [0, 4]]), leaked=0),
-        audit=Audit(Work(), 0, 0, 0),
+        audit=Audit(Work(), 0, 0, 0, 0),
         examples=replace(EXAMPLES, rejected=0, duplicates=0, label_conflicts=0),
     )
     for word in ("beyond chance", "near-duplicate", "splits", "copies", "two classes", "contradicts", "usable"):
