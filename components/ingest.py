@@ -25,7 +25,7 @@ from components.image_headers import Limits
 from components.listing import ImageFile, Listing
 from components.progress import Progress
 from components.rejects import DUPLICATE, Reject
-from components.sharding import choose_shards, find_places, keeps_spans, list_shards, plan_spans
+from components.sharding import choose_shards, keeps_spans, list_shards, place_key, plan_spans
 from components.split import Member, SplitPlan, assign_splits
 
 COLUMNS = ("path", "label", "source", "split", "rule", "format", "width", "height", "sha256")
@@ -137,7 +137,7 @@ def place_files(
         spans = [shards or choose_shards(len(files))]
     planned: Planned = {shard: [] for shard in list_shards(spans)}
     for file, lies in zip(files, known):
-        place = lies.place if stay and lies.place else find_places(file.key, spans)[-1]
+        place = lies.place if stay and lies.place else place_key(file.key, spans)
         planned[place].append(Row(file, lies.facts))
     for rows in planned.values():
         rows.sort(key=lambda row: encode_text(row.file.key))

@@ -37,9 +37,9 @@ def list_shards(spans: Sequence[int]) -> list[Shard]:
     return [Shard(number, count, span) for span, count in enumerate(spans) for number in range(count)]
 
 
-def find_places(key: str, spans: Sequence[int]) -> list[Shard]:
-    """Return the shards that can hold a key: one of each span."""
-    return [Shard(assign_shard(key, count), count, span) for span, count in enumerate(spans)]
+def place_key(key: str, spans: Sequence[int]) -> Shard:
+    """Return the shard of the newest of some spans in which a new image lies."""
+    return Shard(assign_shard(key, spans[-1]), spans[-1], len(spans) - 1)
 
 
 def keeps_spans(former: Sequence[int], images: int, asked: int | None) -> bool:

@@ -39,25 +39,31 @@ def add_images(root, name, per_class, classes=tuple(COLOURS)):
 
 
 @pytest.fixture
-def grow(tmp_path, root, toy_backbone, options, progress):
-    """Return a function that ingests and extracts root, and gives (examples, bottlenecks)."""
-    run = RunDir(tmp_path / "run")
+def run(tmp_path):
+    return RunDir(tmp_path / "run")
 
-    def run_both(shards=None, **rules):
-        examples = ingest(root, run, options, shards, SHARES, **rules)
+
+@pytest.fixture
+def read(root, run, options):
+    """Return a function that ingests root, by default into as many shards as suit it."""
+    return lambda shards=None, **rules: ingest(root, run, options, shards, SHARES, **rules)
+
+
+@pytest.fixture
+def extract(run, read, toy_backbone, options, progress):
+    """Return a function that ingests and extracts root, and gives (examples, bottlenecks)."""
+
+    def read_and_compute(shards=None):
+        examples = read(shards)
         return examples, compute(examples, toy_backbone, run, options, progress)
 
-    return run, run_both
+    return read_and_compute
 
 
-def state_of(run, spans=None):
-    """Return {path: (inode, time of change, bytes)} of all files of shards, of some spans or all."""
+def state_of(run):
+    """Return {path: (inode, time of change, bytes)} of all files of shards."""
     files = [file for file in run.root.rglob("*") if parse_shard(file.name)]
-    return {
-        file: (file.stat().st_ino, file.stat().st_mtime_ns, file.read_bytes())
-        for file in files
-        if spans is None or parse_shard(file.name).span in spans
-    }
+    return {file: (file.stat().st_ino, file.stat().st_mtime_ns, file.read_bytes()) for file in files}
 
 
 def splits_of(run):
@@ -65,8 +71,7 @@ def splits_of(run):
         return {row["path"]: row["split"] for row in csv.DictReader(file)}
 
 
-def test_appends_leave_every_file_of_old_spans_and_their_bottlenecks_untouched(root, grow, tmp_path, options):
-    run, extract = grow
+def test_appends_leave_every_file_of_old_spans_and_their_bottlenecks_untouched(root, run, extract, tmp_path, options):
     examples, _ = extract()
     assert examples.shards == [4]
     for name, per_class, spans, rewritten in (
@@ -87,6 +92,11 @@ def test_appends_leave_every_file_of_old_spans_and_their_bottlenecks_untouched(r
         assert before.keys() <= after.keys()
         assert splits.items() <= splits_of(run).items()
 
+    before = state_of(run)
+    examples, bottlenecks = extract()
+    assert state_of(run) == before
+    assert (examples.work.computed, bottlenecks.work.reused, bottlenecks.work.computed) == (0, 54, 0)
+
     fresh = RunDir(tmp_path / "fresh")
     ingest(root, fresh, options, None, SHARES)
     records, expected = read_records(run), read_records(fresh)
@@ -97,23 +107,11 @@ def test_appends_leave_every_file_of_old_spans_and_their_bottlenecks_untouched(r
         assert {*table.keys} == {key for key, (lies, _) in records.items() if lies == split}
 
 
-def test_a_run_over_the_same_data_writes_nothing(grow, root):
-    run, extract = grow
-    extract()
-    add_images(root, "a", 4)
-    extract()
-    before = state_of(run)
-    examples, bottlenecks = extract()
-    assert state_of(run) == before
-    assert (examples.work.computed, bottlenecks.work.reused, bottlenecks.work.computed) == (0, 42, 0)
-
-
-def test_a_new_class_in_the_middle_comes_last_and_moves_no_record(grow, root, tmp_path, options):
-    run, extract = grow
-    extract()
+def test_a_new_class_in_the_middle_comes_last_and_moves_no_record(root, run, read):
+    read()
     before = state_of(run)
     add_images(root, "a", 12, ("green",))
-    examples, _ = extract()
+    examples = read()
     assert examples.labels == ["cyan", "magenta", "yellow", "green"] == run.labels.read_text().splitlines()
     assert before.items() <= state_of(run).items()
     labels = {
@@ -121,14 +119,13 @@ def test_a_new_class_in_the_middle_comes_last_and_moves_no_record(grow, root, tm
     }
     assert labels == {(label, number) for number, label in enumerate(examples.labels)}
     add_images(root, "b", 12, ("blue",))
-    assert extract()[0].labels[3:] == ["green", "blue"]
+    assert read().labels[3:] == ["green", "blue"]
 
 
-def test_an_order_of_classes_that_the_user_gives_holds_whatever_has_to_be_written(grow, root, tmp_path, options):
+def test_an_order_of_classes_that_the_user_gives_holds_whatever_has_to_be_written(root, run, read, tmp_path, options):
     from components.listing import list_images
 
-    run, extract = grow
-    extract()
+    read()
     add_images(root, "a", 12, ("green",))
     (tmp_path / "labels.txt").write_text("cyan\ngreen\nmagenta\nyellow\n")
     examples = ingest(list_images(str(root), labels_file=str(tmp_path / "labels.txt")), run, options, None, SHARES)
@@ -139,8 +136,7 @@ def test_an_order_of_classes_that_the_user_gives_holds_whatever_has_to_be_writte
     )
 
 
-def test_a_removed_image_changes_its_own_shard_alone(grow, root):
-    run, extract = grow
+def test_a_removed_image_changes_its_own_shard_alone(root, run, extract):
     extract()
     add_images(root, "a", 4)
     extract()
@@ -159,9 +155,8 @@ def test_a_removed_image_changes_its_own_shard_alone(grow, root):
     assert (examples.written, bottlenecks.work.items, bottlenecks.work.computed) == (41, 41, 0)
 
 
-def test_a_moved_folder_changes_the_indexes_alone(grow, root, tmp_path, options):
-    run, extract = grow
-    examples, _ = extract()
+def test_a_moved_folder_changes_the_indexes_alone(root, run, read, tmp_path, options):
+    read()
     before = state_of(run)
     root.rename(tmp_path / "elsewhere")
     again = ingest(tmp_path / "elsewhere", run, options, None, SHARES)
@@ -170,8 +165,7 @@ def test_a_moved_folder_changes_the_indexes_alone(grow, root, tmp_path, options)
     assert {file.name for file in after if after[file] != before[file]} == {index_name(Shard(n, 4)) for n in range(4)}
 
 
-def test_another_number_of_shards_joins_all_spans_and_computes_nothing(grow, root):
-    run, extract = grow
+def test_another_number_of_shards_joins_all_spans_and_computes_nothing(root, run, read, extract):
     extract()
     add_images(root, "a", 4)
     extract()
@@ -182,23 +176,21 @@ def test_another_number_of_shards_joins_all_spans_and_computes_nothing(grow, roo
     assert read_records(run) == before
     assert {parse_shard(file.name).of for file in state_of(run)} == {3}
     add_images(root, "b", 4)
-    assert extract()[0].shards == [3, 2]
+    assert read().shards == [3, 2]
 
 
-def test_other_limits_read_all_again_but_move_nothing(grow, root):
-    run, extract = grow
-    extract()
+def test_other_limits_read_all_again_but_move_nothing(root, run, read):
+    read()
     add_images(root, "a", 4)
-    extract()
+    read()
     before = read_records(run)
-    examples, _ = extract(limits=Limits(max_pixels=10_000))
+    examples = read(limits=Limits(max_pixels=10_000))
     assert (examples.shards, examples.work.computed) == ([4, 2], 42)
     assert read_records(run) == before
 
 
-def test_a_killed_append_goes_on_in_the_same_spans(grow, root, monkeypatch):
-    run, extract = grow
-    extract()
+def test_a_killed_append_goes_on_in_the_same_spans(root, read, monkeypatch):
+    read()
     add_images(root, "a", 8)
 
     def fail(*arguments):
@@ -206,12 +198,12 @@ def test_a_killed_append_goes_on_in_the_same_spans(grow, root, monkeypatch):
 
     with monkeypatch.context() as patch, pytest.raises(SystemError):
         patch.setattr(stage, "read_index", fail)  # once the shards are written
-        extract()
+        read()
     add_images(root, "b", 8)
     with monkeypatch.context() as patch, pytest.raises(Exception, match="killed"):
         patch.setattr(stage.WriteExampleShard, "process", fail)
-        extract()
-    examples, _ = extract()
+        read()
+    examples = read()
     assert (examples.shards, examples.work.reused, examples.work.computed) == ([4, 4, 4], 54, 24)
 
 
