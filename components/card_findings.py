@@ -82,6 +82,7 @@ def list_limits(
         without = measured.accuracy_without_leaks
         rest = f", without these the accuracy is {without:.4f}" if without is not None else ""
         yield f"Test images with a near-duplicate in training: {measured.leaked:,}{rest}."
+    yield from audit.warnings
     if audit.leaks > measured.leaked:
         yield f"Pairs of near-duplicates in two splits: {audit.leaks:,}."
     if examples.duplicates:

@@ -26,6 +26,11 @@ def order_classes(texts: Iterable[str]) -> list[str]:
     return sorted(set(texts), key=natural_key)
 
 
+def append_classes(labels: Sequence[str], known: Sequence[str]) -> list[str]:
+    """Return labels in another order: the known ones in theirs, then the others."""
+    return [*(text for text in known if text in {*labels}), *(text for text in labels if text not in {*known})]
+
+
 def is_one_line(name: str) -> bool:
     """Tell whether a name can be a line of labels.txt: valid UTF-8 without a line break."""
     return not re.search("[\n\r\ud800-\udfff]", name)

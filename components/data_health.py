@@ -45,7 +45,7 @@ def collect_health(examples: Examples, validation: Validation, audit: Audit, run
     suspicious = read_table(run.audit / "suspicious_labels.csv")
     copies = read_table(run.duplicates)
     return DataHealth(
-        warnings=[*examples.warnings, *validation.warnings],
+        warnings=[*examples.warnings, *validation.warnings, *audit.warnings],
         reasons=dict(collections.Counter(reject["reason"] for reject in rejects).most_common()),
         rejects=rejects[:REJECTS_SHOWN],
         conflicts=[row for row in copies if row["label"] != row["copy_of_label"]][:PAIRS_SHOWN],

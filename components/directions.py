@@ -45,7 +45,8 @@ def measure_spread(blocks: Iterable[np.ndarray]) -> Spread:
 
 def standardise(vectors: np.ndarray, spread: Spread) -> np.ndarray:
     """Return float32[N, D] less the mean and over the scale, each row then of length 1 or zeros."""
-    directions: np.ndarray = (vectors - spread.mean) / spread.scale
+    directions: np.ndarray = vectors - spread.mean
+    directions /= spread.scale
     lengths = np.linalg.norm(directions, axis=1, keepdims=True)
     directions /= np.where(lengths > 0, lengths, 1)
     return directions

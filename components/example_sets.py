@@ -55,7 +55,7 @@ def list_examples(place: str, excluded: Excluded) -> Listing:
     labels = [names[number] for number in sorted(names)]
     labels += order_classes(set(texts) - set(labels))
     files, open_splits = open_train(sorted(files))
-    return Listing(files, labels, sorted(rejects), [], open_splits)
+    return Listing(files, labels, sorted(rejects), [], open_splits, ordered=True)
 
 
 def find_files(place: str) -> list[str]:

@@ -97,9 +97,10 @@ def export_model(
 def measure_abstention(classifier: HeadClassifier, val: Source, precision: float) -> Abstention:
     """Return the threshold that reaches a precision on the validation split, and what it does there."""
     labels = np.concatenate([part.labels for part in read_vectors(val)])
-    predictions = list(classifier.predict(evaluate_from_shards(val).input_fn))
-    index = np.array([prediction[INDEX] for prediction in predictions])
-    confidences = np.array([prediction[PROBABILITIES].max() for prediction in predictions])
+    # Two numbers of each are kept, not the probabilities of all classes.
+    predictions = classifier.predict(evaluate_from_shards(val).input_fn)
+    answers = [(prediction[INDEX], prediction[PROBABILITIES].max()) for prediction in predictions]
+    index, confidences = map(np.array, zip(*answers))
     return choose_abstention(confidences, index == labels, precision)
 
 

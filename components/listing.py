@@ -47,6 +47,7 @@ class Listing(NamedTuple):
     rejects: list[Reject]  # what was found but cannot be listed as an image of a class
     unlabelled: list[str]  # paths of images without a class, for prediction only
     open_splits: tuple[str, ...] = SPLITS  # among which the images without a split are divided
+    ordered: bool = False  # whether the order of the labels is the user's own, not the natural one
 
     def fingerprint(self) -> str:
         """Hash of all that was listed, each file with its path, size and time of change."""
@@ -84,7 +85,7 @@ def list_images(
         match_labels(labels, collections.Counter(file.text for file in files), labels_file)
     if len(labels) == 1:
         raise UserError(f"{shown} has the single class {labels[0]!r}: a classifier needs two or more classes.")
-    return listing._replace(files=files, labels=labels)
+    return listing._replace(files=files, labels=labels, ordered=listing.ordered or labels_file is not None)
 
 
 def open_train(files: Sequence[ImageFile]) -> tuple[list[ImageFile], tuple[str, ...]]:
@@ -142,12 +143,14 @@ def _list_below(root: str, name: str, exclude: Sequence[str]) -> Listing:
 def _join(listings: Sequence[Listing]) -> Listing:
     found = {text for listing in listings for text in listing.labels}
     longest = max((listing.labels for listing in listings), key=len)
+    whole = len(longest) == len(found)
     open_splits = {split for listing in listings for split in listing.open_splits}
     return Listing(
         files=sorted(file for listing in listings for file in listing.files),
         # Records keep the numbers of their classes where one root knows them all.
-        labels=longest if len(longest) == len(found) else order_classes(found),
+        labels=longest if whole else order_classes(found),
         rejects=sorted(reject for listing in listings for reject in listing.rejects),
         unlabelled=[path for listing in listings for path in listing.unlabelled],
         open_splits=tuple(split for split in SPLITS if split in open_splits),
+        ordered=whole and any(listing.ordered for listing in listings),
     )

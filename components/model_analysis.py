@@ -81,7 +81,7 @@ def analyze_model(
         "WritePredictions", SLICE_KEY_EXTRACTOR_STAGE_NAME, WritePredictions(next(iter(models)), labels, predictions)
     )
     evaluators = [*tfma.default_evaluators(eval_shared_model=loaders, eval_config=config), write]
-    pattern = files[0].replace("-00000-of-", "-*-of-")
+    pattern = f"{files[0].rpartition('/')[0]}/test-*.tfrecord"
     tfma.run_model_analysis(
         loaders, config, pattern, output_path=str(folder), evaluators=evaluators, pipeline_options=options
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -88,7 +89,7 @@ def _read_outcome(run: RunDir, stage: str) -> dict:
     return outcome
 
 
-def _load(run: RunDir, bottlenecks: Bottlenecks, views: np.ndarray, shards: int) -> TrainingImages | None:
+def _load(run: RunDir, bottlenecks: Bottlenecks, views: np.ndarray, shards: Sequence[int]) -> TrainingImages | None:
     folder, spec = bottlenecks.folder(run), {features.BOTTLENECK: tf.io.FixedLenFeature([bottlenecks.dim], tf.float32)}
     everything = [file for split in SPLITS for file in shard_files(folder, split, shards)]
     spread = measure_spread(batch[features.BOTTLENECK] for batch in read_batches(everything, spec, READ_AT_ONCE))

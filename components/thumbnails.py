@@ -9,25 +9,40 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from components import features
-from components.features import shard_name
-from components.sharding import assign_shard
+from components.features import index_name, shard_name
+from components.file_index import encode_text, read_index
+from components.sharding import list_shards
 from components.shards import IMAGE_SPEC, read_batches
 
 THUMBNAIL = 160  # pixels, the longer side
 
 
 def read_thumbnails(
-    keys: set[str], splits: Sequence[str], examples: Path, shards: int
+    keys: set[str], splits: Sequence[str], examples: Path, shards: Sequence[int]
 ) -> Iterator[tuple[str, Image.Image]]:
-    """Yield (key, RGB thumbnail) for each key found in the shards where it must lie; raises DamagedShard."""
-    numbers = sorted({assign_shard(key, shards) for key in keys})
-    files = [str(examples / shard_name(split, number, shards)) for number in numbers for split in splits]
-    for batch in read_batches(files, IMAGE_SPEC):
+    """Yield (key, RGB thumbnail) for each key found in the shards; raises DamagedShard."""
+    files = find_files(keys, splits, examples, shards)
+    for batch in read_batches(files, IMAGE_SPEC) if files else ():
         for key, encoded in zip(batch[features.KEY], batch[features.ENCODED]):
-            text = key.decode("utf-8", "backslashreplace")
+            text = _show(key)
             thumbnail = make_thumbnail(encoded) if text in keys else None
             if thumbnail:
                 yield text, thumbnail
+
+
+def find_files(keys: set[str], splits: Sequence[str], examples: Path, shards: Sequence[int]) -> list[str]:
+    """Return the shard files of some splits that hold a key, as the shards' indexes tell: no others need be read."""
+    files = []
+    for shard in list_shards(shards):
+        rows, _ = read_index(examples / index_name(shard))
+        holding = {row.split for row in rows if row.split and _show(encode_text(row.file.key)) in keys}
+        files += [str(examples / shard_name(split, shard)) for split in splits if split in holding]
+    return files
+
+
+def _show(key: bytes) -> str:
+    """Return a key as csv files have it."""
+    return key.decode("utf-8", "backslashreplace")
 
 
 def make_thumbnail(encoded: bytes) -> Image.Image | None:

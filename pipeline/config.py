@@ -88,9 +88,10 @@ class Augment(Section):
 
 
 class Audit(Section):
-    """From which cosine on two bottlenecks are those of near-duplicates."""
+    """From which cosine on two bottlenecks are those of near-duplicates; a sample of max_images stands for more."""
 
     near_duplicate: float = Field(0.92, gt=0, le=1)
+    max_images: int = Field(100_000, ge=1000)
 
 
 class Thresholds(Section):

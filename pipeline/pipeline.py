@@ -24,7 +24,6 @@ from components.features import (
 from components.files import fingerprint_file
 from components.listing import list_images
 from components.progress import Progress
-from components.sharding import choose_shards
 from pipeline.config import Config
 from pipeline.settings import (
     data_place,
@@ -70,7 +69,7 @@ def run_stages(config: Config, run: RunDir, stages: Stages, progress: Progress) 
     audit = do(
         "audit",
         Audit,
-        lambda: components.audit.audit_bottlenecks(examples, bottlenecks, run, config.audit.near_duplicate),
+        lambda: components.audit.audit_bottlenecks(examples, bottlenecks, run, **config.audit.model_dump()),
         settings=[config.audit.model_dump()],
         after=["extract"],
     )
@@ -233,14 +232,17 @@ def list_and_ingest(config: Config, run: RunDir, stages: Stages, progress: Progr
     data = config.data
     listing = list_images(data_place(config, progress), data.exclude, data.labels, data.group_pattern)
     open_run_folder(run)
-    shards = config.beam.shards or choose_shards(len(listing.files))
     return stages.do(
         "ingest",
         Examples,
         lambda: components.ingest.ingest_images(
-            listing, run, shards, make_rules(config), make_options(config.beam.runner), progress
+            listing, run, config.beam.shards, make_rules(config), make_options(config.beam.runner), progress
         ),
-        settings=[listing.fingerprint(), shards, data.model_dump(exclude={"path", "source"}), config.seed],
+        settings=[
+            listing.fingerprint(),
+            {**data.model_dump(exclude={"path", "source"}), "shards": config.beam.shards},
+            config.seed,
+        ],
     )
 
 

@@ -7,7 +7,7 @@ from components.features import Audit, Examples, Work
 from components.measured import Measured
 from components.reliability import collect_reliability
 
-EXAMPLES = Examples(Work(), 41, 40, 1, 2, 1, {"train": 20, "val": 4, "test": 16}, ["a", "b"], 1, [])
+EXAMPLES = Examples(Work(), 41, 40, 1, 2, 1, {"train": 20, "val": 4, "test": 16}, ["a", "b"], [1], [])
 COUNTS = {("a", "test"): 12, ("b", "test"): 4, ("a", "train"): 20, ("b", "val"): 4}
 FACTS = {
     "backbone": {"name": "efficientnet_lite0", "id": "x", "dim": 1280},
@@ -16,7 +16,7 @@ FACTS = {
     "validation": {},
     "abstention": None,
 }
-AUDIT = Audit(Work(), 5, 4, 2)
+AUDIT = Audit(Work(), 5, 4, 2, 0)
 MEASURED = Measured(
     [],
     np.array([[12, 0], [4, 0]]),
@@ -45,7 +45,7 @@ def test_a_limit_is_stated_where_the_facts_give_it_and_only_there():
     assert "only on images like those in photos." in text
     clean = limits(
         measured=MEASURED._replace(confusion=np.array([[12, 0], [0, 4]]), leaked=0),
-        audit=Audit(Work(), 0, 0, 0),
+        audit=Audit(Work(), 0, 0, 0, 0),
         examples=replace(EXAMPLES, rejected=0, duplicates=0, label_conflicts=0),
     )
     for word in ("beyond chance", "near-duplicate", "splits", "copies", "two classes", "contradicts", "usable"):

@@ -56,6 +56,13 @@ def test_images_are_found_by_key_in_the_splits_asked_for(tmp_path, options):
     found = dict(read_thumbnails(keys, ["val"], run.examples, examples.shards))
     assert {key: image.getpixel((80, 40))[0] for key, image in found.items()} == {"17.png": 170, "19.png": 190}
     assert dict(read_thumbnails(keys, SPLITS, run.examples, examples.shards)).keys() == keys - {"none.png"}
+    assert not [*read_thumbnails({"none.png"}, SPLITS, run.examples, examples.shards)]
+    for file in run.examples.glob("test-*"):
+        file.unlink()  # no image that is asked for lies there
+    assert dict(read_thumbnails({"17.png", "3.png"}, SPLITS, run.examples, examples.shards)).keys() == {
+        "17.png",
+        "3.png",
+    }
     for file in run.examples.glob("val-*"):
         file.unlink()
     assert "val-" in refusal(list, read_thumbnails(keys, ["val"], run.examples, examples.shards))
