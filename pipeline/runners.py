@@ -59,8 +59,8 @@ def check_places(runner: str, places: Iterable[tuple[str, object]]) -> None:
     for name, path in places:
         if not re.match(r"\w\w+:/", str(path)):
             raise UserError(
-                f"'{name}' is '{path}', which lies on this machine, where Dataflow's workers cannot reach it: set it to a "
-                f"gs:// path, or beam.runner to another."
+                f"'{name}' is '{path}', which lies on this machine, out of reach of Dataflow's workers: set it to "
+                f"a gs:// path, or beam.runner to another."
             )
 
 
@@ -109,8 +109,8 @@ def complete_dataflow(options: PipelineOptions, runner: PipelineRunner, job: str
             raise UserError(f"'beam.{key}' is missing, which DataflowRunner needs: set it to {meaning}.")
     if not setup.setup_file and not workers.sdk_container_image:
         raise UserError(
-            "'beam.sdk_container_image' is missing: set it to an image made by configs/Dockerfile, which holds Topgraft, "
-            "or set beam.setup_file to Topgraft's setup.py, from which each worker installs it."
+            "'beam.sdk_container_image' is missing: set it to an image that configs/Dockerfile makes, "
+            "with Topgraft in it, or set beam.setup_file to Topgraft's setup.py, from which each worker installs it."
         )
     if setup.setup_file and not (Path(setup.setup_file).name == "setup.py" and Path(setup.setup_file).is_file()):
         raise UserError(f"'beam.setup_file' is '{setup.setup_file}', which is no setup.py: set it to that of Topgraft.")
