@@ -224,9 +224,9 @@ def load_beam(overrides: Sequence[str], flags: Sequence[str] = ()) -> BeamSettin
 
 
 def _apply_flags(values: dict[str, Any], flags: Sequence[str]) -> None:
-    if flags:
-        beam = values.get("beam") or {}
-        values["beam"] = {**beam, **read_flags(flags)} if isinstance(beam, dict) else beam
+    beam = values.get("beam") or {}
+    if flags and isinstance(beam, dict):
+        values["beam"] = {**beam, **read_flags(flags, str(beam.get("runner", BeamSettings().runner)))}
 
 
 def _apply_override(values: dict[str, Any], override: str) -> None:

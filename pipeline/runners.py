@@ -163,8 +163,13 @@ def open_parser() -> argparse.ArgumentParser:
     return parsers[0]
 
 
-def read_flags(flags: Sequence[str]) -> dict[str, Any]:
-    """Return flags of a command line as keys of the section beam; raises UserError naming the nearest to an unknown."""
+def read_flags(flags: Sequence[str], runner: str) -> dict[str, Any]:
+    """Return flags as keys of the section beam, which names a runner; raises UserError naming the nearest to an unknown
+    one.
+    """
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--runner", default=runner, nargs="?")
+    find_runner(first.parse_known_args(flags)[0].runner or runner)
     parser = open_parser()
     for action in parser._actions:
         action.default = argparse.SUPPRESS

@@ -66,7 +66,6 @@ def submit(toy_run, toy_config, tmp_path, monkeypatch):
     monkeypatch.setattr(GoogleCloudOptions, "_warn_if_soft_delete_policy_enabled", lambda *_: None)
     # The run lies on this machine.
     monkeypatch.setattr("pipeline.runners.check_places", lambda *_: None)
-    monkeypatch.setattr("pipeline.commands.check_places", lambda *_: None, raising=False)
 
     def run(stage, **beam):
         root = tmp_path / "run"
