@@ -24,6 +24,9 @@ from pipeline.commands import (
 )
 from pipeline.terminal import answering_in_json
 
+# Behind -- stand flags of Beam.
+BEAM_COMMANDS = ("run", "curve", "predict")
+BEAM_FLAGS = "Behind -- stand flags of Apache Beam, such as -- --runner=DataflowRunner --region=us-central1."
 USER_ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 
 
@@ -79,7 +82,9 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     answering = Parser(add_help=False, parents=[shared])
     answering.add_argument("--json", action="store_true", help="print the result as JSON, all else on stderr")
 
-    run = commands.add_parser("run", parents=[answering], help="images to report; finished stages are not run again")
+    run = commands.add_parser(
+        "run", parents=[answering], help="images to report; finished stages are not run again", epilog=BEAM_FLAGS
+    )
     run.add_argument("config", type=Path, help="a YAML file, such as configs/digits.yaml")
     run.add_argument(
         "overrides", nargs="*", metavar="key=value", help="keys of the config to set, such as train.epochs=20"
@@ -90,7 +95,10 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     run.set_defaults(command=run_command)
 
     curve = commands.add_parser(
-        "curve", parents=[answering], help="accuracy by training images a class, over random draws"
+        "curve",
+        parents=[answering],
+        help="accuracy by training images a class, over random draws",
+        epilog=BEAM_FLAGS,
     )
     curve.add_argument("config", type=Path, help="a YAML file, such as configs/caltech101.yaml")
     curve.add_argument("overrides", nargs="*", metavar="key=value", help="keys of the config to set")
@@ -98,11 +106,13 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     curve.add_argument("--draws", type=positive, help="random draws of each (default 5)")
     curve.set_defaults(command=curve_command)
 
-    predict = commands.add_parser("predict", parents=[answering], help="classify images with an exported model")
+    predict = commands.add_parser(
+        "predict", parents=[answering], help="classify images with an exported model", epilog=BEAM_FLAGS
+    )
     predict.add_argument("export_dir", type=Path, help="a version folder, such as runs/digits/export/<version>")
     add_image_arguments(predict)
     predict.add_argument(
-        "--beam", action="append", metavar="KEY=VALUE", help="run as a Beam job: runner=..., shards=..."
+        "--beam", action="append", metavar="KEY=VALUE", help="run as a Beam job: runner=..., shards=..., any option"
     )
     predict.set_defaults(command=predict_command, name="predict")
 
@@ -138,12 +148,22 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     show.add_argument("--tensorboard", type=Path, metavar="DIR", help="write the graph as TensorBoard events")
     fetch.set_defaults(pbtxt=None, tensorboard=None)
     backbones.set_defaults(command=backbones_command)
-    options, rest = parser.parse_known_args(arguments)
+    words, flags = split_flags(arguments)
+    options, rest = parser.parse_known_args(words)
+    options.flags = flags
     if rest and options.command in (run_command, curve_command) and not any(word.startswith("-") for word in rest):
         options.overrides += rest  # overrides that stand behind an option
     elif rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     return options
+
+
+def split_flags(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Return the words of a command and, where it is one that runs on Beam, the flags behind --."""
+    if arguments[:1] and arguments[0] in BEAM_COMMANDS and "--" in arguments:
+        end = arguments.index("--")
+        return arguments[:end], arguments[end + 1 :]
+    return arguments, []
 
 
 def add_image_arguments(parser: argparse.ArgumentParser) -> None:

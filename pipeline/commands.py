@@ -37,7 +37,7 @@ def run_command(options: argparse.Namespace) -> int:
     from pipeline.record import write_record
     from pipeline.stages import Stages, StopAfterStage
 
-    config = load_config(options.config, options.overrides)
+    config = load_config(options.config, options.overrides, options.flags)
     asked = options.first or options.only
     if asked in TUNING_STAGES and not config.train.finetune:
         raise UserError(f"Stage '{asked}' is part of fine-tuning only: set train.finetune or name another stage.")
@@ -76,7 +76,7 @@ def curve_command(options: argparse.Namespace) -> int:
 
     given = {"shots": options.shots, "draws": options.draws}
     overrides = [f"curve.{key}={value}" for key, value in given.items() if value is not None]
-    config = load_config(options.config, [*options.overrides, *overrides])
+    config = load_config(options.config, [*options.overrides, *overrides], options.flags)
     run = RunDir(config.run_folder)
     stages = Stages(run, show_progress(options))
     run_curve(config, run, stages, stages.progress)
@@ -97,24 +97,25 @@ def predict_command(options: argparse.Namespace) -> int:
     """topgraft predict."""
     from components.predict import load_export
 
-    if options.beam:
+    if options.beam or options.flags:
         return predict_on_beam(options)
     return write_answers(options, lambda progress: load_export(options.export_dir))
 
 
 def predict_on_beam(options: argparse.Namespace) -> int:
-    """topgraft predict --beam."""
+    """topgraft predict --beam, or with flags of Beam."""
     from components.input_files import find_files
     from components.predict_job import predict_by_beam
     from pipeline.config import load_beam
-    from pipeline.settings import make_options
+    from pipeline.runners import check_places, make_options
 
-    settings, progress = load_beam(options.beam), show_progress(options)
+    settings, progress = load_beam(options.beam or (), options.flags), show_progress(options)
+    job = make_options(settings, "predict")
+    places = [("EXPORT_DIR", options.export_dir), *(("PATH", path) for path in options.paths)]
+    check_places(settings.runner, [*places, ("--output", options.output)])
     files = progress.count(find_files(options.paths, options.output), "images")
     with progress.stage("predict"):
-        counts = predict_by_beam(
-            options.export_dir, files, options.output, options.top_k, settings.shards, make_options(settings.runner)
-        )
+        counts = predict_by_beam(options.export_dir, files, options.output, options.top_k, settings.shards, job)
     options.answer({**counts, "output": str(options.output)})
     return DONE
 

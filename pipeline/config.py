@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, Literal, Optional, Union, get_args
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from components.catalog import Spec, parse_backbone
 from components.errors import UserError
 from components.features import RunDir
+from pipeline.runners import check_runner, read_flags
 from pipeline.section import Section
 from pipeline.training_config import Abstain, Curve, Head, Train
 
@@ -110,10 +111,17 @@ class Evaluate(Section):
 
 
 class BeamSettings(Section):
-    """Where Beam runs, and into how many shards the data is cut."""
+    """Where Beam runs, into how many shards the data is cut, and any other option of Beam by its name."""
+
+    model_config = ConfigDict(extra="allow")
 
     runner: str = "DirectRunner"
     shards: Optional[int] = Field(None, ge=1, le=99999)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Beam's own options."""
+        return self.model_extra or {}
 
 
 class Config(Section):
@@ -176,8 +184,10 @@ class Config(Section):
         return Path(self.output_dir or f"runs/{self.name}")
 
 
-def load_config(path: Path, overrides: list[str]) -> Config:
-    """Read a YAML file and key=value overrides with dotted keys; raises UserError for the first thing wrong."""
+def load_config(path: Path, overrides: list[str], flags: Sequence[str] = ()) -> Config:
+    """Read a YAML file, key=value overrides with dotted keys, and Beam's flags; raises UserError for the first thing
+    wrong.
+    """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -191,21 +201,33 @@ def load_config(path: Path, overrides: list[str]) -> Config:
         )
     for override in overrides:
         _apply_override(values, override)
+    _apply_flags(values, flags)
     try:
-        return Config.model_validate(values)
+        config = Config.model_validate(values)
     except ValidationError as error:
         raise UserError(f"{_describe(error)} (config '{path}').") from error
+    check_runner(config)
+    return config
 
 
-def load_beam(overrides: Sequence[str]) -> BeamSettings:
-    """Read key=value settings of Beam for a command without a config; raises UserError for the first thing wrong."""
+def load_beam(overrides: Sequence[str], flags: Sequence[str] = ()) -> BeamSettings:
+    """Read key=value settings of Beam and its flags for a command without a config; raises UserError for the first
+    thing wrong.
+    """
     values: dict[str, Any] = {"name": "beam", "data": {"path": "."}}  # what a config cannot be without
     for override in overrides:
         _apply_override(values, f"beam.{override}")
+    _apply_flags(values, flags)
     try:
         return Config.model_validate(values).beam
     except ValidationError as error:
         raise UserError(f"{_describe(error)} (option --beam).") from error
+
+
+def _apply_flags(values: dict[str, Any], flags: Sequence[str]) -> None:
+    beam = values.get("beam") or {}
+    if flags and isinstance(beam, dict):
+        values["beam"] = {**beam, **read_flags(flags, str(beam.get("runner", BeamSettings().runner)))}
 
 
 def _apply_override(values: dict[str, Any], override: str) -> None:

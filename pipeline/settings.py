@@ -14,8 +14,6 @@ from pipeline.stages import VERSION
 from pipeline.training_config import Curve, Finetune, Head, Train
 
 if TYPE_CHECKING:
-    from apache_beam.options.pipeline_options import PipelineOptions
-
     from components.curve import CurvePlan
     from components.engine_choice import Closeness
     from components.finetune import Tuning
@@ -89,11 +87,3 @@ def make_origin(config: Config) -> Origin:
 def make_curve_plan(curve: Curve) -> CurvePlan:
     """Return which trainings a curve is made of."""
     return components.curve.CurvePlan(curve.shots, curve.draws, curve.small_classes, curve.max_test_per_class)
-
-
-def make_options(runner: str) -> PipelineOptions:
-    """Return the options of every Beam pipeline of a run."""
-    from apache_beam.options.pipeline_options import PipelineOptions
-
-    # Since Beam 2.68 the name DirectRunner first tries to download another runner's binary; this is the in-process one.
-    return PipelineOptions(["--runner", "FnApiRunner" if runner == "DirectRunner" else runner])
