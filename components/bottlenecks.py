@@ -26,6 +26,7 @@ from components.errors import DamagedShard, UserError
 from components.features import AUTO, SPLITS, TENSORFLOW, Bottlenecks, Examples, RunDir, Work, shard_name
 from components.files import remove_partials, write_text
 from components.imported_bottlenecks import ImportedBottlenecks
+from components.places import make_folder
 from components.progress import Progress
 from components.shards import (
     IMAGE_SPEC,
@@ -200,7 +201,7 @@ def extract_bottlenecks(
     elif engine == AUTO:
         engine = settle_engine(examples, backbone, closeness, run)
     folder = run.bottlenecks(backbone.id, engine, augment.name)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     remove_partials(folder)
     outcome_file = folder / "outcome.json"
     backbone_folder = run.backbones / backbone.id

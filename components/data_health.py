@@ -82,5 +82,5 @@ def accuracy_of(predictions: Iterable[Row]) -> float | None:
 
 def read_table(path: Path) -> list[Row]:
     """Read a csv file with a header."""
-    with open(path, encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
