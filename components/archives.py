@@ -11,6 +11,7 @@ from typing import IO, Any
 
 from components.errors import UserError
 from components.files import locked, replacing_folder
+from components.places import local_copy
 
 CHUNK = 2**16
 ZIP_STARTS = (b"PK\x03\x04", b"PK\x05\x06")
@@ -23,8 +24,8 @@ def unpack(archive: Path, folder: Path, max_bytes: int = 20 * 2**30) -> Path:
     try:
         with locked(folder):
             if not folder.is_dir():
-                with replacing_folder(folder) as partial:
-                    _unpack(archive, partial, max_bytes)
+                with replacing_folder(folder) as partial, local_copy(archive) as local:
+                    _unpack(archive, local, partial, max_bytes)
     except UserError:
         raise
     except Exception as error:  # hostile bytes bring parsers to nearly any
@@ -35,11 +36,11 @@ def unpack(archive: Path, folder: Path, max_bytes: int = 20 * 2**30) -> Path:
     return folder
 
 
-def _unpack(archive: Path, folder: Path, max_bytes: int) -> None:
-    with open(archive, "rb") as file:
+def _unpack(archive: Path, local: Path, folder: Path, max_bytes: int) -> None:
+    with open(local, "rb") as file:
         members = _zip_members if file.read(4) in ZIP_STARTS else _tar_members
     written = 0
-    for name, plain, content in members(archive):
+    for name, plain, content in members(local):
         windows = PureWindowsPath(name)  # knows drives and both kinds of slashes
         if not plain or windows.drive or windows.root or ".." in windows.parts or "\\" in name:
             raise UserError(

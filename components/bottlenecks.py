@@ -40,6 +40,7 @@ from components.features import (
 from components.file_index import measure_shard, read_index
 from components.files import remove_partials, write_text
 from components.imported_bottlenecks import ImportedBottlenecks
+from components.places import make_folder
 from components.progress import Progress
 from components.sharding import list_shards
 from components.shards import (
@@ -250,7 +251,7 @@ def extract_bottlenecks(
     elif engine == AUTO:
         engine = settle_engine(examples, backbone, closeness, run)
     folder = run.bottlenecks(backbone.id, engine, augment.name)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     remove_partials(folder)
     outcome_file = folder / "outcome.json"
     backbone_folder = run.backbones / backbone.id

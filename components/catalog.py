@@ -10,6 +10,7 @@ from typing import Any, Optional
 
 from components.downloads import Remote
 from components.errors import UserError
+from components.places import as_path
 
 
 @dataclass(frozen=True)
@@ -252,7 +253,7 @@ def _parse_mapping(values: dict[str, Any]) -> Spec:
     if spec.pooling and spec.pooling not in POOLINGS:
         raise UserError(unknown("pooling", spec.pooling, list(POOLINGS)))
     for path in (spec.frozen_graph, spec.bottlenecks, spec.keys, spec.weights):
-        if path and path not in ("imagenet", "none") and not Path(path).exists():
+        if path and path not in ("imagenet", "none") and not as_path(path).exists():
             raise UserError(f"There is no file '{path}': backbone names it, so give a path that exists.")
     return spec
 
@@ -272,7 +273,7 @@ def source_files(specs: tuple[Spec, ...]) -> list[Path]:
     paths = [
         path for spec in specs for path in (spec.frozen_graph, spec.weights, spec.hub, spec.bottlenecks, spec.keys)
     ]
-    return [Path(path) for path in paths if path and Path(path).exists()]
+    return [as_path(path) for path in paths if path and as_path(path).exists()]
 
 
 def unknown(what: str, name: str, known: list[str]) -> str:

@@ -58,5 +58,5 @@ def collect_health(examples: Examples, validation: Validation, audit: Audit, run
 
 def read_table(path: Path) -> list[Row]:
     """Read a csv file with a header."""
-    with open(path, encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))

@@ -11,7 +11,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from components.export import list_versions
 from components.features import MODEL_CARD, Bottlenecks, Evaluation, Examples, Export, RunDir, Work
-from components.files import replacing_folder, write_json
+from components.files import replacing_shared_folder, write_json
 from components.model_analysis import (
     BASELINE,
     CANDIDATE,
@@ -44,7 +44,7 @@ def evaluate_model(
     baseline = find_baseline(run.exports, candidate) if max_accuracy_drop is not None else None
     files = shard_files(bottlenecks.folder(run), "test", examples.shards)
     check_shards(files)
-    with replacing_folder(run.evaluation) as folder:
+    with replacing_shared_folder(run.evaluation) as folder:
         config = make_eval_config(thresholds, max_accuracy_drop if baseline else None)
         models = {CANDIDATE: candidate, BASELINE: baseline} if baseline else {"": candidate}
         analyze_model(config, models, files, examples.labels, folder, folder / run.predictions.name, options)

@@ -39,6 +39,9 @@ from components.views import Augment, list_views
 
 v1 = tf.compat.v1
 
+# Which file makes a folder a SavedModel.
+SAVED_MODEL = "saved_model.pb"
+
 
 def export_model(
     examples: Examples,
@@ -82,14 +85,14 @@ def export_model(
         )
 
     version = _next_version(run.exports)
-    with replacing_folder(run.exports / version) as partial:
+    with replacing_folder(run.exports / version, SAVED_MODEL) as partial:
         scratch = partial / "scratch"
         exported = Path(classifier.export_saved_model(str(scratch), receive).decode())
         for item in exported.iterdir():
             item.rename(partial / item.name)
         exported.rmdir()
         scratch.rmdir()
-        _name_signatures(partial / "saved_model.pb")
+        _name_signatures(partial / SAVED_MODEL)
         write_json(partial / MODEL_CARD, describe_model(examples, bottlenecks, head, abstention))
     return Export(Work(items=1, computed=1), version)
 
@@ -140,5 +143,5 @@ def describe_model(
 
 def list_versions(exports: Path) -> list[Path]:
     """Return the complete exports, oldest first."""
-    folders = [folder for folder in exports.glob("*") if folder.name.isdecimal()]
+    folders = [file.parent for file in exports.glob(f"*/{SAVED_MODEL}") if file.parent.name.isdecimal()]
     return sorted(folders, key=lambda folder: int(folder.name))

@@ -14,6 +14,7 @@ from components.downloads import cache_folder, fetch
 from components.errors import UserError
 from components.imagenet import class_names
 from components.network import Network
+from components.places import as_path
 from components.progress import Progress
 
 # A frozen graph is a program: one from elsewhere may compute, but not touch files, the network or Python.
@@ -52,7 +53,7 @@ def _network(graph_def: Any, known: FrozenArchive, labels: tuple[str, ...]) -> N
 def build_from_file(spec: Spec) -> Network:
     """Return the network of a user's GraphDef file; pixels default to [0, 1], the size to the input's own."""
     assert spec.frozen_graph and spec.input
-    graph_def = read_graph_def(Path(spec.frozen_graph))
+    graph_def = read_graph_def(as_path(spec.frozen_graph))
     low, high = spec.scale or (0.0, 1.0)
     size = spec.size or _input_size(graph_def, spec.input)
     divisor = 255 / (high - low)

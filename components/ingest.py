@@ -23,6 +23,7 @@ from components.files import remove_partials, write_csv, write_json, write_text
 from components.findings import describe_copies, describe_files, describe_splits
 from components.image_headers import Limits
 from components.listing import ImageFile, Listing
+from components.places import make_folder
 from components.progress import Progress
 from components.rejects import DUPLICATE, Reject
 from components.sharding import choose_shards, keeps_spans, list_shards, place_key, plan_spans
@@ -67,7 +68,7 @@ def ingest_images(
     Raises UserError when too much of it is unusable, or when copies are there and the rules forbid them.
     """
     _check_plan(rules.plan, listing)
-    run.examples.mkdir(parents=True, exist_ok=True)
+    make_folder(run.examples)
     remove_partials(run.examples)
     former = _read_former(run, rules.plan)
     planned, spans, stay = place_files(listing.files, run, shards, rules.limits)
@@ -209,7 +210,7 @@ def describe_rule(plan: SplitPlan) -> str:
 def _read_former(run: RunDir, plan: SplitPlan) -> FormerSplits:
     if not run.images.exists():
         return FormerSplits({}, {})
-    with open(run.images, encoding="utf-8", newline="") as file:
+    with run.images.open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["rule"] == describe_rule(plan)]
     return FormerSplits({row["path"]: row["split"] for row in rows}, {row["sha256"]: row["split"] for row in rows})
 

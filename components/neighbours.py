@@ -22,6 +22,7 @@ from components.example_sets import read_record
 from components.features import MODEL_CARD, SPLITS, Bottlenecks, RunDir
 from components.nearest import find_nearest
 from components.pages import encode_uri
+from components.places import as_path
 from components.rejects import RejectedImage
 from components.shards import META_SPEC, read_batches, shard_files
 from components.thumbnails import make_thumbnail
@@ -105,7 +106,7 @@ def _load(run: RunDir, bottlenecks: Bottlenecks, views: np.ndarray, shards: Sequ
             keys += [key.decode("utf-8", "surrogateescape") for key in batch[features.KEY]]
             labels += [text.decode("utf-8", "surrogateescape") for text in batch[features.TEXT]]
         # The bottlenecks of a shard stand in the order of its images.
-        offsets = find_offsets(Path(images))
+        offsets = find_offsets(as_path(images))
         if len(offsets) != len(labels) - before:
             return None  # a run in the same directory has begun to change them
         places += [(images, offset) for offset in offsets]
@@ -121,7 +122,7 @@ def _load(run: RunDir, bottlenecks: Bottlenecks, views: np.ndarray, shards: Sequ
 def find_offsets(file: Path) -> list[int]:
     """Return where each record of a TFRecord file begins, without reading their contents."""
     offsets, offset = [], 0
-    with open(file, "rb") as records:
+    with file.open("rb") as records:
         while len(length := records.read(LENGTH_BYTES)) == LENGTH_BYTES:
             offsets.append(offset)
             offset += struct.unpack("<Q", length)[0] + OVERHEAD

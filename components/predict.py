@@ -14,6 +14,7 @@ import tensorflow as tf
 from components import features
 from components.errors import UserError
 from components.images import Limits, RejectedImage, check_image, make_readable, read_file
+from components.places import is_remote
 
 BATCH_SIZE = 32
 TOP_K = 5
@@ -116,7 +117,7 @@ def predict_each(
 
 
 def _read(path: str) -> Union[bytes, str]:
-    if os.path.isdir(path):
+    if not is_remote(path) and os.path.isdir(path):
         return "a folder that cannot be read, or a link to one above it"
     try:
         return make_readable(read_file(path, Limits()), Limits())

@@ -14,6 +14,7 @@ from components import features
 from components.errors import UserError
 from components.files import replacing_file, write_csv
 from components.gallery import write_gallery
+from components.places import describe_error, is_remote, storage_errors
 from components.predict import (
     Answer,
     Classifier,
@@ -39,6 +40,8 @@ def check_output(output: Path | None) -> None:
         raise UserError(f"Cannot write '{output}': expected a name that ends in {', '.join(WRITERS)}.")
     if output.is_dir():
         raise UserError(f"Cannot write '{output}', it is a folder: name a file that does not exist yet.")
+    if is_remote(output):
+        return
     folder = next(folder for folder in output.absolute().parents if os.path.exists(folder))
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise UserError(f"Cannot write '{output}', as nothing can be written to '{folder}': name another folder.")
@@ -55,9 +58,9 @@ def write_predictions(classifier: Classifier, files: Iterable[str], output: Path
         else:
             try:
                 WRITERS[output.suffix](output, outcomes, classifier, top_k)
-            except OSError as error:
+            except storage_errors() as error:
                 raise UserError(
-                    f"Cannot write '{output}' ({error.strerror}): name a file in another folder."
+                    f"Cannot write '{output}' ({describe_error(error)}): name a file in another folder."
                 ) from error
     return counts
 

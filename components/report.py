@@ -165,9 +165,7 @@ def write_report(
             write_csv(folder / run.curve_rows.name, list(curve_rows[0]), (list(row.values()) for row in curve_rows))
         write_json(folder / "summary.json", summary)
         (folder / "index.html").write_text(page, encoding="utf-8", errors="backslashreplace")
-    return Report(
-        Work(len(predictions), computed=len(predictions)), str((run.report / "index.html").relative_to(run.root))
-    )
+    return Report(Work(len(predictions), computed=len(predictions)), f"{run.report.name}/index.html")
 
 
 def weigh_accuracy(predictions: Sequence[Row], export: Export, run: RunDir) -> Verdict:

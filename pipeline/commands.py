@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.errors import DamagedShard, UserError
 from components.features import TUNING_STAGES
+from components.places import as_path
 from components.printable import printable
 from pipeline.terminal import print_comparison, print_curve, print_summary
 
@@ -52,10 +52,10 @@ def run_command(options: argparse.Namespace) -> int:
         except StopAfterStage:
             break
         except DamagedShard as error:
-            if error.path in damaged or not Path(error.path).is_relative_to(run.root):
+            if error.path in damaged or not as_path(error.path).is_relative_to(run.root):
                 raise
             damaged.add(error.path)
-            Path(error.path).unlink(missing_ok=True)
+            as_path(error.path).unlink(missing_ok=True)
             print(f"topgraft: '{printable(error.path)}' was damaged and is computed again.", file=sys.stderr)
         finally:
             if stages.summary:

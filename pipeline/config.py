@@ -14,8 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from components.catalog import Spec, parse_backbone
 from components.errors import UserError
 from components.features import RunDir
+from components.places import as_path, describe_error, storage_errors
 from pipeline.runners import check_runner, read_flags
-from pipeline.section import Section
+from pipeline.section import Place, Section
 from pipeline.training_config import Abstain, Curve, Head, Train
 
 
@@ -60,8 +61,8 @@ class Validation(Section):
     """Limits of the data gate: how far splits may differ, and how far the data may from that of a former run."""
 
     split_skew: float = Field(0.1, gt=0, le=1)
-    schema_path: Optional[Path] = Field(None, alias="schema")
-    baseline: Optional[Path] = None
+    schema_path: Optional[Place] = Field(None, alias="schema")
+    baseline: Optional[Place] = None
     drift: float = Field(0.1, gt=0, le=1)
     on_anomaly: Literal["stop", "warn"] = "stop"
 
@@ -181,7 +182,7 @@ class Config(Section):
     @property
     def run_folder(self) -> Path:
         """The run directory: output_dir, else runs/<name>."""
-        return Path(self.output_dir or f"runs/{self.name}")
+        return as_path(self.output_dir or f"runs/{self.name}")
 
 
 def load_config(path: Path, overrides: list[str], flags: Sequence[str] = ()) -> Config:
@@ -190,8 +191,10 @@ def load_config(path: Path, overrides: list[str], flags: Sequence[str] = ()) -> 
     """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"Cannot read the config '{path}' ({error.strerror}): give the path of a YAML file.") from error
+    except storage_errors() as error:
+        raise UserError(
+            f"Cannot read the config '{path}' ({describe_error(error)}): give the path of a YAML file."
+        ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         place = str(error).replace("\n", " ")
         raise UserError(f"The config '{path}' is not valid YAML ({place}): mend it there.") from error

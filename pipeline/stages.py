@@ -13,6 +13,7 @@ from typing import Any, Callable, Optional, Protocol, TypeVar
 from components.errors import UserError
 from components.features import MODEL_CARD, STAGES, RunDir, Work
 from components.files import write_json
+from components.places import describe_error, list_files, make_folder, storage_errors
 from components.progress import Progress
 
 # A change of what stages write invalidates what earlier versions left.
@@ -67,7 +68,7 @@ class Stages:
         key = hash_parts([VERSION, name, *settings, *(self._keys[before] for before in after)])
         self._keys[name] = key
         record = self._read(name)
-        done = record is not None and record.key == key and self._is_intact(record)
+        done = record is not None and record.key == key and self._is_intact(record, _restore(kind, record.outcome))
         forced = name == self._only or (self._first is not None and STAGES.index(name) >= STAGES.index(self._first))
         if self._only not in (None, name) and not done:
             raise UserError(
@@ -83,12 +84,7 @@ class Stages:
         with self.progress.stage(name):
             outcome = work()
         seconds = round(time.perf_counter() - started, 3)
-        folder = outcome.folder(self._run)
-        files = {
-            str(file.relative_to(self._run.root)): file.stat().st_size
-            for file in sorted(folder.rglob("*"))
-            if file.is_file()
-        }
+        files = self._measure(outcome)
         record = StageRecord(key, seconds, asdict(outcome), files)  # type: ignore[call-overload]
         self._drop_overwritten(name, record)
         write_json(self._path(name), asdict(record))
@@ -117,27 +113,28 @@ class Stages:
         except (FileNotFoundError, ValueError, TypeError):
             return None
 
-    def _is_intact(self, record: StageRecord) -> bool:
-        for name, size in record.files.items():
-            path = self._run.root / name
-            if not path.is_file():
-                return False
-            # A later stage completes the card.
-            if path.stat().st_size != size and path.name != MODEL_CARD:
-                return False
-        return True
+    def _measure(self, outcome: Outcome) -> dict[str, int]:
+        folder = outcome.folder(self._run)
+        below = "/".join(folder.parts[len(self._run.root.parts) :])
+        return {f"{below}/{name}": status.size for name, status in list_files(folder).items()}
+
+    def _is_intact(self, record: StageRecord, outcome: Outcome) -> bool:
+        found = self._measure(outcome)
+        # A later stage completes the card.
+        completed = {name for name in found if name.endswith(MODEL_CARD)}
+        return all(found.get(name) == size or name in completed for name, size in record.files.items())
 
 
 def open_run_folder(run: RunDir) -> None:
     """Create the run directory; raises UserError where it cannot be written."""
     try:
-        run.stages.mkdir(parents=True, exist_ok=True)
+        make_folder(run.stages)
         probe = run.stages / "probe"
         probe.touch()
         probe.unlink()
-    except OSError as error:
+    except storage_errors() as error:
         raise UserError(
-            f"Cannot write to '{run.root}' ({error.strerror}): set output_dir to a folder that can be written."
+            f"Cannot write to '{run.root}' ({describe_error(error)}): set output_dir to a folder that can be written."
         ) from error
 
 

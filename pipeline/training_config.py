@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from components.catalog import Spec, parse_backbone
 from components.features import RunDir
-from pipeline.section import Section
+from pipeline.section import Place, Section
 
 
 def _is_number(value: Any) -> bool:
@@ -113,7 +113,7 @@ class Train(Section):
     label_smoothing: float = Field(0, ge=0, lt=1)
     class_weight: Union[Literal["balanced"], dict[str, float], None] = None
     patience: Optional[int] = Field(None, ge=1)
-    warm_start: Optional[Path] = None
+    warm_start: Optional[Place] = None
     max_memory: Optional[int] = Field(None, ge=1)
     finetune: Optional[Finetune] = None
 
