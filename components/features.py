@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -138,10 +139,23 @@ class RunDir:
     def report(self) -> Path:
         return self.root / "report"
 
+    def artifacts(self) -> list[Path]:
+        """Return all that a run or curve writes directly below its directory."""
+        return [
+            *(self.record, self.stages, self.examples, self.validation, self.backbones, self.bottlenecks("").parent),
+            *(self.audit, self.model, self.finetuned, self.exports, self.tflite, self.evaluation, self.curve),
+            self.report,
+        ]
+
 
 def shard_name(split: str, shard: int, shards: int) -> str:
     """File name of one shard, such as train-00003-of-00008.tfrecord."""
     return f"{split}-{shard:05d}-of-{shards:05d}.tfrecord"
+
+
+def is_shard(name: str) -> bool:
+    """Tell whether a file's name is that of a shard, whose records hold sums of their own."""
+    return re.fullmatch(rf"({'|'.join(SPLITS)})-(.*-)?\d{{5}}-of-\d{{5}}\.tfrecord", name) is not None
 
 
 def index_name(shard: int, shards: int) -> str:
@@ -207,6 +221,9 @@ class Bottlenecks:
     def folder(self, run: RunDir) -> Path:
         return run.bottlenecks(self.backbone_id, self.engine, self.views)
 
+    def beside(self, run: RunDir) -> list[Path]:
+        return [run.backbones / self.backbone_id]
+
 
 @dataclass(frozen=True)
 class Audit:
@@ -256,6 +273,9 @@ class TunedHead(Head):
     def folder(self, run: RunDir) -> Path:
         return run.finetuned
 
+    def beside(self, run: RunDir) -> list[Path]:
+        return [run.backbones / self.backbone_id]
+
 
 @dataclass(frozen=True)
 class Export:
@@ -294,10 +314,14 @@ class Curve:
 
 @dataclass(frozen=True)
 class Report:
-    """Outcome of report: the page, relative to the run directory."""
+    """Outcome of report: the page and the model's card, relative to the run directory."""
 
     work: Work
     page: str
+    card: str
 
     def folder(self, run: RunDir) -> Path:
         return run.report
+
+    def beside(self, run: RunDir) -> list[Path]:
+        return [run.root / self.card]

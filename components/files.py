@@ -54,9 +54,9 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def remove_partials(folder: Path) -> None:
-    """Remove what a killed run left half-written directly in a folder."""
-    for left_over in folder.glob(f"*{PARTIAL}"):
+def remove_partials(folder: Path, name: str = "") -> None:
+    """Remove what a killed run left half-written directly in a folder, under names that begin with one."""
+    for left_over in folder.glob(f"{name}*{PARTIAL}"):
         if left_over.is_dir():
             shutil.rmtree(left_over)
         else:

@@ -22,13 +22,12 @@ from components.calibration import NEVER_ANSWERS, Abstention, confidence_interva
 from components.catalog import Spec, has_network
 from components.data_health import accuracy_of, leaked_tests, read_table
 from components.evaluate import BLESSED, NOT_BLESSED
+from components.export import read_facts
 from components.features import MODEL_CARD, SPLITS, Audit, Evaluation, Examples, Export, RunDir
 from components.files import write_json
 from components.model_analysis import read_confusion, read_slice_metrics
 from components.reliability import collect_reliability
 
-# What the export itself has written: others read these keys.
-FACTS = ("backbone", "classes", "images", "validation", "abstention")
 # Below this, even a class without a mistake may be right in fewer than 70 % of cases (0.025 ** (1 / 10) = 0.69).
 FEW_IMAGES = 10
 NAMES_SHOWN = 10
@@ -70,10 +69,9 @@ class Section(NamedTuple):
 def write_card(
     origin: Origin, examples: Examples, audit: Audit, export: Export, evaluation: Evaluation, run: RunDir
 ) -> dict[str, Any]:
-    """Complete export/<version>/model_card.json with what was found and measured; return it."""
+    """Complete export/<version>/model_card.json with what was found and measured; return it; raises DamagedFile."""
     path = export.folder(run) / MODEL_CARD
-    written = json.loads(path.read_text(encoding="utf-8"))
-    facts = {key: written[key] for key in FACTS}
+    facts = read_facts(path.parent)
     verdict_file = run.evaluation / (BLESSED if evaluation.blessed else NOT_BLESSED)
     verdict = json.loads(verdict_file.read_text(encoding="utf-8"))
     predictions = read_table(run.predictions)

@@ -19,6 +19,7 @@ from components.curve_report import format_point, plot_curve, summarise_curve
 from components.data_health import Row, collect_health, read_table
 from components.evaluate import BLESSED, find_last_blessed
 from components.features import (
+    MODEL_CARD,
     Audit,
     Bottlenecks,
     Evaluation,
@@ -171,8 +172,9 @@ def write_report(
             write_csv(folder / run.curve_rows.name, list(curve_rows[0]), (list(row.values()) for row in curve_rows))
         write_json(folder / "summary.json", summary)
         (folder / "index.html").write_text(page, encoding="utf-8", errors="backslashreplace")
+    written = (run.report / "index.html", export.folder(run) / MODEL_CARD)
     return Report(
-        Work(len(predictions), computed=len(predictions)), str((run.report / "index.html").relative_to(run.root))
+        Work(len(predictions), computed=len(predictions)), *(path.relative_to(run.root).as_posix() for path in written)
     )
 
 
