@@ -24,7 +24,7 @@ from components.engine_choice import Closeness, settle_engine
 from components.engines import BATCH_SIZE, BATCHES_IN_FLIGHT, Engine, load_engine
 from components.errors import DamagedShard, UserError
 from components.features import AUTO, SPLITS, TENSORFLOW, Bottlenecks, Examples, RunDir, Work, shard_name
-from components.files import remove_partials, write_text
+from components.files import PARTIAL, remove_partials, write_text
 from components.imported_bottlenecks import ImportedBottlenecks
 from components.progress import Progress
 from components.shards import (
@@ -202,7 +202,7 @@ def extract_bottlenecks(
     folder = run.bottlenecks(backbone.id, engine, augment.name)
     folder.mkdir(parents=True, exist_ok=True)
     remove_partials(folder)
-    outcome_file = folder / "outcome.json"
+    outcome_file = folder / f"outcome.json{PARTIAL}"
     backbone_folder = run.backbones / backbone.id
     extract = ExtractShard(
         run.examples, folder, backbone_folder, engine, backbone.dim, examples.shards, augment, Shared(), imported

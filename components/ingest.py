@@ -14,7 +14,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from components.duplicates import Copy, find_copies
 from components.errors import UserError
-from components.example_shards import WriteExampleShard, plan_file
+from components.example_shards import WriteExampleShard, plan_file, remove_begun
 from components.features import SPLITS, Examples, RunDir, Work, index_name
 from components.file_index import Row, encode_text, file_stamp, read_facts, read_index, remove_other_shards, write_index
 from components.files import remove_partials, write_csv, write_text
@@ -71,6 +71,7 @@ def ingest_images(
         if settled != rows:
             _check_unchanged(settled, write_rows(settled, run, shards, rules.limits, options))
     remove_other_shards(run.examples, shards)
+    remove_begun(run.examples)
 
     rejects = _list_rejects(settled, listing, copies)
     write_text(run.rejects, "".join(f"{json.dumps(reject._asdict())}\n" for reject in rejects))
