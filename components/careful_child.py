@@ -8,7 +8,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from components.example_shards import read_images
+from components.image_files import read_images
 
 # Behind the limit of who asks: for a child whose parent is gone.
 GRACE_SECONDS = 10

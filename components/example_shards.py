@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError
@@ -15,16 +14,16 @@ import apache_beam as beam
 import tensorflow as tf
 from apache_beam.metrics import Metrics
 
-import components
 from components import features
 from components.careful_reader import CarefulReader
 from components.features import index_name
 from components.file_index import Facts, Row, encode_text, measure_shard, read_index, write_index
 from components.files import PARTIAL, write_text
+from components.image_files import read_images
 from components.image_headers import Limits
-from components.images import CheckedImage, check_images, read_file
+from components.images import CheckedImage
 from components.listing import ImageFile
-from components.rejects import UNREADABLE, RejectedImage
+from components.rejects import RejectedImage
 from components.shards import find_overlapping, writing_shards
 
 # TensorFlow and hashlib release Python's lock, so this many batches of files are decoded side by side.
@@ -208,35 +207,6 @@ def complete_batch(batch: Batch, read_files: Read) -> list[_Complete]:
         record = make_record(row.file, checked) if row.split else None
         completed.append(_Complete(row, record, Facts("", "", *found)))
     return completed
-
-
-def read_images(files: Sequence[ImageFile], limits: Limits) -> list[CheckedImage | RejectedImage]:
-    """Read and check files."""
-    contents = [_read_content(file, limits) for file in files]
-    checked = iter(check_images([content for content in contents if isinstance(content, bytes)], limits))
-    return [next(checked) if isinstance(content, bytes) else content for content in contents]
-
-
-def _read_content(file: ImageFile, limits: Limits) -> bytes | RejectedImage:
-    try:
-        if file.offset < 0:
-            whole = read_file(file.path, limits)
-            _check_unchanged(file)
-            return whole
-        content: bytes = components.example_sets.read_record(file.path, file.offset)
-        return content
-    except OSError as error:  # gone since it was read
-        return RejectedImage(UNREADABLE, error.strerror or str(error))
-    except RejectedImage as rejected:
-        return rejected
-
-
-def _check_unchanged(file: ImageFile) -> None:
-    """Raise RejectedImage for a local file that is no longer as it was listed; the next run lists and reads it anew."""
-    if file.modified_ns and "://" not in file.path:
-        status = os.stat(file.path)
-        if (status.st_size, status.st_mtime_ns) != (file.size, file.modified_ns):
-            raise RejectedImage(UNREADABLE, "changed while the run read it: run again when nothing writes to it")
 
 
 def make_record(file: ImageFile, checked: CheckedImage) -> tf.train.Example:

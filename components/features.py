@@ -142,9 +142,9 @@ class RunDir:
     def artifacts(self) -> list[Path]:
         """Return all that a run or curve writes directly below its directory."""
         return [
-            *(self.record, self.stages, self.examples, self.validation, self.backbones, self.bottlenecks("").parent),
-            *(self.audit, self.model, self.finetuned, self.exports, self.tflite, self.evaluation, self.curve),
-            self.report,
+            *(self.record, self.stages, self.examples, self.validation, self.backbones, self.root / "bottlenecks"),
+            *(self.audit, self.model, self.finetuned, self.exports, self.tflite, self.evaluation),
+            *(self.curve, self.report),
         ]
 
 
