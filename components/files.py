@@ -77,9 +77,9 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def remove_partials(folder: Path) -> None:
-    """Remove what a killed run left half-written directly in a folder."""
-    for left_over in folder.glob(f"*{PARTIAL}"):
+def remove_partials(folder: Path, name: str = "") -> None:
+    """Remove what a killed run left half-written directly in a folder, under names that begin with one."""
+    for left_over in folder.glob(f"{name}*{PARTIAL}"):
         remove(left_over)
 
 

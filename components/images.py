@@ -122,6 +122,8 @@ def inspect_image(content: bytes, limits: Limits) -> CheckedImage:
 def _decode_alone(image: CheckedImage) -> CheckedImage:
     try:
         height, width, _ = tf.io.decode_image(image.encoded, channels=3, expand_animations=False).shape
+    except tf.errors.ResourceExhaustedError:  # says nothing of the image
+        raise
     except tf.errors.OpError as error:
         raise RejectedImage(CORRUPT, f"damaged {image.format.upper()}: {_explain(error)}") from error
     return _set_size(image, (height, width))

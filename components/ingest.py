@@ -16,7 +16,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from components.class_names import append_classes, read_labels
 from components.duplicates import Copy, find_copies
 from components.errors import UserError
-from components.example_shards import WriteExampleShard
+from components.example_shards import WriteExampleShard, remove_begun
 from components.features import SPLITS, Examples, RunDir, Shard, Work, index_name
 from components.file_index import Row, encode_text, plan_shard, read_index, read_known, remove_other_shards
 from components.files import remove_partials, write_csv, write_json, write_text
@@ -88,6 +88,7 @@ def ingest_images(
     settled, new = _flatten(planned), len(unread)
     _check_unchanged(settled, _flatten(written))
     remove_other_shards(run.examples, spans)
+    remove_begun(run.examples)
 
     rejects = _list_rejects(settled, listing, copies)
     write_text(run.rejects, "".join(f"{json.dumps(reject._asdict())}\n" for reject in rejects))

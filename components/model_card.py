@@ -19,12 +19,10 @@ from components.card_findings import join_names, list_limits, list_metrics
 from components.catalog import Spec, has_network
 from components.data_health import read_table
 from components.evaluate import BLESSED, NOT_BLESSED
+from components.export import read_facts
 from components.features import MODEL_CARD, SPLITS, Audit, Evaluation, Examples, Export, RunDir
 from components.files import write_json
 from components.measured import Measured
-
-# What the export itself has written: others read these keys.
-FACTS = ("backbone", "classes", "images", "validation", "abstention")
 
 
 @dataclass(frozen=True)
@@ -48,10 +46,9 @@ def write_card(
     measured: Measured,
     run: RunDir,
 ) -> dict[str, Any]:
-    """Complete export/<version>/model_card.json with what was found and measured; return it."""
+    """Complete export/<version>/model_card.json with what was found and measured; return it; raises DamagedFile."""
     path = export.folder(run) / MODEL_CARD
-    written = json.loads(path.read_text(encoding="utf-8"))
-    facts = {key: written[key] for key in FACTS}
+    facts = read_facts(path.parent)
     verdict_file = run.evaluation / (BLESSED if evaluation.blessed else NOT_BLESSED)
     verdict = json.loads(verdict_file.read_text(encoding="utf-8"))
     images = read_table(run.images)

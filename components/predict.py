@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from components import features
+from components.checksums import find_unlike
 from components.errors import UserError
 from components.images import Limits, RejectedImage, check_image, make_readable, read_file
 from components.places import is_remote
@@ -65,6 +66,7 @@ def load_export(export: Path) -> Classifier:
     """Load an exported SavedModel with the names of its classes; raises UserError for anything else."""
     if not (export / "saved_model.pb").exists():
         raise UserError(f"'{export}' holds no SavedModel: give a version folder such as runs/<name>/export/<version>.")
+    check_export(export)
     try:
         model = tf.saved_model.load(str(export))
     except (OSError, tf.errors.OpError) as error:
@@ -86,6 +88,16 @@ def load_export(export: Path) -> Classifier:
 
     names = labels.read_text(encoding="utf-8", errors="surrogateescape").split("\n")[:-1]
     return Classifier(names, compute, abstains)
+
+
+def check_export(export: Path) -> None:
+    """Raise UserError for an exported SavedModel that is not as it was written."""
+    unlike = find_unlike(export)
+    if unlike:
+        raise UserError(
+            f"The SavedModel '{export}' is damaged ('{unlike}' is not as it was written): run its config again, which "
+            f"exports it anew, or give another version."
+        )
 
 
 def predict_files(

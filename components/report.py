@@ -17,6 +17,7 @@ from components.curve_report import format_point, plot_curve, summarise_curve
 from components.data_health import Row, collect_health, read_table
 from components.evaluate import BLESSED, find_last_blessed
 from components.features import (
+    MODEL_CARD,
     Audit,
     Bottlenecks,
     Evaluation,
@@ -165,7 +166,11 @@ def write_report(
             write_csv(folder / run.curve_rows.name, list(curve_rows[0]), (list(row.values()) for row in curve_rows))
         write_json(folder / "summary.json", summary)
         (folder / "index.html").write_text(page, encoding="utf-8", errors="backslashreplace")
-    return Report(Work(len(predictions), computed=len(predictions)), f"{run.report.name}/index.html")
+    return Report(
+        Work(len(predictions), computed=len(predictions)),
+        f"{run.report.name}/index.html",
+        f"{run.exports.name}/{export.version}/{MODEL_CARD}",
+    )
 
 
 def weigh_accuracy(predictions: Sequence[Row], export: Export, run: RunDir) -> Verdict:

@@ -19,6 +19,7 @@ from components.errors import UserError
 from components.export import list_versions
 from components.features import ENCODED, LABEL, MODEL_CARD, RunDir
 from components.files import replacing_folder, write_json
+from components.predict import check_export
 from components.progress import Progress
 from components.shards import IMAGE_SPEC, read_batches, shard_files
 
@@ -90,6 +91,7 @@ def convert_export(run: RunDir, progress: Progress) -> tuple[Path, Comparison]:
 
 @contextmanager
 def _serving(export: Path) -> Iterator[Served]:
+    check_export(export)
     # Not made the default graph: what reads the shards and what converts works outside of it.
     with closing(v1.Session(graph=tf.Graph())) as session:
         try:

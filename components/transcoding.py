@@ -58,7 +58,7 @@ def make_readable(content: bytes, limits: Limits) -> bytes:
         return content
     try:
         return _make_png(content, limits)
-    except RejectedImage:
+    except (RejectedImage, MemoryError):
         raise
     except (UnidentifiedImageError, struct.error) as error:
         raise RejectedImage(CORRUPT, "its header is damaged, or of a kind that Pillow does not read") from error

@@ -22,6 +22,7 @@ from pipeline.commands import (
     run_command,
     serve_command,
 )
+from pipeline.failures import describe_failure
 from pipeline.terminal import answering_in_json
 
 # Behind -- stand flags of Beam.
@@ -48,6 +49,13 @@ def main(arguments: Optional[list[str]] = None) -> int:
         except UserError as error:
             print(f"topgraft: {printable(str(error))}", file=sys.stderr)
             answer({"error": str(error)})
+            return USER_ERROR
+        except Exception as error:
+            message = describe_failure(error)
+            if message is None or "--verbose" in words:
+                raise
+            print(f"topgraft: {printable(message)}", file=sys.stderr)
+            answer({"error": message})
             return USER_ERROR
         except KeyboardInterrupt:
             message = "interrupted; the same command continues where it stopped."
