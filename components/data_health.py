@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import collections
-import csv
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from components.features import Audit, Examples, RunDir, Validation
+from components.tables import read_csv
 
 # Shown in the report; the files hold all.
 PAIRS_SHOWN = 24
@@ -46,9 +45,9 @@ def collect_health(
 ) -> DataHealth:
     """Read what ingest, validate and audit left; predictions are the rows of predictions.csv."""
     rejects = [json.loads(line) for line in run.rejects.read_text(encoding="utf-8").splitlines()]
-    pairs = read_table(run.audit / "near_duplicates.csv")
-    suspicious = read_table(run.audit / "suspicious_labels.csv")
-    copies = read_table(run.duplicates)
+    pairs = read_csv(run.audit / "near_duplicates.csv")
+    suspicious = read_csv(run.audit / "suspicious_labels.csv")
+    copies = read_csv(run.duplicates)
     leaked = leaked_tests(pairs)
     return DataHealth(
         warnings=[*examples.warnings, *validation.warnings],
@@ -78,9 +77,3 @@ def accuracy_of(predictions: Iterable[Row]) -> float | None:
     """Return the share of predictions that are right, None of none."""
     hits = [row["label"] == row["actual"] for row in predictions]
     return sum(hits) / len(hits) if hits else None
-
-
-def read_table(path: Path) -> list[Row]:
-    """Read a csv file with a header."""
-    with open(path, encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))

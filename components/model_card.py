@@ -20,12 +20,13 @@ from components import features
 from components.backbone_catalog import licence_of
 from components.calibration import NEVER_ANSWERS, Abstention, confidence_interval
 from components.catalog import Spec, has_network
-from components.data_health import accuracy_of, leaked_tests, read_table
+from components.data_health import accuracy_of, leaked_tests
 from components.evaluate import BLESSED, NOT_BLESSED
 from components.features import MODEL_CARD, SPLITS, Audit, Evaluation, Examples, Export, RunDir
 from components.files import write_json
 from components.model_analysis import read_confusion, read_slice_metrics
 from components.reliability import collect_reliability
+from components.tables import read_csv
 
 # What the export itself has written: others read these keys.
 FACTS = ("backbone", "classes", "images", "validation", "abstention")
@@ -76,8 +77,8 @@ def write_card(
     facts = {key: written[key] for key in FACTS}
     verdict_file = run.evaluation / (BLESSED if evaluation.blessed else NOT_BLESSED)
     verdict = json.loads(verdict_file.read_text(encoding="utf-8"))
-    predictions = read_table(run.predictions)
-    leaked = leaked_tests(read_table(run.audit / "near_duplicates.csv"))
+    predictions = read_csv(run.predictions)
+    leaked = leaked_tests(read_csv(run.audit / "near_duplicates.csv"))
     abstention = facts["abstention"] and Abstention(**facts["abstention"])
     measured = Measured(
         read_confusion(run.evaluation, len(examples.labels)),
@@ -87,7 +88,7 @@ def write_card(
         len(leaked),
         accuracy_of(row for row in predictions if row["path"] not in leaked),
     )
-    images = read_table(run.images)
+    images = read_csv(run.images)
     digest = hashlib.sha256(run.images.read_bytes()).hexdigest()
     counts = Counter((row["label"], row["split"]) for row in images)
     card = build_card(origin, export.version, facts, examples, counts, digest, audit, measured, verdict)

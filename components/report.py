@@ -16,7 +16,7 @@ from components import features
 from components.audit import MAP, NEAREST
 from components.calibration import Abstention, confidence_interval
 from components.curve_report import format_point, plot_curve, summarise_curve
-from components.data_health import Row, collect_health, read_table
+from components.data_health import Row, collect_health
 from components.evaluate import BLESSED, find_last_blessed
 from components.features import (
     Audit,
@@ -32,7 +32,7 @@ from components.features import (
     Work,
 )
 from components.figures import plot_confusion, plot_history, plot_map
-from components.files import replacing_folder, write_csv, write_json, write_text
+from components.files import replacing_folder, write_json, write_text
 from components.model_analysis import read_confusion, read_slice_metrics
 from components.model_card import describe_card
 from components.page_pictures import collect_pictures
@@ -40,6 +40,7 @@ from components.pages import load_template
 from components.provenance import list_versions
 from components.reliability import collect_reliability, plot_calibration, plot_coverage
 from components.scores import ClassRow, most_confused, order_by_confusion, score_classes
+from components.tables import read_csv, write_csv
 
 GALLERY_IMAGES = 9
 MISTAKES_SHOWN = 60
@@ -79,11 +80,11 @@ def write_report(
     name, labels = config["name"], examples.labels
     confusion = read_confusion(run.evaluation, len(labels))
     classes = score_classes(confusion, labels)
-    predictions = read_table(run.predictions)
-    history = read_table(head.history(run))
+    predictions = read_csv(run.predictions)
+    history = read_csv(head.history(run))
     trainings = {"": history}
     if isinstance(head, TunedHead):
-        trainings = {" of the head alone": read_table(run.history), " while fine-tuning": history}
+        trainings = {" of the head alone": read_csv(run.history), " while fine-tuning": history}
     health = collect_health(examples, validation, audit, predictions, run)
     reliability = collect_reliability(predictions, abstention)
     mistakes = sorted(
@@ -92,8 +93,8 @@ def write_report(
     picked = np.random.default_rng(config["seed"]).permutation(len(predictions))
     gallery = [predictions[row] for row in picked[:GALLERY_IMAGES]]
     shown = mistakes[:MISTAKES_SHOWN]
-    places = read_table(run.audit / MAP)
-    nearest = group_nearest(read_table(run.audit / NEAREST), {row["path"] for row in shown})
+    places = read_csv(run.audit / MAP)
+    nearest = group_nearest(read_csv(run.audit / NEAREST), {row["path"] for row in shown})
     pictures = collect_pictures(
         [row["path"] for row in [*gallery, *shown]] + sorted(health.image_keys()),
         [
@@ -118,7 +119,7 @@ def write_report(
         "best_epoch": head.best_epoch,
         **reliability.summary(),
     }
-    curve_rows = read_table(run.curve_rows) if run.curve_rows.exists() else []
+    curve_rows = read_csv(run.curve_rows) if run.curve_rows.exists() else []
     points = summarise_curve(curve_rows, config["data"]["source"])
     page = load_template("report.html.j2").render(
         summary=summary,
@@ -216,7 +217,7 @@ def gather_page_data(predictions: Sequence[Row], confusion: np.ndarray, labels: 
 
 def write_curve_page(name: str, source: str | None, run: RunDir) -> Path:
     """Write curve/index.html, the page of a curve that stands alone, and return its path."""
-    points = summarise_curve(read_table(run.curve_rows), source)
+    points = summarise_curve(read_csv(run.curve_rows), source)
     page = load_template("curve.html.j2").render(
         name=name,
         points=[(point.published, *format_point(point)) for point in points],

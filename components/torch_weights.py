@@ -60,8 +60,9 @@ def _read_pickle(file: BinaryIO, storages: dict[str, dict[str, Any]]) -> Any:
     stack: list[Any] = []
     below: list[list[Any]] = []
     memo: dict[int, Any] = {}
-    for opcode, argument, _ in pickletools.genops(file):
-        name = opcode.name
+    name: str
+    argument: Any
+    for name, argument in ((opcode.name, value) for opcode, value, _ in pickletools.genops(file)):
         if name in VALUES:
             stack.append(argument)
         elif name in CONSTANTS:

@@ -8,7 +8,6 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Optional, Union, get_args
 
-import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from components.catalog import Spec, parse_backbone
@@ -16,6 +15,7 @@ from components.errors import UserError
 from components.features import RunDir
 from pipeline.section import Section
 from pipeline.training_config import Abstain, Curve, Head, Train
+from pipeline.yaml_text import InvalidYaml, parse_yaml
 
 
 class Split(Section):
@@ -178,12 +178,11 @@ class Config(Section):
 def load_config(path: Path, overrides: list[str]) -> Config:
     """Read a YAML file and key=value overrides with dotted keys; raises UserError for the first thing wrong."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"Cannot read the config '{path}' ({error.strerror}): give the path of a YAML file.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        place = str(error).replace("\n", " ")
-        raise UserError(f"The config '{path}' is not valid YAML ({place}): mend it there.") from error
+    except (InvalidYaml, UnicodeDecodeError) as error:
+        raise UserError(f"The config '{path}' is not valid YAML ({error}): mend it there.") from error
     if not isinstance(values, dict):
         raise UserError(
             f"The config '{path}' holds no keys: expected at least 'name' and 'data', see configs/digits.yaml."
@@ -217,8 +216,8 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         if not isinstance(values, dict):
             raise UserError(f"Cannot set '{key}': '{parent}' is a single value, not a section.")
     try:
-        values[last] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        values[last] = parse_yaml(text)
+    except InvalidYaml as error:
         raise UserError(f"Cannot read the value of '{override}': expected a YAML value, such as {key}=20.") from error
 
 
@@ -234,8 +233,12 @@ def _describe(error: ValidationError) -> str:
     if first["type"] == "missing":
         return f"The key '{key}' is missing: set it"
     message = first["msg"].removeprefix("Value error, ")
-    found = "" if isinstance(first["input"], dict) else f" is {first['input']!r}"
+    found = "" if isinstance(first["input"], dict) else f" is {_shorten(repr(first['input']))}"
     return f"'{key}'{found}: {message[0].lower()}{message[1:]}" if key else message
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def _keys_of(section: type[BaseModel], path: list[str]) -> list[str]:

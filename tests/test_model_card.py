@@ -11,10 +11,10 @@ from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, precision_score, recall_score
 
 from components.catalog import Spec
-from components.data_health import read_table
 from components.export import list_versions
 from components.features import Audit, Examples, Work
 from components.model_card import Measured, Origin, build_card, describe_card
+from components.tables import read_csv
 from pipeline.cli import main
 
 
@@ -45,7 +45,7 @@ def check_interval(metric, hits, images):
 
 
 def test_figures_are_those_of_scikit_learn_on_the_predictions(card, toy_run):
-    rows = read_table(toy_run.predictions)
+    rows = read_csv(toy_run.predictions)
     actual, predicted = ([row[name] for row in rows] for name in ("actual", "label"))
     accuracy = find(card, "accuracy")
     assert accuracy["value"] == pytest.approx(accuracy_score(actual, predicted))
@@ -71,7 +71,7 @@ def test_the_card_counts_the_data_as_the_run_does(card, toy_run, toy_config):
     assert {name: data[name] for name in ("found", "written", "rejected", "duplicates")} == {
         name: counts[name] for name in ("found", "written", "rejected", "duplicates")
     }
-    rows = read_table(toy_run.images)
+    rows = read_csv(toy_run.images)
     for label, splits in data["classes"].items():
         assert splits == {
             split: sum((row["label"], row["split"]) == (label, split) for row in rows) for split in splits
