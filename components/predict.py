@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from components import features
 from components.errors import UserError
-from components.images import Limits, RejectedImage, check_image, make_readable, read_file
+from components.images import Limits, RejectedImage, check_image, inspect_image, read_file
 
 BATCH_SIZE = 32
 TOP_K = 5
@@ -119,7 +119,7 @@ def _read(path: str) -> Union[bytes, str]:
     if os.path.isdir(path):
         return "a folder that cannot be read, or a link to one above it"
     try:
-        return make_readable(read_file(path, Limits()), Limits())
+        return inspect_image(read_file(path, Limits()), Limits()).encoded
     except RejectedImage as rejected:
         return describe_rejected(rejected)
 
