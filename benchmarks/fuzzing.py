@@ -6,8 +6,8 @@
 Every input is made of a healthy one by its number and the seed, so that a finding can be had again. Inputs run in
 processes of their own, which are watched. Findings are: a process that dies, an input that takes longer than
 HANG_SECONDS, an exception other than the refusal that is meant, an answer of the server with status 500 or a path of
-the machine, and a file outside the process's folder that is opened or changed, by Python's audit events and by a listing of
-what lies around that folder before and after. Ends with status 1 where there is any.
+the machine, and a file outside the process's folder that is opened or changed, by Python's audit events and a listing
+of what lies around that folder before and after. Ends with status 1 where there is any.
 """
 
 from __future__ import annotations
