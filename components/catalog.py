@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
@@ -233,7 +234,8 @@ def _parse_mapping(values: dict[str, Any]) -> Spec:
         if key not in known:
             raise UserError(unknown("key in backbone", str(key), known))
     scale, size = values.get("scale"), values.get("size")
-    if scale is not None and not (isinstance(scale, list) and len(scale) == 2 and scale[0] < scale[1]):
+    numbers = isinstance(scale, list) and len(scale) == 2 and all(type(end) in (int, float) for end in scale)
+    if scale is not None and not (numbers and -math.inf < scale[0] < scale[1] < math.inf):
         raise UserError(f"backbone.scale is {scale!r}: expected the range of pixels as two numbers, such as [-1, 1].")
     if size is not None and not (isinstance(size, int) and 8 <= size <= 4096):
         raise UserError(f"backbone.size is {size!r}: expected the input's side in pixels, such as 224.")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import collections
-import csv
 import json
 from dataclasses import dataclass
-from pathlib import Path
 
 from components.features import Audit, Examples, RunDir, Validation
+from components.tables import read_csv
 
 # Shown in the report; the files hold all.
 PAIRS_SHOWN = 24
@@ -41,9 +40,9 @@ class DataHealth:
 def collect_health(examples: Examples, validation: Validation, audit: Audit, run: RunDir) -> DataHealth:
     """Read what ingest, validate and audit left."""
     rejects = [json.loads(line) for line in run.rejects.read_text(encoding="utf-8").splitlines()]
-    pairs = read_table(run.audit / "near_duplicates.csv")
-    suspicious = read_table(run.audit / "suspicious_labels.csv")
-    copies = read_table(run.duplicates)
+    pairs = read_csv(run.audit / "near_duplicates.csv")
+    suspicious = read_csv(run.audit / "suspicious_labels.csv")
+    copies = read_csv(run.duplicates)
     return DataHealth(
         warnings=[*examples.warnings, *validation.warnings, *audit.warnings],
         reasons=dict(collections.Counter(reject["reason"] for reject in rejects).most_common()),
@@ -54,9 +53,3 @@ def collect_health(examples: Examples, validation: Validation, audit: Audit, run
         suspicious=suspicious[:LABELS_SHOWN],
         suspicious_count=audit.suspicious,
     )
-
-
-def read_table(path: Path) -> list[Row]:
-    """Read a csv file with a header."""
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))

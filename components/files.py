@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import fcntl
 import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -81,17 +80,6 @@ def remove_partials(folder: Path, name: str = "") -> None:
     """Remove what a killed run left half-written directly in a folder, under names that begin with one."""
     for left_over in folder.glob(f"{name}*{PARTIAL}"):
         remove(left_over)
-
-
-def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a csv table in one step."""
-    with (
-        replacing_file(path) as partial,
-        open(partial, "w", encoding="utf-8", errors="backslashreplace", newline="") as file,
-    ):
-        table = csv.writer(file)
-        table.writerow(columns)
-        table.writerows(rows)
 
 
 def beside(path: Path, suffix: str) -> Path:

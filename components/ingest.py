@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import csv
 import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +18,7 @@ from components.errors import UserError
 from components.example_shards import WriteExampleShard, remove_begun
 from components.features import SPLITS, Examples, RunDir, Shard, Work, index_name
 from components.file_index import Row, encode_text, plan_shard, read_index, read_known, remove_other_shards
-from components.files import remove_partials, write_csv, write_json, write_text
+from components.files import remove_partials, write_json, write_text
 from components.findings import describe_copies, describe_files, describe_splits
 from components.image_headers import Limits
 from components.listing import ImageFile, Listing
@@ -28,6 +27,7 @@ from components.progress import Progress
 from components.rejects import DUPLICATE, Reject
 from components.sharding import choose_shards, keeps_spans, list_shards, place_key, plan_spans
 from components.split import Member, SplitPlan, assign_splits
+from components.tables import read_csv, write_csv
 
 COLUMNS = ("path", "label", "source", "split", "rule", "format", "width", "height", "sha256")
 
@@ -211,8 +211,7 @@ def describe_rule(plan: SplitPlan) -> str:
 def _read_former(run: RunDir, plan: SplitPlan) -> FormerSplits:
     if not run.images.exists():
         return FormerSplits({}, {})
-    with run.images.open(encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["rule"] == describe_rule(plan)]
+    rows = [row for row in read_csv(run.images) if row["rule"] == describe_rule(plan)]
     return FormerSplits({row["path"]: row["split"] for row in rows}, {row["sha256"]: row["split"] for row in rows})
 
 

@@ -9,11 +9,12 @@ import numpy as np
 
 from components import features
 from components.audit import NEAR_DUPLICATES
-from components.data_health import Row, read_table
+from components.data_health import Row
 from components.export import read_abstention
 from components.features import Evaluation, Examples, Export, RunDir
 from components.model_analysis import read_confusion, read_slice_metrics
 from components.reliability import Reliability, collect_reliability
+from components.tables import read_csv
 
 
 class Measured(NamedTuple):
@@ -30,8 +31,8 @@ class Measured(NamedTuple):
 
 def read_measured(examples: Examples, export: Export, evaluation: Evaluation, run: RunDir) -> Measured:
     """Read what evaluate and audit left of the test split."""
-    predictions = read_table(run.predictions)
-    leaked = leaked_tests(read_table(run.audit / NEAR_DUPLICATES))
+    predictions = read_csv(run.predictions)
+    leaked = leaked_tests(read_csv(run.audit / NEAR_DUPLICATES))
     return Measured(
         predictions,
         read_confusion(run.evaluation, len(examples.labels)),

@@ -12,7 +12,7 @@ from typing import Any, Union
 
 from components import features
 from components.errors import UserError
-from components.files import replacing_file, write_csv
+from components.files import replacing_file
 from components.gallery import write_gallery
 from components.places import describe_error, is_remote, storage_errors
 from components.predict import (
@@ -25,11 +25,9 @@ from components.predict import (
     rank_classes,
 )
 from components.printable import printable
+from components.tables import write_csv
 
 Outcomes = Iterable[tuple[str, Union[Answer, Unreadable]]]
-
-# What makes a spreadsheet take a cell for a formula: https://owasp.org/www-community/attacks/CSV_Injection
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 def check_output(output: Path | None) -> None:
@@ -106,10 +104,8 @@ def _write_csv(output: Path, outcomes: Outcomes, classifier: Classifier, top_k: 
 
 
 def _format_cell(value: Any) -> Any:
-    """Return what csv holds for a value: true or false as json has them, and an apostrophe before a formula's start."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA_STARTS) else value
+    """Return what csv holds for a value: true or false as json has them."""
+    return str(value).lower() if isinstance(value, bool) else value
 
 
 def _write_jsonl(output: Path, outcomes: Outcomes, classifier: Classifier, top_k: int) -> None:

@@ -14,7 +14,7 @@ from components.audit import MAP, NEAREST
 from components.calibration import confidence_interval
 from components.card_sections import describe_card
 from components.curve_report import format_point, plot_curve, summarise_curve
-from components.data_health import Row, collect_health, read_table
+from components.data_health import Row, collect_health
 from components.evaluate import BLESSED, find_last_blessed
 from components.features import (
     MODEL_CARD,
@@ -31,13 +31,14 @@ from components.features import (
     Work,
 )
 from components.figures import plot_confusion, plot_history, plot_map
-from components.files import replacing_folder, write_csv, write_json
+from components.files import replacing_folder, write_json
 from components.measured import Measured
 from components.page_pictures import collect_pictures
 from components.pages import embed_figure, load_plotly, load_template
 from components.provenance import list_versions
 from components.reliability import plot_calibration, plot_coverage
 from components.scores import ClassRow, most_confused, order_by_confusion, score_classes
+from components.tables import read_csv, write_csv
 
 GALLERY_IMAGES = 9
 MISTAKES_SHOWN = 60
@@ -75,10 +76,10 @@ def write_report(
     name, labels = config["name"], examples.labels
     confusion, predictions, reliability = measured.confusion, measured.predictions, measured.reliability
     classes = score_classes(confusion, labels)
-    history = read_table(head.history(run))
+    history = read_csv(head.history(run))
     trainings = {"": history}
     if isinstance(head, TunedHead):
-        trainings = {" of the head alone": read_table(run.history), " while fine-tuning": history}
+        trainings = {" of the head alone": read_csv(run.history), " while fine-tuning": history}
     health = collect_health(examples, validation, audit, run)
     mistakes = sorted(
         (row for row in predictions if row["label"] != row["actual"]), key=lambda row: -float(row["probability"])
@@ -86,8 +87,8 @@ def write_report(
     picked = np.random.default_rng(config["seed"]).permutation(len(predictions))
     gallery = [predictions[row] for row in picked[:GALLERY_IMAGES]]
     shown = mistakes[:MISTAKES_SHOWN]
-    places = read_table(run.audit / MAP)
-    nearest = group_nearest(read_table(run.audit / NEAREST), {row["path"] for row in shown})
+    places = read_csv(run.audit / MAP)
+    nearest = group_nearest(read_csv(run.audit / NEAREST), {row["path"] for row in shown})
     pictures = collect_pictures(
         [row["path"] for row in [*gallery, *shown]] + sorted(health.image_keys()),
         [
@@ -112,7 +113,7 @@ def write_report(
         "best_epoch": head.best_epoch,
         **reliability.summary(),
     }
-    curve_rows = read_table(run.curve_rows) if run.curve_rows.exists() else []
+    curve_rows = read_csv(run.curve_rows) if run.curve_rows.exists() else []
     points = summarise_curve(curve_rows, config["data"]["source"])
     page = load_template("report.html.j2").render(
         summary=summary,

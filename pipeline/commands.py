@@ -97,9 +97,9 @@ def curve_command(options: argparse.Namespace) -> int:
         run_curve(config, run, stages, stages.progress)
 
         from components.curve_report import summarise_curve, write_curve_page
-        from components.data_health import read_table
+        from components.tables import read_csv
 
-        points = summarise_curve(read_table(run.curve_rows), config.data.source)
+        points = summarise_curve(read_csv(run.curve_rows), config.data.source)
         page = write_curve_page(config.name, config.data.source, run)
     ignored = ["The curve is of heads alone, train.finetune plays no part in it."] if config.train.finetune else []
     findings = [*ignored, *getattr(stages.outcomes["curve"], "warnings", [])]

@@ -8,7 +8,6 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Optional, Union, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from components.catalog import Spec, parse_backbone
@@ -18,6 +17,7 @@ from components.places import as_path, describe_error, storage_errors
 from pipeline.runners import check_runner, read_flags
 from pipeline.section import Place, Section
 from pipeline.training_config import Abstain, Curve, Head, Train
+from pipeline.yaml_text import InvalidYaml, parse_yaml
 
 
 class Split(Section):
@@ -190,14 +190,13 @@ def load_config(path: Path, overrides: list[str], flags: Sequence[str] = ()) -> 
     wrong.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = parse_yaml(path.read_text(encoding="utf-8"))
     except storage_errors() as error:
         raise UserError(
             f"Cannot read the config '{path}' ({describe_error(error)}): give the path of a YAML file."
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        place = str(error).replace("\n", " ")
-        raise UserError(f"The config '{path}' is not valid YAML ({place}): mend it there.") from error
+    except (InvalidYaml, UnicodeDecodeError) as error:
+        raise UserError(f"The config '{path}' is not valid YAML ({error}): mend it there.") from error
     if not isinstance(values, dict):
         raise UserError(
             f"The config '{path}' holds no keys: expected at least 'name' and 'data', see configs/digits.yaml."
@@ -243,8 +242,8 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         if not isinstance(values, dict):
             raise UserError(f"Cannot set '{key}': '{parent}' is a single value, not a section.")
     try:
-        values[last] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        values[last] = parse_yaml(text)
+    except InvalidYaml as error:
         raise UserError(f"Cannot read the value of '{override}': expected a YAML value, such as {key}=20.") from error
 
 
@@ -260,8 +259,12 @@ def _describe(error: ValidationError) -> str:
     if first["type"] == "missing":
         return f"The key '{key}' is missing: set it"
     message = first["msg"].removeprefix("Value error, ")
-    found = "" if isinstance(first["input"], dict) else f" is {first['input']!r}"
+    found = "" if isinstance(first["input"], dict) else f" is {_shorten(repr(first['input']))}"
     return f"'{key}'{found}: {message[0].lower()}{message[1:]}" if key else message
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def _keys_of(section: type[BaseModel], path: list[str]) -> list[str]:

@@ -1,7 +1,8 @@
 import json
 
-from components.data_health import collect_health, read_table
+from components.data_health import collect_health
 from components.features import Audit, Examples, Validation, Work
+from components.tables import read_csv
 
 
 def test_the_health_of_a_run_agrees_with_its_files(toy_run):
@@ -12,5 +13,5 @@ def test_the_health_of_a_run_agrees_with_its_files(toy_run):
     assert sum(health.reasons.values()) == examples.rejected == 1
     assert health.rejects[0]["key"] == "cyan/broken.jpg"
     assert health.warnings[-1] == "noted"
-    pairs = read_table(toy_run.audit / "near_duplicates.csv")
+    pairs = read_csv(toy_run.audit / "near_duplicates.csv")
     assert health.near_duplicates_count == len(pairs)

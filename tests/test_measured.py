@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, confusion_matrix
 
-from components.data_health import read_table
 from components.features import Evaluation, Examples, Export, Work
 from components.measured import accuracy_of, leaked_tests, read_measured
+from components.tables import read_csv
 
 
 def pair(path, split, other_path, other_split):
@@ -35,7 +35,7 @@ def test_what_is_read_of_a_run_agrees_with_scikit_learn_on_its_predictions(toy_r
         for stage, kind in kinds.items()
     ]
     measured = read_measured(*outcomes, toy_run)
-    rows = read_table(toy_run.predictions)
+    rows = read_csv(toy_run.predictions)
     actual, predicted = ([row[name] for row in rows] for name in ("actual", "label"))
     assert measured.predictions == rows
     np.testing.assert_array_equal(measured.confusion, confusion_matrix(actual, predicted, labels=outcomes[0].labels))
@@ -45,7 +45,7 @@ def test_what_is_read_of_a_run_agrees_with_scikit_learn_on_its_predictions(toy_r
     }
     leaked = {
         pair[f"{side}path"]
-        for pair in read_table(toy_run.audit / "near_duplicates.csv")
+        for pair in read_csv(toy_run.audit / "near_duplicates.csv")
         for side, other in (("", "other_"), ("other_", ""))
         if (pair[f"{side}split"], pair[f"{other}split"]) == ("test", "train")
     }

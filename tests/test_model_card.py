@@ -11,9 +11,9 @@ from sklearn.metrics import accuracy_score, precision_score, recall_score
 from test_card_findings import AUDIT, COUNTS, EXAMPLES, FACTS, MEASURED
 
 from components.catalog import Spec
-from components.data_health import read_table
 from components.export import list_versions
 from components.model_card import Origin, build_card
+from components.tables import read_csv
 from pipeline.cli import main
 
 
@@ -44,7 +44,7 @@ def check_interval(metric, hits, images):
 
 
 def test_figures_are_those_of_scikit_learn_on_the_predictions(card, toy_run):
-    rows = read_table(toy_run.predictions)
+    rows = read_csv(toy_run.predictions)
     actual, predicted = ([row[name] for row in rows] for name in ("actual", "label"))
     accuracy = find(card, "accuracy")
     assert accuracy["value"] == pytest.approx(accuracy_score(actual, predicted))
@@ -70,7 +70,7 @@ def test_the_card_counts_the_data_as_the_run_does(card, toy_run, toy_config):
     assert {name: data[name] for name in ("found", "written", "rejected", "duplicates")} == {
         name: counts[name] for name in ("found", "written", "rejected", "duplicates")
     }
-    rows = read_table(toy_run.images)
+    rows = read_csv(toy_run.images)
     for label, splits in data["classes"].items():
         assert splits == {
             split: sum((row["label"], row["split"]) == (label, split) for row in rows) for split in splits

@@ -5,15 +5,15 @@ import numpy as np
 import tensorflow as tf
 
 from components import neighbours
-from components.data_health import read_table
 from components.export import list_versions
 from components.neighbours import find_offsets, load_training_images
+from components.tables import read_csv
 
 
 def test_a_test_image_has_the_neighbours_that_the_audit_names(toy_run, toy_config):
     training = load_training_images(list_versions(toy_run.exports)[-1])
     named = {}
-    for row in read_table(toy_run.audit / "nearest.csv"):
+    for row in read_csv(toy_run.audit / "nearest.csv"):
         named.setdefault(row["path"], []).append((row["nearest_path"], row["nearest_label"], float(row["cosine"])))
     assert len(named) > 30
     for path, rows in named.items():

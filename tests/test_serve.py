@@ -165,6 +165,20 @@ def test_too_many_bodies_or_images_at_once_are_503_and_later_ones_are_answered(c
     assert client.post(PREDICT, json=body).status_code == 200
 
 
+def test_a_request_has_only_so_many_values_pixels_and_seconds(client, monkeypatch, expected):
+    response = client.post(PREDICT, content=b'{"instances": [' + b"[]," * 5001 + b"[]]}")
+    assert (response.status_code, "10,000 values" in response.json()["error"]) == (413, True)
+    body = {"instances": instances(expected[0][0], expected[1][0])}
+    monkeypatch.setattr(serving, "MAX_PIXELS", 2 * 50 * 40 - 1)
+    response = client.post(PREDICT, json=body)
+    assert (response.status_code, "3,999 pixels" in response.json()["error"]) == (413, True)
+    monkeypatch.setattr(serving, "MAX_PIXELS", 2 * 50 * 40)
+    assert client.post(PREDICT, json=body).status_code == 200
+    monkeypatch.setattr(serving, "BODY_SECONDS", 0.0)
+    response = client.post(PREDICT, json=body)
+    assert (response.status_code, "0 seconds" in response.json()["error"]) == (408, True)
+
+
 def test_sixteen_clients_share_batches_and_a_bad_image_fails_its_own_request_alone(served, expected):
     sizes = []
 
