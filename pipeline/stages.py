@@ -37,12 +37,16 @@ T = TypeVar("T", bound=Outcome)
 
 @dataclass(frozen=True)
 class StageRecord:
-    """One stage's file below stages/: the key of its inputs, its outcome, and the size of every file it left."""
+    """One stage's file below stages/: the key of its inputs, its outcome, and the size of every file it left.
+
+    seconds are those of the clock, core_seconds those of busy cores in this process, 0 where they were not taken.
+    """
 
     key: str
     seconds: float
     outcome: dict[str, Any]
     files: dict[str, int]
+    core_seconds: float = 0.0
 
 
 class Stages:
@@ -79,17 +83,17 @@ class Stages:
         self._path(name).unlink(
             missing_ok=True
         )  # from here on its files may change: a killed stage must not pass as done
-        started = time.perf_counter()
+        started, busy = time.perf_counter(), time.process_time()
         with self.progress.stage(name):
             outcome = work()
-        seconds = round(time.perf_counter() - started, 3)
+        seconds, core_seconds = round(time.perf_counter() - started, 3), round(time.process_time() - busy, 3)
         folder = outcome.folder(self._run)
         files = {
             str(file.relative_to(self._run.root)): file.stat().st_size
             for file in sorted(folder.rglob("*"))
             if file.is_file()
         }
-        record = StageRecord(key, seconds, asdict(outcome), files)  # type: ignore[call-overload]
+        record = StageRecord(key, seconds, asdict(outcome), files, core_seconds)  # type: ignore[call-overload]
         self._drop_overwritten(name, record)
         write_json(self._path(name), asdict(record))
         return self._finish(name, record, outcome, skipped=False)
