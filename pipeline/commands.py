@@ -1,4 +1,4 @@
-"""The commands: topgraft run, curve, predict, classify, export, serve, backbones; each returns its exit status."""
+"""The commands of topgraft: run, plan, curve, predict, classify, export, serve, backbones; they return a status."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from components.errors import DamagedShard, UserError
 from components.features import TUNING_STAGES
 from components.printable import printable
-from pipeline.terminal import print_comparison, print_curve, print_summary
+from pipeline.terminal import print_comparison, print_curve, print_plan, print_summary
 
 if TYPE_CHECKING:
     from components.predict import Classifier
@@ -65,6 +65,30 @@ def run_command(options: argparse.Namespace) -> int:
     print_summary(record, findings, report, options.quiet)
     options.answer({**record, "report": report and str(report)})
     return DONE if record["blessed"] or options.only not in (None, "evaluate", "report") else NOT_BLESSED
+
+
+def plan_command(options: argparse.Namespace) -> int:
+    """topgraft plan."""
+    from components.makespan import Fleet
+    from pipeline.config import load_config
+    from pipeline.plan import SLOWDOWN, make_plan
+
+    config = load_config(options.config, options.overrides)
+    fleet = options.workers and Fleet(
+        options.workers, options.vcpus, 60 * options.startup, options.slow, SLOWDOWN, options.lost
+    )
+    plan = make_plan(
+        config,
+        [str(options.config), *options.overrides],
+        options.images,
+        fleet,
+        options.price,
+        options.measure,
+        show_progress(options),
+    )
+    print_plan(plan, options.quiet)
+    options.answer(plan.to_dict())
+    return DONE
 
 
 def curve_command(options: argparse.Namespace) -> int:

@@ -56,7 +56,7 @@ def test_slow_workers_alone_take_as_many_times_as_long():
 
 @pytest.mark.parametrize("startup", [0.0, 120.0])
 def test_a_lost_worker_does_its_shard_again(startup):
-    # With losses at rate r, a task of d seconds that starts anew each time takes (e^rd - 1) (1/r + startup) in the mean.
+    # With losses at rate r, a task of length d that starts anew each time takes (e^rd - 1) (1/r + startup) on average.
     rate, seconds = 1.5, 1800.0
     tries = math.exp(rate * seconds / 3600) - 1
     expected = startup + tries * (3600 / rate + startup)
