@@ -33,12 +33,13 @@ BASE_BYTES = 1.5 * 2**30
 
 
 class StageEstimate(NamedTuple):
-    """What a stage will take: seconds of the clock, and of each worker together; bytes read and written."""
+    """What a stage will take: seconds of the clock, of all workers and of busy cores; bytes read and written."""
 
     stage: str
     on_workers: bool
     seconds: float
     worker_seconds: float
+    core_seconds: float
     read: float
     written: float
 
@@ -52,16 +53,18 @@ def estimate_stages(
     """
     written = {stage: estimate_written(stage, images, law, workload) for stage, law in laws.items()}
     estimates = []
-    for stage, law in laws.items():
+    for stage, laws_of_stage in laws.items():
+        units, pairs = count_units(stage, images, workload), count_pairs(stage, images)
+        seconds, core_seconds = (
+            law.cost(units) + each * pairs
+            for law, each in zip((laws_of_stage.seconds, laws_of_stage.core_seconds), workload.pair_seconds)
+        )
         on_workers = fleet is not None and stage in ON_WORKERS
         if fleet is not None and on_workers:
-            seconds = estimate_parallel(stage, images, law, fleet, shards)
-        else:
-            pairs = workload.pair_seconds[0] * count_pairs(stage, images)
-            seconds = law.seconds.cost(count_units(stage, images, workload)) + pairs
-        worker_seconds = fleet.workers * seconds if fleet is not None and on_workers else seconds
+            seconds = estimate_parallel(stage, images, laws_of_stage, fleet, shards)
+        worker_seconds = fleet.workers * seconds if fleet is not None and on_workers else 0.0
         read = estimate_read(stage, written, workload)
-        estimates.append(StageEstimate(stage, on_workers, seconds, worker_seconds, read, written[stage]))
+        estimates.append(StageEstimate(stage, on_workers, seconds, worker_seconds, core_seconds, read, written[stage]))
     return estimates
 
 
@@ -127,5 +130,5 @@ def estimate_driver_bytes(images: int, dim: int) -> float:
 def price_stages(estimates: Sequence[StageEstimate], fleet: Fleet | None, driver_vcpus: int, price: float) -> float:
     """Return the cost at a price for a vCPU-hour: of workers by the stage, of the machine here for all the time."""
     seconds = sum(estimate.seconds for estimate in estimates)
-    workers = sum(estimate.worker_seconds for estimate in estimates if estimate.on_workers)
+    workers = sum(estimate.worker_seconds for estimate in estimates)
     return price / 3600 * (driver_vcpus * seconds + (workers * fleet.slots if fleet else 0.0))

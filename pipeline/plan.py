@@ -73,7 +73,7 @@ class Plan(NamedTuple):
 
     @property
     def worker_seconds(self) -> float:
-        return sum(stage.worker_seconds for stage in self.stages if stage.on_workers)
+        return sum(stage.worker_seconds for stage in self.stages)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""
