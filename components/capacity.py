@@ -59,22 +59,22 @@ def estimate_stages(
             law.cost(units) + each * pairs
             for law, each in zip((laws_of_stage.seconds, laws_of_stage.core_seconds), workload.pair_seconds)
         )
-        on_workers = fleet is not None and stage in ON_WORKERS
+        worker_seconds, on_workers = 0.0, fleet is not None and stage in ON_WORKERS
         if fleet is not None and on_workers:
-            seconds = estimate_parallel(stage, images, laws_of_stage, fleet, shards)
-        worker_seconds = fleet.workers * seconds if fleet is not None and on_workers else 0.0
+            job = estimate_job(stage, images, laws_of_stage, fleet, shards)
+            seconds = job + (ROW_SECONDS * images if stage == "ingest" else 0.0)
+            worker_seconds = fleet.workers * job
         read = estimate_read(stage, written, workload)
         estimates.append(StageEstimate(stage, on_workers, seconds, worker_seconds, core_seconds, read, written[stage]))
     return estimates
 
 
-def estimate_parallel(stage: str, images: int, law: StageLaws, fleet: Fleet, shards: int) -> float:
-    """Return the seconds of a stage on workers: their start, the fixed part, the shards in waves."""
+def estimate_job(stage: str, images: int, law: StageLaws, fleet: Fleet, shards: int) -> float:
+    """Return the seconds for which a stage has workers: their start, the fixed part, the shards in waves."""
     each = core_seconds_each(law)
     if stage not in SHARDED:
         return fleet.startup + law.seconds.fixed + images * each / (fleet.workers * fleet.slots)
-    here = ROW_SECONDS * images if stage == "ingest" else 0.0
-    return here + law.seconds.fixed + ideal_makespan(shards, images * each / shards, fleet)
+    return law.seconds.fixed + ideal_makespan(shards, images * each / shards, fleet)
 
 
 def core_seconds_each(law: StageLaws) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Callable, NamedTuple
@@ -20,12 +19,11 @@ BOUNDED = (START, "export", "report")
 class Workload:
     """What a config asks for as far as time depends on it.
 
-    shares are those of the splits; count_epochs maps images of the train split to epochs of batch_size; pair_seconds
-    is what the audit takes for a pair of images, by the clock and by cores; tuning_epochs are those of fine-tuning.
+    shares are those of the splits; count_epochs maps images of the train split to epochs; pair_seconds is what the
+    audit takes for a pair of images, by the clock and by cores; tuning_epochs are those of fine-tuning.
     """
 
     shares: Mapping[str, float]
-    batch_size: int
     count_epochs: Callable[[int], int]
     pair_seconds: tuple[float, float] = (0.0, 0.0)
     tuning_epochs: int = 0
@@ -50,9 +48,7 @@ def count_units(stage: str, images: float, workload: Workload) -> float:
     if stage == "audit":  # all but the search of pairs is a map of so many
         return min(images, MOST_POINTS)
     if stage == "train":
-        epochs = workload.count_epochs(max(1, round(train)))
-        seen = epochs * math.ceil(train / workload.batch_size) * workload.batch_size
-        return images + seen + epochs * val
+        return images + workload.count_epochs(max(1, round(train))) * (train + val)
     if stage == "finetune":
         return workload.tuning_epochs * (train + val)
     if stage in (START, "export"):

@@ -149,7 +149,6 @@ def make_workload(config: Config, measured: Measured, images: int) -> Workload:
     tuning = config.train.finetune
     return Workload(
         {name: shares[name] for name in SPLITS},
-        recipe.batch_size,
         lambda count: components.train.choose_epochs(count, recipe),
         measured.pair_seconds,
         tuning.epochs if tuning else 0,

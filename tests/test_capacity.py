@@ -17,7 +17,7 @@ from components.sharding import IMAGES_PER_SHARD, choose_shards
 from components.throughput import Law
 from components.workload import StageLaws, Workload
 
-WORKLOAD = Workload({"train": 0.5, "val": 0.25, "test": 0.25}, 100, lambda images: 4, pair_seconds=(1e-9, 2e-9))
+WORKLOAD = Workload({"train": 0.5, "val": 0.25, "test": 0.25}, lambda images: 4, pair_seconds=(1e-9, 2e-9))
 LAWS = {
     "ingest": StageLaws(Law(5, 0.001), Law(4, 0.002), Law(0, 20_000)),
     "validate": StageLaws(Law(6, 0.001), Law(5, 0.001), Law(500, 0)),
@@ -48,6 +48,7 @@ def test_workers_start_then_take_shards_in_waves():
     assert found["extract"].seconds == pytest.approx(240 + 8 + 5 * 20)
     assert found["validate"].seconds == pytest.approx(240 + 6 + 1e6 * 0.001 / 200)
     assert found["extract"].worker_seconds == pytest.approx(50 * 348)
+    assert found["ingest"].worker_seconds == pytest.approx(50 * 255)  # none works while the rows are divided
     assert found["train"].seconds == pytest.approx(3 + 0.00001 * (1e6 + 4 * (5e5 + 2.5e5)))
     assert [name for name, estimate in found.items() if estimate.on_workers] == ["ingest", "validate", "extract"]
 
@@ -67,7 +68,7 @@ def test_without_core_seconds_those_of_the_clock_count():
 
 def test_the_price_is_for_workers_by_the_stage_and_for_this_machine_all_the_time():
     estimates = estimate_stages(1_000_000, LAWS, WORKLOAD, FLEET, shards=1000)
-    on_workers = sum(estimate.seconds for estimate in estimates if estimate.on_workers)
+    on_workers = (240 + 5 + 10) + (240 + 6 + 5) + (240 + 8 + 100)
     in_all = sum(estimate.seconds for estimate in estimates)
     assert price_stages(estimates, FLEET, 2, 0.05) == pytest.approx(0.05 * (50 * 4 * on_workers + 2 * in_all) / 3600)
     alone = estimate_stages(1000, LAWS, WORKLOAD, None, shards=1)

@@ -73,7 +73,6 @@ def test_a_plan_follows_from_the_last_run_and_a_trial_run_that_is_then_kept(fini
 
 def test_a_plan_says_what_was_worked_out_by_hand(kept, capsys):
     document = answer(capsys, kept, "--images", 10_000)
-    # The split is 60/20/20, and 8 epochs of 375 batches of 16 see 48,000 images.
     assert document["stages"]["extract"]["seconds"] == pytest.approx(10 + 100)
     assert document["stages"]["extract"]["core_seconds"] == pytest.approx(20 + 200)
     assert document["stages"][START]["seconds"] == pytest.approx(5)

@@ -4,16 +4,16 @@ from components.throughput import START, Timing, Trial
 from components.workload import Workload, count_units, fit_laws
 
 SHARES = {"train": 0.5, "val": 0.25, "test": 0.25}
-WORKLOAD = Workload(SHARES, batch_size=100, count_epochs=lambda images: 4)
+WORKLOAD = Workload(SHARES, lambda images: 4 if images == 500 else 1)
 
 
 def test_training_takes_as_long_as_what_it_sees():
-    # 500 of 1,000 images in 5 batches and 250 to validate, 4 times over, after all have been read once.
+    # 500 of 1,000 images and 250 to validate, 4 times over, after all have been read once.
     assert count_units("train", 1000, WORKLOAD) == 1000 + 4 * (500 + 250)
 
 
 def test_fine_tuning_sees_training_and_validation_images_in_each_epoch():
-    tuned = Workload(SHARES, 100, lambda images: 4, tuning_epochs=10)
+    tuned = Workload(SHARES, lambda images: 4, tuning_epochs=10)
     assert count_units("finetune", 1000, tuned) == 10 * 750
     assert count_units("reextract", 1000, tuned) == 1000
 
@@ -48,7 +48,7 @@ def test_the_parts_of_a_stage_are_found_again():
             },
         )
 
-    laws = fit_laws([trial(300), trial(1500)], Workload(SHARES, 100, lambda images: 4, (1e-6, 2e-6)))
+    laws = fit_laws([trial(300), trial(1500)], Workload(SHARES, lambda images: 4, (1e-6, 2e-6)))
     assert list(laws) == [START, "ingest", "audit"]
     assert laws["ingest"].seconds == pytest.approx((5, 0.002))
     assert laws["ingest"].core_seconds == pytest.approx((4, 0.003))
