@@ -25,6 +25,7 @@ bench: .venv/installed
 	.venv/bin/python benchmarks/extraction.py $(DATA)
 	.venv/bin/python benchmarks/extraction.py $(DATA) --backbone InceptionV3 --images 500
 	.venv/bin/python benchmarks/growth.py $(DATA)
+	.venv/bin/python benchmarks/plan_check.py configs/caltech101.yaml $(DATA)
 	.venv/bin/python benchmarks/warm_runs.py configs/caltech101.yaml $(DATA)
 	.venv/bin/topgraft run configs/caltech101.yaml data.path=$(DATA) output_dir=runs/bench || test $$? = 3
 	.venv/bin/python benchmarks/training.py runs/bench --images 30607
