@@ -16,7 +16,16 @@ from components.duplicates import Copy, find_copies
 from components.errors import UserError
 from components.example_shards import WriteExampleShard, plan_file, remove_begun
 from components.features import SPLITS, Examples, RunDir, Work, index_name
-from components.file_index import Row, encode_text, file_stamp, read_facts, read_index, remove_other_shards, write_index
+from components.file_index import (
+    Row,
+    encode_text,
+    file_stamp,
+    measure_shard,
+    read_facts,
+    read_index,
+    remove_other_shards,
+    write_index,
+)
 from components.files import remove_partials, write_csv, write_text
 from components.findings import describe_copies, describe_files, describe_splits
 from components.image_headers import Limits
@@ -72,6 +81,8 @@ def ingest_images(
             _check_unchanged(settled, write_rows(settled, run, shards, rules.limits, options))
     remove_other_shards(run.examples, shards)
     remove_begun(run.examples)
+    if not all(measure_shard(run.examples, shard, shards) for shard in range(shards)):
+        raise UserError(f"Shards vanished from '{run.examples}' as they were written: run again, which mends that.")
 
     rejects = _list_rejects(settled, listing, copies)
     write_text(run.rejects, "".join(f"{json.dumps(reject._asdict())}\n" for reject in rejects))
