@@ -8,13 +8,15 @@ from typing import NamedTuple
 import numpy as np
 
 from components.data_map import lay_out, sample_rows
+from components.directions import to_directions
 from components.duplicates import COPY, LABEL_CONFLICT, LEAK
 from components.features import SPLITS, Audit, Bottlenecks, Examples, RunDir, Work
-from components.files import replacing_folder, write_csv
+from components.files import replacing_folder
 from components.label_issues import LabelIssue, find_label_issues
-from components.near_duplicates import Pair, find_near_duplicates, group_rows, to_directions
+from components.near_duplicates import Pair, find_near_duplicates, group_rows
 from components.nearest import find_nearest
 from components.shards import read_bottlenecks, shard_files
+from components.tables import write_csv
 
 NEAR_DUPLICATES, SUSPICIOUS_LABELS = "near_duplicates.csv", "suspicious_labels.csv"
 NEAREST, MAP = "nearest.csv", "map.csv"
@@ -72,14 +74,25 @@ class LabelRow(NamedTuple):
     suggested_confidence: str
 
 
-def audit_bottlenecks(examples: Examples, bottlenecks: Bottlenecks, run: RunDir, near_duplicate: float) -> Audit:
-    """Write the four tables of audit/; near_duplicate is the least cosine of a pair that look the same."""
-    folder = bottlenecks.folder(run)
-    tables = {split: read_bottlenecks(shard_files(folder, split, examples.shards), bottlenecks.dim) for split in SPLITS}
-    images = [Image(key, text, split) for split, table in tables.items() for key, text in zip(table.keys, table.texts)]
-    sums = [sha256 for table in tables.values() for sha256 in table.sha256]
-    labels = np.concatenate([table.labels for table in tables.values()])
-    directions = to_directions(np.concatenate([table.vectors for table in tables.values()]))
+class Audited(NamedTuple):
+    """The images of an audit, sorted by split and shard: their sums, labels int64[N] and directions float32[N, D]."""
+
+    images: list[Image]
+    sums: list[bytes]
+    labels: np.ndarray
+    directions: np.ndarray
+
+
+def audit_bottlenecks(
+    examples: Examples, bottlenecks: Bottlenecks, run: RunDir, near_duplicate: float, max_images: int
+) -> Audit:
+    """Write the four tables of audit/; near_duplicate is the least cosine of a pair that look the same.
+
+    With more than max_images images, it is of a sample of about so many: memory grows with their number, and the time
+    to compare all pairs with its square.
+    """
+    share = max_images / examples.written
+    images, sums, labels, directions = read_images(examples, bottlenecks, run, share)
     pairs = find_near_duplicates(directions, labels, near_duplicate)
     issues = find_label_issues(directions, labels, group_rows(sums, pairs))
     rows = describe_pairs(pairs, images)
@@ -89,7 +102,23 @@ def audit_bottlenecks(examples: Examples, bottlenecks: Bottlenecks, run: RunDir,
         write_csv(partial / NEAREST, NearestRow._fields, describe_nearest(directions, images))
         write_csv(partial / MAP, MapRow._fields, describe_map(directions, images))
     leaks = sum(row.split != row.other_split for row in rows)
-    return Audit(Work(len(images), computed=len(images)), len(rows), leaks, len(issues))
+    work = Work(examples.written, computed=len(images))
+    return Audit(work, len(rows), leaks, len(issues), len(images))
+
+
+def read_images(examples: Examples, bottlenecks: Bottlenecks, run: RunDir, share: float) -> Audited:
+    """Read the bottlenecks of all splits, or a share of them; raises DamagedShard for a damaged file."""
+    folder = bottlenecks.folder(run)
+    tables = {
+        split: read_bottlenecks(shard_files(folder, split, examples.shards), bottlenecks.dim, share=share)
+        for split in SPLITS
+    }
+    return Audited(
+        [Image(key, text, split) for split, table in tables.items() for key, text in zip(table.keys, table.texts)],
+        [sha256 for table in tables.values() for sha256 in table.sha256],
+        np.concatenate([table.labels for table in tables.values()]),
+        to_directions(np.concatenate([table.vectors for table in tables.values()])),
+    )
 
 
 def describe_pairs(pairs: Sequence[Pair], images: Sequence[Image]) -> list[PairRow]:

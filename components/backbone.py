@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -167,7 +166,7 @@ def write_backbone(name: str, graph: tf.Graph, labels: tuple[str, ...], source: 
         labels=(*labels, *[""] * (width - len(labels))) if labels and width else (),
         source=source,
     )
-    with replacing_folder(folder / backbone.id) as partial:
+    with replacing_folder(folder / backbone.id, JSON_FILE) as partial:
         (partial / GRAPH_FILE).write_bytes(content)
         write_summed_json(partial / JSON_FILE, asdict(backbone))
     return backbone
@@ -183,9 +182,9 @@ def write_imported(name: str, imported: ImportedBottlenecks, network: Backbone |
         size=network.size if network else None,
         labels=network.labels if network else (),
     )
-    with replacing_folder(folder / backbone.id) as partial:
+    with replacing_folder(folder / backbone.id, JSON_FILE) as partial:
         if network:
-            shutil.copyfile(folder / network.id / GRAPH_FILE, partial / GRAPH_FILE)
+            (partial / GRAPH_FILE).write_bytes((folder / network.id / GRAPH_FILE).read_bytes())
         write_summed_json(partial / JSON_FILE, asdict(backbone))
     return backbone
 

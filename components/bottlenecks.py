@@ -8,6 +8,7 @@ import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,12 +24,28 @@ from components.catalog import Spec, has_network
 from components.engine_choice import Closeness, settle_engine
 from components.engines import BATCH_SIZE, BATCHES_IN_FLIGHT, Engine, load_engine
 from components.errors import DamagedShard, UserError
-from components.features import AUTO, SPLITS, TENSORFLOW, Bottlenecks, Examples, RunDir, Work, shard_name
+from components.features import (
+    AUTO,
+    SPLITS,
+    TENSORFLOW,
+    Bottlenecks,
+    Examples,
+    RunDir,
+    Shard,
+    Work,
+    index_name,
+    parse_shard,
+    shard_name,
+)
+from components.file_index import measure_shard, read_index
 from components.files import PARTIAL, remove_partials, write_text
 from components.imported_bottlenecks import ImportedBottlenecks
+from components.places import make_folder
 from components.progress import Progress
+from components.sharding import list_shards
 from components.shards import (
     IMAGE_SPEC,
+    BottleneckTable,
     bytes_feature,
     find_overlapping,
     float_feature,
@@ -45,7 +62,7 @@ RECORD_OVERHEAD = 250
 
 
 class ShardOutcome(NamedTuple):
-    """What one shard number took: images whose bottlenecks were taken over, and were computed; or the damaged file."""
+    """What one shard took: images whose bottlenecks were taken over, and were computed; or the damaged file."""
 
     reused: int
     computed: int
@@ -53,7 +70,10 @@ class ShardOutcome(NamedTuple):
 
 
 class ExtractShard(beam.DoFn):
-    """Turns a shard number into the bottleneck files of its three splits; yields a ShardOutcome."""
+    """Turns one of the shards of examples into the bottleneck files of its three splits; yields a ShardOutcome.
+
+    Files that hold what they should are left alone.
+    """
 
     def __init__(
         self,
@@ -62,7 +82,7 @@ class ExtractShard(beam.DoFn):
         backbone_folder: Path,
         engine: str,
         dim: int,
-        shards: int,
+        shards: Sequence[int],
         augment: Augment,
         shared: Shared,
         imported: ImportedBottlenecks | None,
@@ -80,20 +100,24 @@ class ExtractShard(beam.DoFn):
         self._reused = Metrics.counter("extract", "reused")
         self._computed = Metrics.counter("extract", "computed")
 
-    def process(self, shard: int) -> Iterator[ShardOutcome]:
+    def process(self, numbers: tuple[int, int, int]) -> Iterator[ShardOutcome]:
         try:
-            outcome = self._extract(shard)
+            outcome = self._extract(Shard(*numbers))
         except DamagedShard as damaged:  # as an outcome: Beam would make a RuntimeError of it
             outcome = ShardOutcome(0, 0, damaged.path)
         self._reused.inc(outcome.reused)
         self._computed.inc(outcome.computed)
         yield outcome
 
-    def _extract(self, shard: int) -> ShardOutcome:
-        known = read_known_bottlenecks(self._bottlenecks, shard, self._shards, self._dim, len(self._views))
+    def _extract(self, shard: Shard) -> ShardOutcome:
+        tables = read_tables(self._bottlenecks, shard, self._shards, self._dim, len(self._views))
+        own = [tables.get(shard_name(split, shard)) for split in SPLITS]
+        if is_complete(own, list_examples(self._examples, shard), self._average):
+            return ShardOutcome(sum(len(table.keys) for table in own if table), 0)
+        known = {sha256: views for table in tables.values() for sha256, views in zip(table.sha256, table.views)}
         reused = computed = 0
-        with writing_shards(self._bottlenecks, shard, self._shards) as write:
-            for batch in self._complete(read_shard(self._examples, shard, self._shards), known):
+        with writing_shards(self._bottlenecks, shard) as write:
+            for batch in self._complete(read_shard(self._examples, shard), known):
                 for split, record, vector in zip(batch.splits, batch.records, batch.vectors):
                     write[split](bottleneck_record(record, vector, serve_views(vector, self._average)))
                 computed += batch.computed
@@ -136,24 +160,51 @@ class _Completed(NamedTuple):
     computed: int
 
 
-def read_shard(examples: Path, shard: int, shards: int) -> Iterator[tuple[str, dict]]:
-    """Yield (split, parsed record) of one shard number, split by split, sorted by key within each."""
+def read_shard(examples: Path, shard: Shard) -> Iterator[tuple[str, dict]]:
+    """Yield (split, parsed record) of one shard, split by split, sorted by key within each."""
     for split in SPLITS:
-        for batch in read_batches([str(examples / shard_name(split, shard, shards))], IMAGE_SPEC):
+        for batch in read_batches([str(examples / shard_name(split, shard))], IMAGE_SPEC):
             for row in range(len(batch[features.KEY])):
                 yield split, {name: column[row] for name, column in batch.items()}
 
 
-def read_known_bottlenecks(folder: Path, shard: int, shards: int, dim: int, views: int) -> dict[bytes, np.ndarray]:
-    """Return float32[views, dim] by SHA-256 from every file, of any split and shard count, that overlaps a shard."""
-    known: dict[bytes, np.ndarray] = {}
+def list_examples(examples: Path, shard: Shard) -> list[list[tuple]] | None:
+    """Return what identifies each record of a shard, split by split, from its index; None where that does not know."""
+    rows, sizes = read_index(examples / index_name(shard))
+    if not sizes or sizes != measure_shard(examples, shard):
+        return None
+    records: dict[str, list[tuple]] = {split: [] for split in SPLITS}
+    for row in rows:
+        if row.split and row.facts:
+            file = row.file
+            records[row.split].append((file.key, row.facts.sha256.encode(), row.label, file.text, file.source))
+    return [*records.values()]
+
+
+def is_complete(own: Sequence[BottleneckTable | None], records: list[list[tuple]] | None, average: bool) -> bool:
+    """Tell whether the bottlenecks of a shard's splits are those of its records, and served as average has it."""
+    if records is None:
+        return False
+    for table, expected in zip(own, records):
+        if table is None or expected != [
+            *zip(table.keys, table.sha256, table.labels.tolist(), table.texts, table.sources)
+        ]:
+            return False
+        if table.views.shape[1] > 1 and any(
+            not np.array_equal(vector, serve_views(views, average)) for vector, views in zip(table.vectors, table.views)
+        ):
+            return False
+    return True
+
+
+def read_tables(folder: Path, shard: Shard, shards: Sequence[int], dim: int, views: int) -> dict[str, BottleneckTable]:
+    """Return by their names the bottleneck files, of any split, that can hold an image of a shard."""
+    tables: dict[str, BottleneckTable] = {}
     for file in find_overlapping(folder, shard, shards):
-        try:
-            table = read_bottlenecks([str(file)], dim, views)
-        except DamagedShard:  # its bottlenecks are computed again and the file is replaced
-            continue
-        known.update(zip(table.sha256, table.views))
-    return known
+        # The bottlenecks of a damaged file are computed again and it is replaced.
+        with suppress(DamagedShard):
+            tables[file.name] = read_bottlenecks([str(file)], dim, views)
+    return tables
 
 
 def bottleneck_record(record: dict, views: np.ndarray, vector: np.ndarray) -> bytes:
@@ -200,7 +251,7 @@ def extract_bottlenecks(
     elif engine == AUTO:
         engine = settle_engine(examples, backbone, closeness, run)
     folder = run.bottlenecks(backbone.id, engine, augment.name)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     remove_partials(folder)
     outcome_file = folder / f"outcome.json{PARTIAL}"
     backbone_folder = run.backbones / backbone.id
@@ -213,7 +264,7 @@ def extract_bottlenecks(
     with watch, beam.Pipeline(options=options) as pipeline:
         _ = (
             pipeline
-            | "List shards" >> beam.Create(range(examples.shards))
+            | "List shards" >> beam.Create([tuple(shard) for shard in list_shards(examples.shards)])
             | "Spread shards" >> beam.Reshuffle()
             | "Extract shards" >> beam.ParDo(extract)
             | "Collect outcomes" >> beam.combiners.ToList()
@@ -223,8 +274,9 @@ def extract_bottlenecks(
     outcome_file.unlink()
     for damaged in (outcome.damaged for outcome in outcomes if outcome.damaged):
         raise DamagedShard(damaged)
+    current = {*list_shards(examples.shards)}
     for file in folder.glob("*.tfrecord"):
-        if not file.name.endswith(f"-of-{examples.shards:05d}.tfrecord"):
+        if parse_shard(file.name) not in current:
             file.unlink()
     return Bottlenecks(
         work=Work(

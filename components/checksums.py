@@ -31,7 +31,7 @@ def sum_bytes(content: bytes) -> int:
 def sum_file(path: Path) -> int:
     """Return the CRC-32C of a file's content."""
     value = 0
-    with open(path, "rb", buffering=0) as file:
+    with path.open("rb") as file:
         while block := file.read(READ_BYTES):
             value = google_crc32c.extend(value, block)
     return value

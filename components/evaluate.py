@@ -12,7 +12,7 @@ from components.checksums import find_unlike
 from components.errors import DamagedFile, UserError
 from components.export import list_versions, read_facts
 from components.features import MODEL_CARD, Bottlenecks, Evaluation, Examples, Export, RunDir, Work
-from components.files import replacing_folder, write_json
+from components.files import replacing_shared_folder, write_json
 from components.model_analysis import (
     BASELINE,
     CANDIDATE,
@@ -46,7 +46,7 @@ def evaluate_model(
     baseline = find_baseline(run.exports, candidate) if max_accuracy_drop is not None else None
     files = shard_files(bottlenecks.folder(run), "test", examples.shards)
     check_shards(files)
-    with replacing_folder(run.evaluation) as folder:
+    with replacing_shared_folder(run.evaluation) as folder:
         config = make_eval_config(thresholds, max_accuracy_drop if baseline else None)
         models = {CANDIDATE: candidate, BASELINE: baseline} if baseline else {"": candidate}
         analyze_model(config, models, files, examples.labels, folder, folder / run.predictions.name, options)
@@ -61,7 +61,9 @@ def evaluate_model(
             "reasons": reasons,
         }
         write_json(folder / (NOT_BLESSED if reasons else BLESSED), verdict)
-    if not reasons:
+    if reasons:
+        (candidate / BLESSED).unlink(missing_ok=True)  # laxer limits may have blessed it before
+    else:
         write_json(candidate / BLESSED, verdict)
     count = examples.splits["test"]
     return Evaluation(Work(count, computed=count), metrics, not reasons, reasons)

@@ -16,9 +16,9 @@ from apache_beam.metrics import Metrics
 
 from components import features
 from components.careful_reader import CarefulReader
-from components.features import index_name
+from components.features import Shard, index_name
 from components.file_index import Facts, Row, encode_text, measure_shard, read_index, write_index
-from components.files import PARTIAL, write_text
+from components.files import write_text
 from components.image_files import read_images
 from components.image_headers import Limits
 from components.images import CheckedImage
@@ -35,14 +35,9 @@ BATCHES_AHEAD = 2 * DECODE_THREADS
 BATCH_SECONDS = 120
 
 
-def plan_file(folder: Path, shard: int, shards: int) -> Path:
-    """Return where the plan of a shard lies: its rows, each with the split in which its record is to lie."""
-    return folder / f"plan-{index_name(shard, shards)}{PARTIAL}"
-
-
-def begun_file(folder: Path, shard: int, shards: int) -> Path:
+def begun_file(folder: Path, shard: Shard) -> Path:
     """Return what lies beside a shard while it is written: if its writer was killed, an image may have done that."""
-    return folder / f"begun-{index_name(shard, shards)}"
+    return folder / f"begun-{index_name(shard)}"
 
 
 def remove_begun(folder: Path) -> None:
@@ -52,34 +47,30 @@ def remove_begun(folder: Path) -> None:
 
 
 class WriteExampleShard(beam.DoFn):
-    """Turns the number of a planned shard into its three TFRecord files and its index."""
+    """Turns a shard of these spans, whose index is a plan, into its three TFRecord files and their index."""
 
-    def __init__(self, folder: Path, shards: int, limits: Limits):
+    def __init__(self, folder: Path, shards: Sequence[int], limits: Limits):
         self._folder = folder
         self._shards = shards
         self._limits = limits
         self._read = Metrics.counter("ingest", "read")
         self._rejected = Metrics.counter("ingest", "rejected")
 
-    def process(self, shard: int) -> Iterator[Any]:
-        rows, _ = read_index(plan_file(self._folder, shard, self._shards), self._limits)
-        index = self._folder / index_name(shard, self._shards)
-        sizes = measure_shard(self._folder, shard, self._shards)
-        if sizes and read_index(index, self._limits) == (rows, sizes):
-            return
-        # From here on the files change: an index must not speak for files that it does not know.
-        index.unlink(missing_ok=True)
+    def process(self, numbers: tuple[int, int, int]) -> Iterator[Any]:
+        shard = Shard(*numbers)
+        index = self._folder / index_name(shard)
+        rows, _ = read_index(index, self._limits)
         written: list[Row] = []
         lying = LyingRecords(find_overlapping(self._folder, shard, self._shards))
         with (
-            _reading(begun_file(self._folder, shard, self._shards), self._limits) as reader,
-            writing_shards(self._folder, shard, self._shards) as write,
+            _reading(begun_file(self._folder, shard), self._limits) as reader,
+            writing_shards(self._folder, shard) as write,
         ):
             for row, record, facts in reader.complete(rows, lying):
                 written.append(row._replace(facts=facts, split="" if facts.reason else row.split))
                 if record:
                     write[row.split](serialize_labelled(record, row))
-        write_index(index, written, self._limits, measure_shard(self._folder, shard, self._shards))
+        write_index(index, written, self._limits, measure_shard(self._folder, shard))
         self._read.inc(sum(row.facts is None for row in rows))
         self._rejected.inc(sum(bool(row.facts and row.facts.reason) for row in written))
         yield from ()

@@ -41,6 +41,8 @@ from components.views import Augment, list_views
 
 v1 = tf.compat.v1
 
+# Which file makes a folder a SavedModel.
+SAVED_MODEL = "saved_model.pb"
 # What a model card holds from the start, which others read, and the sum by which they see that it is as it was.
 FACTS = ("backbone", "classes", "images", "validation", "abstention")
 FACTS_SUM = "facts_crc32c"
@@ -88,14 +90,14 @@ def export_model(
         )
 
     version = _next_version(run.exports)
-    with replacing_folder(run.exports / version) as partial:
+    with replacing_folder(run.exports / version, SAVED_MODEL) as partial:
         scratch = partial / "scratch"
         exported = Path(classifier.export_saved_model(str(scratch), receive).decode())
         for item in exported.iterdir():
             item.rename(partial / item.name)
         exported.rmdir()
         scratch.rmdir()
-        _name_signatures(partial / "saved_model.pb")
+        _name_signatures(partial / SAVED_MODEL)
         write_sums(partial, (file for file in partial.rglob("*") if file.is_file()))
         write_json(partial / MODEL_CARD, describe_model(examples, bottlenecks, head, abstention))
     return Export(Work(items=1, computed=1), version)
@@ -104,9 +106,10 @@ def export_model(
 def measure_abstention(classifier: HeadClassifier, val: Source, precision: float) -> Abstention:
     """Return the threshold that reaches a precision on the validation split, and what it does there."""
     labels = np.concatenate([part.labels for part in read_vectors(val)])
-    predictions = list(classifier.predict(evaluate_from_shards(val).input_fn))
-    index = np.array([prediction[INDEX] for prediction in predictions])
-    confidences = np.array([prediction[PROBABILITIES].max() for prediction in predictions])
+    # Two numbers of each are kept, not the probabilities of all classes.
+    predictions = classifier.predict(evaluate_from_shards(val).input_fn)
+    answers = [(prediction[INDEX], prediction[PROBABILITIES].max()) for prediction in predictions]
+    index, confidences = map(np.array, zip(*answers))
     return choose_abstention(confidences, index == labels, precision)
 
 
@@ -165,5 +168,5 @@ def describe_model(
 
 def list_versions(exports: Path) -> list[Path]:
     """Return the complete exports, oldest first."""
-    folders = [folder for folder in exports.glob("*") if folder.name.isdecimal()]
+    folders = [file.parent for file in exports.glob(f"*/{SAVED_MODEL}") if file.parent.name.isdecimal()]
     return sorted(folders, key=lambda folder: int(folder.name))

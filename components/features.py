@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 STAGES = (
     *("ingest", "validate", "extract", "audit"),
@@ -81,6 +82,10 @@ class RunDir:
         return self.examples / "images.csv"
 
     @property
+    def spans(self) -> Path:
+        return self.examples / "spans.json"
+
+    @property
     def validation(self) -> Path:
         return self.root / "validation"
 
@@ -148,19 +153,37 @@ class RunDir:
         ]
 
 
-def shard_name(split: str, shard: int, shards: int) -> str:
-    """File name of one shard, such as train-00003-of-00008.tfrecord."""
-    return f"{split}-{shard:05d}-of-{shards:05d}.tfrecord"
+class Shard(NamedTuple):
+    """One shard of a span: its number among so many, and the span, 0 for the first."""
+
+    number: int
+    of: int
+    span: int = 0
+
+
+def shard_name(split: str, shard: Shard) -> str:
+    """File name of a shard, such as train-00003-of-00008.tfrecord; a later span is named, as in train-span2-."""
+    return f"{split}-{_name_shard(shard)}.tfrecord"
+
+
+def index_name(shard: Shard) -> str:
+    """File name of the index of a shard, such as files-00003-of-00008.json."""
+    return f"files-{_name_shard(shard)}.json"
+
+
+def _name_shard(shard: Shard) -> str:
+    return f"{f'span{shard.span}-' if shard.span else ''}{shard.number:05d}-of-{shard.of:05d}"
+
+
+def parse_shard(name: str) -> Shard | None:
+    """Return the shard that a file's name tells, None for any other file."""
+    match = re.fullmatch(r"[a-z]+-(?:span(\d+)-)?(\d{5})-of-(\d{5})\.(?:tfrecord|json)", name)
+    return Shard(int(match[2]), int(match[3]), int(match[1] or 0)) if match else None
 
 
 def is_shard(name: str) -> bool:
     """Tell whether a file's name is that of a shard, whose records hold sums of their own."""
-    return re.fullmatch(rf"({'|'.join(SPLITS)})-(.*-)?\d{{5}}-of-\d{{5}}\.tfrecord", name) is not None
-
-
-def index_name(shard: int, shards: int) -> str:
-    """File name of the index of one shard number, such as files-00003-of-00008.json."""
-    return f"files-{shard:05d}-of-{shards:05d}.json"
+    return name.endswith(".tfrecord") and parse_shard(name) is not None
 
 
 @dataclass(frozen=True)
@@ -174,7 +197,10 @@ class Work:
 
 @dataclass(frozen=True)
 class Examples:
-    """Outcome of ingest: counts always satisfy found == written + rejected; warnings are sentences for the user."""
+    """Outcome of ingest: counts always satisfy found == written + rejected; warnings are sentences for the user.
+
+    shards holds the number of shards of each span, the oldest first.
+    """
 
     work: Work
     found: int
@@ -184,7 +210,7 @@ class Examples:
     label_conflicts: int
     splits: dict[str, int]
     labels: list[str]
-    shards: int
+    shards: list[int]
     warnings: list[str]
 
     def folder(self, run: RunDir) -> Path:
@@ -227,12 +253,25 @@ class Bottlenecks:
 
 @dataclass(frozen=True)
 class Audit:
-    """Outcome of audit: pairs of images that look alike, those of them across splits, and labels in doubt."""
+    """Outcome of audit: pairs of images that look alike, those of them across splits, and labels in doubt.
+
+    images is how many of all images it looked at.
+    """
 
     work: Work
     near_duplicates: int
     leaks: int
     suspicious: int
+    images: int
+
+    @property
+    def warnings(self) -> list[str]:
+        if self.images == self.work.items:
+            return []
+        return [
+            f"The audit looked at a sample of {self.images:,} of {self.work.items:,} images: of the pairs that look "
+            f"alike it finds {(self.images / self.work.items) ** 2:.1%} (audit.max_images sets how many it takes)."
+        ]
 
     def folder(self, run: RunDir) -> Path:
         return run.audit

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from components.checksums import read_summed_json, write_summed_json
 from components.errors import DamagedFile
-from components.features import SPLITS, index_name, shard_name
+from components.features import SPLITS, Shard, index_name, parse_shard, shard_name
 from components.image_headers import Limits
 from components.listing import ImageFile
+from components.sharding import list_shards
 
 
 class Facts(NamedTuple):
@@ -35,6 +36,13 @@ class Row(NamedTuple):
     label: int = 0
 
 
+class Known(NamedTuple):
+    """What is known of an image before it is read: its facts, where the file has not changed, and where it lies."""
+
+    facts: Facts | None = None
+    place: Shard | None = None
+
+
 def encode_text(text: str) -> bytes:
     """Return the bytes of a path or name as the file system has them."""
     return text.encode("utf-8", "surrogateescape")
@@ -45,25 +53,36 @@ def write_index(path: Path, rows: list[Row], limits: Limits, sizes: list[int]) -
     write_summed_json(path, {"limits": [*_limits(limits)], "sizes": sizes, "rows": rows})
 
 
-def read_index(path: Path, limits: Limits) -> tuple[list[Row], list[int]]:
-    """Return rows and sizes, nothing of a file that is missing, damaged or was written under other limits."""
+def read_index(path: Path, limits: Limits | None = None) -> tuple[list[Row], list[int]]:
+    """Return rows and sizes, nothing of a missing or damaged file, and no facts of one written under other limits."""
     try:
         content = read_summed_json(path)
-        if content["limits"] != [*_limits(limits)]:
-            return [], []
-        return [_row(*row) for row in content["rows"]], content["sizes"]
+        rows = [_row(*row) for row in content["rows"]]
+        if limits and content["limits"] != [*_limits(limits)]:
+            return [row._replace(facts=None) for row in rows], []
+        return rows, content["sizes"]
     except (OSError, DamagedFile, KeyError, TypeError):
         return [], []
 
 
-def read_facts(folder: Path, limits: Limits) -> dict[tuple[str, int, int, int], Facts]:
-    """Return what earlier runs learnt of files, by key, size, time of change and place in its file."""
-    known = {}
+def read_known(folder: Path, files: Sequence[ImageFile], spans: Sequence[int], limits: Limits) -> list[Known]:
+    """Return what earlier runs learnt of each file, and in which shard of these spans its record lies.
+
+    A file is the same by its key, size, time of change and place in a TFRecord file; it stays where it is by its key.
+    """
+    wanted = {file.key: number for number, file in enumerate(files)}
+    found = [Known()] * len(files)
+    kept = {index_name(shard): shard for shard in list_shards(spans)}
     for path in folder.glob("files-*.json"):
+        place = kept.get(path.name)
         for row in read_index(path, limits)[0]:
-            if row.facts and row.file.modified_ns:  # of a file without a time nobody can tell whether it has changed
-                known[file_stamp(row.file)] = row.facts
-    return known
+            number = wanted.get(row.file.key)
+            if number is not None:
+                # Of a file without a time nobody can tell whether it has changed.
+                same = row.file.modified_ns and file_stamp(row.file) == file_stamp(files[number])
+                before = found[number]
+                found[number] = Known((same and row.facts) or before.facts, place or before.place)
+    return found
 
 
 def file_stamp(file: ImageFile) -> tuple[str, int, int, int]:
@@ -71,18 +90,40 @@ def file_stamp(file: ImageFile) -> tuple[str, int, int, int]:
     return file.key, file.size, file.modified_ns, file.offset
 
 
-def measure_shard(folder: Path, shard: int, shards: int) -> list[int]:
-    """Return the sizes in bytes of the files of one shard number; [] where one is missing."""
-    files = [folder / shard_name(split, shard, shards) for split in SPLITS]
+def measure_shard(folder: Path, shard: Shard) -> list[int]:
+    """Return the sizes in bytes of the files of one shard; [] where one is missing."""
+    files = [folder / shard_name(split, shard) for split in SPLITS]
     return [file.stat().st_size for file in files] if all(file.exists() for file in files) else []
 
 
-def remove_other_shards(folder: Path, shards: int) -> None:
-    """Remove example shards and indexes of any other number of shards."""
-    wanted = {shard_name(split, shard, shards) for split in SPLITS for shard in range(shards)}
-    wanted |= {index_name(shard, shards) for shard in range(shards)}
+def plan_shard(folder: Path, shard: Shard, rows: list[Row], limits: Limits) -> bool:
+    """Bring the index of a shard into line with rows in order of key; tell whether its files have to be written.
+
+    If so, the index is their plan: each row has the split in which its record is to lie, and no sizes vouch for files.
+    """
+    index = folder / index_name(shard)
+    lying, sizes = read_index(index, limits)
+    written = bool(sizes) and sizes == measure_shard(folder, shard)
+    written = written and all(row.facts for row in rows) and _list_records(rows) == _list_records(lying)
+    if not written or rows != lying:
+        write_index(index, rows, limits, sizes if written else [])
+    return not written
+
+
+def _list_records(rows: Sequence[Row]) -> list[tuple[str, ...]]:
+    """Return all that the records of rows depend on."""
+    return [
+        (row.file.key, row.file.text, row.file.source, str(row.label), row.split, row.facts.sha256 if row.facts else "")
+        for row in rows
+        if row.split
+    ]
+
+
+def remove_other_shards(folder: Path, shards: Sequence[int]) -> None:
+    """Remove example shards and indexes that are of none of these spans."""
+    wanted = {*list_shards(shards)}
     for file in (*folder.glob("*.tfrecord"), *folder.glob("files-*.json")):
-        if file.name not in wanted:
+        if parse_shard(file.name) not in wanted:
             file.unlink()
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import components
 from components.image_headers import Limits
@@ -14,7 +16,11 @@ from components.rejects import UNREADABLE, RejectedImage
 
 def read_images(files: Sequence[ImageFile], limits: Limits) -> list[CheckedImage | RejectedImage]:
     """Read and check files."""
-    contents = [_read_content(file, limits) for file in files]
+    if any("://" in file.path for file in files):  # what takes time there is to wait for an answer
+        with ThreadPoolExecutor(len(files)) as pool:
+            contents = list(pool.map(functools.partial(_read_content, limits=limits), files))
+    else:
+        contents = [_read_content(file, limits) for file in files]
     checked = iter(check_images([content for content in contents if isinstance(content, bytes)], limits))
     return [next(checked) if isinstance(content, bytes) else content for content in contents]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import collections
-import csv
+import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,28 +12,30 @@ from typing import NamedTuple
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from components.class_names import append_classes, read_labels
 from components.duplicates import Copy, find_copies
 from components.errors import UserError
-from components.example_shards import WriteExampleShard, plan_file, remove_begun
-from components.features import SPLITS, Examples, RunDir, Work, index_name
+from components.example_shards import WriteExampleShard, remove_begun
+from components.features import SPLITS, Examples, RunDir, Shard, Work, index_name
 from components.file_index import (
     Row,
     encode_text,
-    file_stamp,
     measure_shard,
-    read_facts,
+    plan_shard,
     read_index,
+    read_known,
     remove_other_shards,
-    write_index,
 )
-from components.files import remove_partials, write_csv, write_text
+from components.files import remove_partials, write_json, write_text
 from components.findings import describe_copies, describe_files, describe_splits
 from components.image_headers import Limits
-from components.listing import Listing
+from components.listing import ImageFile, Listing
+from components.places import make_folder
 from components.progress import Progress
 from components.rejects import DUPLICATE, Reject
-from components.sharding import assign_shard
+from components.sharding import choose_shards, keeps_spans, list_shards, place_key, plan_spans
 from components.split import Member, SplitPlan, assign_splits
+from components.tables import read_csv, write_csv
 
 COLUMNS = ("path", "label", "source", "split", "rule", "format", "width", "height", "sha256")
 
@@ -49,6 +51,10 @@ class IngestRules:
     max_reject_share: float = 0.05
 
 
+# The rows of each shard, sorted by key.
+Planned = dict[Shard, list[Row]]
+
+
 class FormerSplits(NamedTuple):
     """The splits that an earlier run of the same rule settled, by key and, for files since renamed, by SHA-256."""
 
@@ -57,31 +63,41 @@ class FormerSplits(NamedTuple):
 
 
 def ingest_images(
-    listing: Listing, run: RunDir, shards: int, rules: IngestRules, options: PipelineOptions, progress: Progress
+    listing: Listing,
+    run: RunDir,
+    shards: int | None,
+    rules: IngestRules,
+    options: PipelineOptions,
+    progress: Progress,
 ) -> Examples:
     """Write shards, labels.txt, images.csv, rejects.jsonl and duplicates.csv of a listing, reading what is new in it.
 
+    shards is the number of shards of the first span, None for one that suits the data.
     Raises UserError when too much of it is unusable, or when copies are there and the rules forbid them.
     """
     _check_plan(rules.plan, listing)
-    run.examples.mkdir(parents=True, exist_ok=True)
+    make_folder(run.examples)
     remove_partials(run.examples)
-    known = read_facts(run.examples, rules.limits)
     former = _read_former(run, rules.plan)
-    rows = [Row(file, known.get(file_stamp(file))) for file in listing.files]
-    new = sum(row.facts is None for row in rows)
-    size = sum(row.file.size for row in rows if row.facts is None)
-    with progress.watch_folder(run.examples, size, new, "images"):
+    planned, spans, stay = place_files(listing.files, run, shards, rules.limits)
+    if stay and not listing.ordered:
+        # Records that stay hold the numbers of their classes: new classes come behind those.
+        before = read_labels(str(run.labels)) if run.labels.exists() else []
+        listing = listing._replace(labels=append_classes(listing.labels, before))
+    unread = [row.file for row in _flatten(planned) if row.facts is None]
+    with progress.watch_folder(run.examples, sum(file.size for file in unread), len(unread), "images"):
         # By what is known before reading; where no file turns out to be damaged or a copy, it stays as it is.
-        rows, _ = settle_rows(rows, listing, rules, former)
-        rows = write_rows(rows, run, shards, rules.limits, options)
-        settled, copies = settle_rows(rows, listing, rules, former)
+        planned, _ = settle_rows(planned, listing, rules, former)
+        written = write_rows(planned, spans, run, rules.limits, options)
+        planned, copies = settle_rows(written, listing, rules, former)
         _write_copies(run, copies, rules)
-        if settled != rows:
-            _check_unchanged(settled, write_rows(settled, run, shards, rules.limits, options))
-    remove_other_shards(run.examples, shards)
+        if planned != written:
+            written = write_rows(planned, spans, run, rules.limits, options)
+    settled, new = _flatten(planned), len(unread)
+    _check_unchanged(settled, _flatten(written))
+    remove_other_shards(run.examples, spans)
     remove_begun(run.examples)
-    if not all(measure_shard(run.examples, shard, shards) for shard in range(shards)):
+    if not all(measure_shard(run.examples, shard) for shard in list_shards(spans)):
         raise UserError(f"Shards vanished from '{run.examples}' as they were written: run again, which mends that.")
 
     rejects = _list_rejects(settled, listing, copies)
@@ -95,7 +111,7 @@ def ingest_images(
     usable = [row.facts.sha256 for row in settled if row.facts and not row.facts.reason]
     conflicts = [copy for copy in copies if copy.label != copy.copy_of_label]
     return Examples(
-        work=Work(items=len(kept) + len(rejects), reused=len(rows) - new, computed=new),
+        work=Work(items=len(kept) + len(rejects), reused=len(settled) - new, computed=new),
         found=len(kept) + len(rejects),
         written=len(kept),
         rejected=len(rejects),
@@ -103,7 +119,7 @@ def ingest_images(
         label_conflicts=len(conflicts),
         splits={split: splits[split] for split in SPLITS},
         labels=listing.labels,
-        shards=shards,
+        shards=spans,
         warnings=[*describe_copies(copies), *describe_files(kept, listing), *describe_splits(kept, listing.labels)],
     )
 
@@ -116,17 +132,48 @@ def _check_plan(plan: SplitPlan, listing: Listing) -> None:
         )
 
 
+def place_files(
+    files: Sequence[ImageFile], run: RunDir, shards: int | None, limits: Limits
+) -> tuple[Planned, list[int], bool]:
+    """Return the rows of files in their shards, the shards of each span, and whether the spans of an earlier run stay.
+
+    If so, what lies in their shards stays there, whatever its key.
+    """
+    former = json.loads(run.spans.read_text(encoding="utf-8")) if run.spans.exists() else []
+    known = read_known(run.examples, files, former, limits)
+    stay = keeps_spans(former, len(files), shards)
+    if stay:
+        newest = sum(lies.place is not None and lies.place.span == len(former) - 1 for lies in known)
+        spans = plan_spans(former, newest, sum(lies.place is None for lies in known))
+    else:
+        spans = [shards or choose_shards(len(files))]
+    planned: Planned = {shard: [] for shard in list_shards(spans)}
+    for file, lies in zip(files, known):
+        place = lies.place if stay and lies.place else place_key(file.key, spans)
+        planned[place].append(Row(file, lies.facts))
+    for rows in planned.values():
+        rows.sort(key=lambda row: encode_text(row.file.key))
+    return planned, spans, stay
+
+
+def _flatten(planned: Planned) -> list[Row]:
+    return [*itertools.chain(*planned.values())]
+
+
 def settle_rows(
-    rows: Sequence[Row], listing: Listing, rules: IngestRules, former: FormerSplits
-) -> tuple[list[Row], list[Copy]]:
+    planned: Planned, listing: Listing, rules: IngestRules, former: FormerSplits
+) -> tuple[Planned, list[Copy]]:
     """Return rows with the split and label that follow from what is known of them, and the copies among them."""
     index = {text: number for number, text in enumerate(listing.labels)}
-    members = [_member(row, former) for row in rows if not (row.facts and row.facts.reason)]
+    members = [_member(row, former) for row in _flatten(planned) if not (row.facts and row.facts.reason)]
     copies = find_copies(members, "drop" if rules.duplicates == "drop" else "keep")
     dropped = {copy.key for copy in copies if copy.action == "dropped"}
     kept = [member for member in members if member.key not in dropped]
     splits = assign_splits(kept, rules.plan, listing.open_splits)
-    settled = [row._replace(split=splits.get(row.file.key, ""), label=index[row.file.text]) for row in rows]
+    settled = {
+        shard: [row._replace(split=splits.get(row.file.key, ""), label=index[row.file.text]) for row in rows]
+        for shard, rows in planned.items()
+    }
     return settled, copies
 
 
@@ -136,28 +183,30 @@ def _member(row: Row, former: FormerSplits) -> Member:
     return Member(file.key, file.text, file.group, sha256, file.split, before)
 
 
-def write_rows(rows: Sequence[Row], run: RunDir, shards: int, limits: Limits, options: PipelineOptions) -> list[Row]:
-    """Bring the shards into line with rows; return these in the shards' order, with the facts of those just read."""
-    planned: list[list[Row]] = [[] for _ in range(shards)]
-    for row in rows:
-        planned[assign_shard(row.file.key, shards)].append(row)
-    for shard, members in enumerate(planned):
-        members.sort(key=lambda row: encode_text(row.file.key))
-        write_index(plan_file(run.examples, shard, shards), members, limits, [])
-    with beam.Pipeline(options=options) as pipeline:
-        # Only numbers travel: a shard's worker reads its plan and the images itself and writes straight to its files.
-        _ = (
-            pipeline
-            | "List shards" >> beam.Create(range(shards))
-            | "Spread shards" >> beam.Reshuffle()
-            | "Write example shards" >> beam.ParDo(WriteExampleShard(run.examples, shards, limits))
-        )
-    written: list[Row] = []
-    for shard, members in enumerate(planned):
-        plan_file(run.examples, shard, shards).unlink()
-        found, _ = read_index(run.examples / index_name(shard, shards), limits)
+def write_rows(
+    planned: Planned, spans: Sequence[int], run: RunDir, limits: Limits, options: PipelineOptions
+) -> Planned:
+    """Bring the shards of spans into line with their rows; return these with the facts of those just read.
+
+    A shard that holds what it should is left alone.
+    """
+    changed = [shard for shard, rows in planned.items() if plan_shard(run.examples, shard, rows, limits)]
+    # Now that their plans are there: whatever ends this run, the next one finds each image in its place.
+    write_json(run.spans, spans)
+    if changed:
+        with beam.Pipeline(options=options) as pipeline:
+            # Only numbers travel: a shard's worker reads its plan and the images and writes straight to its files.
+            _ = (
+                pipeline
+                | "List shards" >> beam.Create([tuple(shard) for shard in changed])
+                | "Spread shards" >> beam.Reshuffle()
+                | "Write example shards" >> beam.ParDo(WriteExampleShard(run.examples, spans, limits))
+            )
+    written = {**planned}
+    for shard in changed:
+        found, _ = read_index(run.examples / index_name(shard), limits)
         # The files stay those of the caller, so that their names are in memory but once.
-        written.extend(row._replace(facts=lies.facts, split=lies.split) for row, lies in zip(members, found))
+        written[shard] = [row._replace(facts=lies.facts, split=lies.split) for row, lies in zip(planned[shard], found)]
     return written
 
 
@@ -172,8 +221,7 @@ def describe_rule(plan: SplitPlan) -> str:
 def _read_former(run: RunDir, plan: SplitPlan) -> FormerSplits:
     if not run.images.exists():
         return FormerSplits({}, {})
-    with open(run.images, encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["rule"] == describe_rule(plan)]
+    rows = [row for row in read_csv(run.images) if row["rule"] == describe_rule(plan)]
     return FormerSplits({row["path"]: row["split"] for row in rows}, {row["sha256"]: row["split"] for row in rows})
 
 

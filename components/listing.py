@@ -12,6 +12,7 @@ from components.class_names import check_spelling, match_labels, order_classes, 
 from components.errors import UserError
 from components.features import SPLITS
 from components.keys import group_finder, is_excluded, name_roots
+from components.places import as_path, describe_error, storage_errors
 from components.rejects import Reject
 
 # How folders, manifests and TFRecord files name the splits, in any case.
@@ -47,6 +48,7 @@ class Listing(NamedTuple):
     rejects: list[Reject]  # what was found but cannot be listed as an image of a class
     unlabelled: list[str]  # paths of images without a class, for prediction only
     open_splits: tuple[str, ...] = SPLITS  # among which the images without a split are divided
+    ordered: bool = False  # whether the order of the labels is the user's own, not the natural one
 
     def fingerprint(self) -> str:
         """Hash of all that was listed, each file with its path, size and time of change."""
@@ -84,7 +86,7 @@ def list_images(
         match_labels(labels, collections.Counter(file.text for file in files), labels_file)
     if len(labels) == 1:
         raise UserError(f"{shown} has the single class {labels[0]!r}: a classifier needs two or more classes.")
-    return listing._replace(files=files, labels=labels)
+    return listing._replace(files=files, labels=labels, ordered=listing.ordered or labels_file is not None)
 
 
 def open_train(files: Sequence[ImageFile]) -> tuple[list[ImageFile], tuple[str, ...]]:
@@ -102,7 +104,11 @@ def open_train(files: Sequence[ImageFile]) -> tuple[list[ImageFile], tuple[str, 
 def _list_root(root: str, excluded: Excluded) -> Listing:
     # The readers load when their layout is met: they need the types above, and TensorFlow is slow to load.
     name = os.path.basename(root)
-    if os.path.isdir(root):
+    try:
+        is_folder, is_there = as_path(root).is_dir(), as_path(root).exists()
+    except storage_errors() as error:
+        raise UserError(f"Cannot read {root!r} ({describe_error(error)}): check its permissions.") from error
+    if is_folder:
         from components import folders
 
         listing = folders.list_folder(root, excluded)
@@ -118,7 +124,7 @@ def _list_root(root: str, excluded: Excluded) -> Listing:
         from components import example_sets
 
         listing = example_sets.list_examples(root, excluded)
-    elif os.path.exists(root):
+    elif is_there:
         raise UserError(f"{root!r} is a file, not a folder, a manifest or TFRecords: {EXPECTED}.")
     else:
         raise UserError(f"There is no folder {root!r}: {EXPECTED}.")
@@ -142,12 +148,14 @@ def _list_below(root: str, name: str, exclude: Sequence[str]) -> Listing:
 def _join(listings: Sequence[Listing]) -> Listing:
     found = {text for listing in listings for text in listing.labels}
     longest = max((listing.labels for listing in listings), key=len)
+    whole = len(longest) == len(found)
     open_splits = {split for listing in listings for split in listing.open_splits}
     return Listing(
         files=sorted(file for listing in listings for file in listing.files),
         # Records keep the numbers of their classes where one root knows them all.
-        labels=longest if len(longest) == len(found) else order_classes(found),
+        labels=longest if whole else order_classes(found),
         rejects=sorted(reject for listing in listings for reject in listing.rejects),
         unlabelled=[path for listing in listings for path in listing.unlabelled],
         open_splits=tuple(split for split in SPLITS if split in open_splits),
+        ordered=whole and any(listing.ordered for listing in listings),
     )

@@ -14,9 +14,9 @@ from tensorflow_model_analysis.extractors.slice_key_extractor import SLICE_KEY_E
 from tensorflow_model_analysis.proto import config_pb2, metrics_for_slice_pb2, validation_result_pb2
 
 from components import features
-from components.files import write_csv
 from components.predict import prediction_columns, prediction_row
 from components.slice_metrics import ACCURACY, CONFUSION, LOSS, METRICS, TOP5
+from components.tables import write_csv
 
 CANDIDATE, BASELINE = "candidate", "baseline"
 
@@ -81,7 +81,7 @@ def analyze_model(
         "WritePredictions", SLICE_KEY_EXTRACTOR_STAGE_NAME, WritePredictions(next(iter(models)), labels, predictions)
     )
     evaluators = [*tfma.default_evaluators(eval_shared_model=loaders, eval_config=config), write]
-    pattern = files[0].replace("-00000-of-", "-*-of-")
+    pattern = f"{files[0].rpartition('/')[0]}/test-*.tfrecord"
     tfma.run_model_analysis(
         loaders, config, pattern, output_path=str(folder), evaluators=evaluators, pipeline_options=options
     )

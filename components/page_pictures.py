@@ -18,7 +18,9 @@ MOST_SMALL = 2500
 SMALL = 80  # pixels, the longer side
 
 
-def collect_pictures(large: Sequence[str], small: Sequence[str], examples: Path, shards: int) -> dict[str, str]:
+def collect_pictures(
+    large: Sequence[str], small: Sequence[str], examples: Path, shards: Sequence[int]
+) -> dict[str, str]:
     """Return data URIs by key within BUDGET: the large pictures, then small ones, each in their order.
 
     Keys may come twice; one that lies in no shard, or that Pillow cannot read, has none. Raises DamagedShard.

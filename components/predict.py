@@ -14,7 +14,8 @@ import tensorflow as tf
 from components import features
 from components.checksums import find_unlike
 from components.errors import UserError
-from components.images import Limits, RejectedImage, check_image, make_readable, read_file
+from components.images import Limits, RejectedImage, check_image, inspect_image, read_file
+from components.places import is_remote
 
 BATCH_SIZE = 32
 TOP_K = 5
@@ -128,10 +129,10 @@ def predict_each(
 
 
 def _read(path: str) -> Union[bytes, str]:
-    if os.path.isdir(path):
+    if not is_remote(path) and os.path.isdir(path):
         return "a folder that cannot be read, or a link to one above it"
     try:
-        return make_readable(read_file(path, Limits()), Limits())
+        return inspect_image(read_file(path, Limits()), Limits()).encoded
     except RejectedImage as rejected:
         return describe_rejected(rejected)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -14,8 +13,9 @@ import tensorflow as tf
 
 from components import features
 from components.errors import DamagedShard
-from components.features import SPLITS, shard_name
+from components.features import SPLITS, Shard, parse_shard, shard_name
 from components.files import replacing_file
+from components.sharding import hash_fraction, list_shards
 
 Write = Callable[[bytes], None]
 
@@ -63,36 +63,40 @@ def serialize_record(record: dict[str, tf.train.Feature]) -> bytes:
 
 
 @contextmanager
-def writing_shards(folder: Path, shard: int, shards: int) -> Iterator[dict[str, Write]]:
-    """Yield a write function per split for one shard number; the files appear together when the block ends well."""
+def writing_shards(folder: Path, shard: Shard) -> Iterator[dict[str, Write]]:
+    """Yield a write function per split for one shard; the files appear together when the block ends well."""
     with ExitStack() as stack:
-        partials = {
-            split: stack.enter_context(replacing_file(folder / shard_name(split, shard, shards))) for split in SPLITS
-        }
+        partials = {split: stack.enter_context(replacing_file(folder / shard_name(split, shard))) for split in SPLITS}
         writers = {
             split: stack.enter_context(tf.io.TFRecordWriter(str(partial))) for split, partial in partials.items()
         }
         yield {split: writer.write for split, writer in writers.items()}
 
 
-def shard_files(folder: Path, split: str, shards: int) -> list[str]:
-    """Return the paths of a split's shards, in order."""
-    return [str(folder / shard_name(split, shard, shards)) for shard in range(shards)]
+def shard_files(folder: Path, split: str, shards: Sequence[int]) -> list[str]:
+    """Return the paths of a split's shards, in order, given how many each span has."""
+    return [str(folder / shard_name(split, shard)) for shard in list_shards(shards)]
 
 
-def find_overlapping(folder: Path, shard: int, shards: int) -> list[Path]:
-    """Return the files, of any split and number of shards, that can hold an image of one shard number."""
+def find_overlapping(folder: Path, shard: Shard, shards: Sequence[int]) -> list[Path]:
+    """Return the files, of any split, that can hold an image of a shard: its own, and those that earlier spans left.
+
+    An image never goes from one of the spans to another, so the files of their other shards are left alone.
+    """
+    others = {*list_shards(shards)} - {shard}
     found = []
     for file in sorted(folder.glob("*.tfrecord")):
-        match = re.fullmatch(r"[a-z]+-(\d{5})-of-(\d{5})\.tfrecord", file.name)
-        if match and _overlap(shard, shards, int(match[1]), int(match[2])):
+        lies = parse_shard(file.name)
+        if lies and lies not in others and _overlap(shard, lies):
             found.append(file)
     return found
 
 
-def _overlap(shard: int, shards: int, other: int, others: int) -> bool:
+def _overlap(shard: Shard, other: Shard) -> bool:
     # Shard s of n covers the hash interval [s/n, (s+1)/n).
-    return shard * others < (other + 1) * shards and other * shards < (shard + 1) * others
+    return shard.number * other.of < (other.number + 1) * shard.of and (
+        other.number * shard.of < (shard.number + 1) * other.of
+    )
 
 
 def read_batches(files: Sequence[str], spec: dict, batch_size: int = PARSED_AT_ONCE) -> Iterator[dict[str, np.ndarray]]:
@@ -138,12 +142,12 @@ class BottleneckTable:
     sources: list[str]
 
 
-def read_bottlenecks(files: Sequence[str], dim: int, views: int = 1) -> BottleneckTable:
-    """Read bottleneck shards into memory; raises DamagedShard for a damaged file."""
+def read_bottlenecks(files: Sequence[str], dim: int, views: int = 1, share: float = 1.0) -> BottleneckTable:
+    """Read bottleneck shards into memory, or a share of them, drawn by their keys; raises DamagedShard."""
     spec = {**META_SPEC, features.BOTTLENECK: tf.io.FixedLenFeature([dim], tf.float32)}
     if views > 1:
         spec[features.BOTTLENECK_VIEWS] = tf.io.FixedLenFeature([views, dim], tf.float32)
-    batches = list(read_batches(files, spec, batch_size=max(1024 // views, 1)))
+    batches = [_draw(batch, share) for batch in read_batches(files, spec, batch_size=max(1024 // views, 1))]
 
     def column(name: str) -> list:
         return [value for batch in batches for value in batch[name]]
@@ -163,3 +167,12 @@ def read_bottlenecks(files: Sequence[str], dim: int, views: int = 1) -> Bottlene
         texts=texts(features.TEXT),
         sources=texts(features.SOURCE),
     )
+
+
+def _draw(batch: dict[str, np.ndarray], share: float) -> dict[str, np.ndarray]:
+    """Return the rows of a batch whose keys fall into a share, the same ones whatever else lies beside them."""
+    if share >= 1:
+        return batch
+    keys = (key.decode("utf-8", "surrogateescape") for key in batch[features.KEY])
+    drawn = np.array([hash_fraction(key, "sample") < share for key in keys], bool)
+    return {name: column[drawn] for name, column in batch.items()}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
@@ -79,9 +78,9 @@ def convert_export(run: RunDir, progress: Progress) -> tuple[Path, Comparison]:
         for name, path in paths.items():
             path.write_bytes(convert_function(function, quantize=name == INT8))
             with zipfile.ZipFile(path, "a") as archive:
-                archive.write(labels, LABELS_FILE)
-        shutil.copyfile(labels, folder / LABELS_FILE)
-        shutil.copyfile(export / MODEL_CARD, folder / MODEL_CARD)
+                archive.writestr(LABELS_FILE, labels.read_bytes())
+        (folder / LABELS_FILE).write_bytes(labels.read_bytes())
+        (folder / MODEL_CARD).write_bytes((export / MODEL_CARD).read_bytes())
         files = shard_files(run.examples, "test", examples["shards"])
         comparison = compare_models(
             served, export.name, paths, read_batches(files, IMAGE_SPEC), examples["splits"]["test"], progress

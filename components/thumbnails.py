@@ -6,36 +6,68 @@ import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 from components import features
-from components.features import shard_name
-from components.sharding import assign_shard
+from components.features import index_name, shard_name
+from components.file_index import encode_text, read_index
+from components.image_headers import (
+    FORMATS,
+    Limits,
+    check_pixels,
+    drop_jpeg_metadata,
+    find_exif,
+    find_format,
+    read_orientation,
+)
+from components.sharding import list_shards
 from components.shards import IMAGE_SPEC, read_batches
+from components.transcoding import set_upright
 
 THUMBNAIL = 160  # pixels, the longer side
+MOST_PIXELS = 100_000_000  # of what Pillow decodes for one
 
 
 def read_thumbnails(
-    keys: set[str], splits: Sequence[str], examples: Path, shards: int
+    keys: set[str], splits: Sequence[str], examples: Path, shards: Sequence[int]
 ) -> Iterator[tuple[str, Image.Image]]:
-    """Yield (key, RGB thumbnail) for each key found in the shards where it must lie; raises DamagedShard."""
-    numbers = sorted({assign_shard(key, shards) for key in keys})
-    files = [str(examples / shard_name(split, number, shards)) for number in numbers for split in splits]
-    for batch in read_batches(files, IMAGE_SPEC):
+    """Yield (key, RGB thumbnail) for each key found in the shards; raises DamagedShard."""
+    files = find_files(keys, splits, examples, shards)
+    for batch in read_batches(files, IMAGE_SPEC) if files else ():
         for key, encoded in zip(batch[features.KEY], batch[features.ENCODED]):
-            text = key.decode("utf-8", "backslashreplace")
+            text = _show(key)
             thumbnail = make_thumbnail(encoded) if text in keys else None
             if thumbnail:
                 yield text, thumbnail
 
 
+def find_files(keys: set[str], splits: Sequence[str], examples: Path, shards: Sequence[int]) -> list[str]:
+    """Return the shard files of some splits that hold a key, as the shards' indexes tell: no others need be read."""
+    files = []
+    for shard in list_shards(shards):
+        rows, _ = read_index(examples / index_name(shard))
+        holding = {row.split for row in rows if row.split and _show(encode_text(row.file.key)) in keys}
+        files += [str(examples / shard_name(split, shard)) for split in splits if split in holding]
+    return files
+
+
+def _show(key: bytes) -> str:
+    """Return a key as csv files have it."""
+    return key.decode("utf-8", "backslashreplace")
+
+
 def make_thumbnail(encoded: bytes) -> Image.Image | None:
-    """Return an image, upright, THUMBNAIL pixels at its longer side; None for what Pillow does not read."""
+    """Return an image that has passed inspect_image, upright, THUMBNAIL pixels at its longer side; None for what Pillow
+    does not read."""
     try:
-        opened = Image.open(io.BytesIO(encoded))
+        # Pillow takes all that tags of EXIF point to, and one megabyte that a thousand share is a gigabyte.
+        is_jpeg = find_format(encoded, FORMATS) == "jpeg"
+        plain = drop_jpeg_metadata(encoded) if is_jpeg else encoded
+        opened = Image.open(io.BytesIO(plain), formats=("JPEG", "PNG", "GIF", "BMP"))
         opened.draft("RGB", (2 * THUMBNAIL, 2 * THUMBNAIL))  # a JPEG is decoded no larger than it has to be
-        image = ImageOps.exif_transpose(opened).convert("RGB")
+        # The canvas of a GIF is Pillow's alone, and any size: TensorFlow has looked at the frames.
+        check_pixels([opened.size], Limits(max_pixels=MOST_PIXELS))
+        image = set_upright(opened.convert("RGB"), read_orientation(find_exif(encoded)) if is_jpeg else 1)
     except Exception:  # Pillow's decoders raise almost anything on what TensorFlow's let pass
         return None
     image.thumbnail((THUMBNAIL, THUMBNAIL))

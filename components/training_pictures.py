@@ -57,12 +57,16 @@ def write_pictures(
 
     The seed picks the images. One that cannot be read is left blank.
     """
-    answers = list(classifier.predict(val.input_fn, [INDEX, PROBABILITIES]))
+    # Two numbers of each are kept, not the probabilities of all classes.
+    answers = [
+        (int(answer[INDEX]), float(answer[PROBABILITIES][answer[INDEX]]))
+        for answer in classifier.predict(val.input_fn, [INDEX, PROBABILITIES])
+    ]
     if not answers:
         return
     records = list(read_batches(files, {name: META_SPEC[name] for name in (features.KEY, features.LABEL)}, 1024))
     keys, actual = (np.concatenate([batch[name] for batch in records]) for name in (features.KEY, features.LABEL))
-    predicted = np.array([answer[INDEX] for answer in answers])
+    predicted = np.array([index for index, _ in answers])
     title = f"validation, epoch {epoch}: {(actual == predicted).sum():,} of {len(answers):,} right"
     picked = np.random.default_rng(seed).permutation(len(answers))[: SHEET_SIDE**2].tolist()
     names = [keys[row].decode("utf-8", "backslashreplace") for row in picked]
@@ -74,7 +78,7 @@ def write_pictures(
         Prediction(
             labels[actual[row]],
             labels[predicted[row]],
-            float(answers[row][PROBABILITIES][predicted[row]]),
+            answers[row][1],
             thumbnails.get(name),
         )
         for row, name in zip(picked, names)

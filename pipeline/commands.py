@@ -6,11 +6,11 @@ import argparse
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.errors import DamagedFile, UserError
 from components.features import TUNING_STAGES
+from components.places import as_path
 from components.printable import printable
 from pipeline.terminal import print_comparison, print_curve, print_summary
 
@@ -39,7 +39,7 @@ def run_command(options: argparse.Namespace) -> int:
     from pipeline.config import load_config
     from pipeline.run_lock import holding
 
-    config = load_config(options.config, options.overrides)
+    config = load_config(options.config, options.overrides, options.flags)
     asked = options.first or options.only
     if asked in TUNING_STAGES and not config.train.finetune:
         raise UserError(f"Stage '{asked}' is part of fine-tuning only: set train.finetune or name another stage.")
@@ -69,10 +69,10 @@ def run_whole(config: Config, run: RunDir, options: argparse.Namespace) -> tuple
         except StopAfterStage:
             break
         except DamagedFile as error:
-            if error.path in damaged or not Path(error.path).is_relative_to(run.root):
+            if error.path in damaged or not as_path(error.path).is_relative_to(run.root):
                 raise
             damaged.add(error.path)
-            Path(error.path).unlink(missing_ok=True)
+            as_path(error.path).unlink(missing_ok=True)
             print(f"topgraft: '{printable(error.path)}' was damaged and is computed again.", file=sys.stderr)
         finally:
             if stages.summary:
@@ -90,17 +90,16 @@ def curve_command(options: argparse.Namespace) -> int:
 
     given = {"shots": options.shots, "draws": options.draws}
     overrides = [f"curve.{key}={value}" for key, value in given.items() if value is not None]
-    config = load_config(options.config, [*options.overrides, *overrides])
+    config = load_config(options.config, [*options.overrides, *overrides], options.flags)
     run = RunDir(config.run_folder)
     stages = Stages(run, show_progress(options))
     with holding(run):
         run_curve(config, run, stages, stages.progress)
 
-        from components.curve_report import summarise_curve
-        from components.data_health import read_table
-        from components.report import write_curve_page
+        from components.curve_report import summarise_curve, write_curve_page
+        from components.tables import read_csv
 
-        points = summarise_curve(read_table(run.curve_rows), config.data.source)
+        points = summarise_curve(read_csv(run.curve_rows), config.data.source)
         page = write_curve_page(config.name, config.data.source, run)
     ignored = ["The curve is of heads alone, train.finetune plays no part in it."] if config.train.finetune else []
     findings = [*ignored, *getattr(stages.outcomes["curve"], "warnings", [])]
@@ -113,24 +112,25 @@ def predict_command(options: argparse.Namespace) -> int:
     """topgraft predict."""
     from components.predict import load_export
 
-    if options.beam:
+    if options.beam or options.flags:
         return predict_on_beam(options)
     return write_answers(options, lambda progress: load_export(options.export_dir))
 
 
 def predict_on_beam(options: argparse.Namespace) -> int:
-    """topgraft predict --beam."""
+    """topgraft predict --beam, or with flags of Beam."""
     from components.input_files import find_files
     from components.predict_job import predict_by_beam
     from pipeline.config import load_beam
-    from pipeline.settings import make_options
+    from pipeline.runners import check_places, make_options
 
-    settings, progress = load_beam(options.beam), show_progress(options)
+    settings, progress = load_beam(options.beam or (), options.flags), show_progress(options)
+    job = make_options(settings, "predict")
+    places = [("EXPORT_DIR", options.export_dir), *(("PATH", path) for path in options.paths)]
+    check_places(settings.runner, [*places, ("--output", options.output)])
     files = progress.count(find_files(options.paths, options.output), "images")
     with progress.stage("predict"):
-        counts = predict_by_beam(
-            options.export_dir, files, options.output, options.top_k, settings.shards, make_options(settings.runner)
-        )
+        counts = predict_by_beam(options.export_dir, files, options.output, options.top_k, settings.shards, job)
     options.answer({**counts, "output": str(options.output)})
     return DONE
 

@@ -8,16 +8,18 @@ from typing import NamedTuple, Optional
 
 from components.checksums import sum_file
 from components.features import is_shard
+from components.places import Status, is_remote, list_files, measure
 
 
 class FileState(NamedTuple):
-    """A file's bytes and their sum; None of a shard, whose sums its reader compares, so that no run reads all data.
+    """A file's bytes and the mark of its content: its CRC-32C, of a remote object its generation.
 
-    None for both means that a later stage completes the file: it must be there.
+    A shard has no mark: its reader compares the sums that it holds, so that no run reads all data. None for both means
+    that a later stage completes the file: it must be there.
     """
 
     size: Optional[int]
-    crc32c: Optional[int]
+    mark: Optional[int]
 
 
 class Differences(NamedTuple):
@@ -27,25 +29,45 @@ class Differences(NamedTuple):
     damaged: list[Path]
 
 
-def examine_files(files: Iterable[Path], root: Path, unfinished: Collection[str] = ()) -> dict[str, FileState]:
-    """Return the state of files, some of these names unfinished, by their paths below a root."""
+def examine_files(places: Iterable[Path], root: Path, unfinished: Collection[str] = ()) -> dict[str, FileState]:
+    """Return the state of the files in places, some of these names unfinished, by their paths below a root."""
+    files: dict[str, Status] = {}
+    for place in places:
+        below = "/".join(place.parts[len(root.parts) :])
+        if place.is_dir():
+            files |= {f"{below}/{name}": status for name, status in list_files(place).items()}
+        else:
+            files[below] = measure(place)
     return {
-        file.relative_to(root).as_posix(): FileState(None, None) if file.name in unfinished else _examine(file)
-        for file in files
+        name: FileState(None, None)
+        if Path(name).name in unfinished
+        else FileState(status.size, _mark(name, status, root))
+        for name, status in files.items()
     }
 
 
-def _examine(file: Path) -> FileState:
-    return FileState(file.stat().st_size, None if is_shard(file.name) else sum_file(file))
+def _mark(name: str, status: Status, root: Path) -> Optional[int]:
+    if is_shard(Path(name).name):
+        return None
+    return status.changed if is_remote(root) else sum_file(root / name)
 
 
 def compare_files(states: Mapping[str, FileState], root: Path) -> Differences:
     """Return how the files below a root differ from their states."""
     found = Differences([], [])
+    lying = _measure_files(states, root)
     for name, state in states.items():
-        file = root / name
-        if not file.is_file():
-            found.missing.append(file)
-        elif state.size not in (None, file.stat().st_size) or state.crc32c not in (None, sum_file(file)):
-            found.damaged.append(file)
+        status = lying.get(name)
+        if status is None:
+            found.missing.append(root / name)
+        elif state.size not in (None, status.size) or state.mark not in (None, _mark(name, status, root)):
+            found.damaged.append(root / name)
     return found
+
+
+def _measure_files(names: Iterable[str], root: Path) -> dict[str, Status]:
+    if not is_remote(root):
+        return {name: measure(root / name) for name in names if (root / name).is_file()}
+    # A listing a folder, not a request a file.
+    folders = {name.partition("/")[0] for name in names}
+    return {f"{top}/{name}": status for top in folders for name, status in list_files(root / top).items()}

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any, Callable, Optional, Protocol, TypeVar
 from components.checksums import read_summed_json, write_summed_json
 from components.errors import DamagedFile, UserError
 from components.features import MODEL_CARD, STAGES, RunDir, Work, is_shard
+from components.places import describe_error, make_folder, remove, storage_errors
 from components.printable import printable
 from components.progress import Progress
 from pipeline.file_states import Differences, FileState, compare_files, examine_files
@@ -94,7 +94,7 @@ class Stages:
             outcome = work()
         seconds = round(time.perf_counter() - started, 3)
         unfinished = (MODEL_CARD,) if name == EXPORT else ()  # the report completes it
-        files = examine_files(_list_files(outcome, self._run), self._run.root, unfinished)
+        files = examine_files(_list_places(outcome, self._run), self._run.root, unfinished)
         record = StageRecord(key, seconds, asdict(outcome), files)  # type: ignore[call-overload]
         self._drop_overwritten(name, record)
         write_summed_json(self._path(name), asdict(record))
@@ -124,7 +124,7 @@ class Stages:
             first = read_summed_json(path).get(FIRST_VERSION)
         for version in versions:
             if first is not None and version >= first:
-                shutil.rmtree(exports / str(version))
+                remove(exports / str(version))
         first = first or max([int(time.time()), *(version + 1 for version in versions)])
         write_summed_json(path, {FIRST_VERSION: first})
 
@@ -132,7 +132,7 @@ class Stages:
         for file in damaged:
             print(f"topgraft: '{printable(str(file))}' was damaged and is computed again.", file=sys.stderr)
             if name == EXPORT:  # nobody is to serve what is left of it
-                shutil.rmtree(self._run.exports / file.relative_to(self._run.exports).parts[0], ignore_errors=True)
+                remove(self._run.exports / file.relative_to(self._run.exports).parts[0])
             elif not is_shard(file.name) and file.name != MODEL_CARD:  # of these, what is whole is taken over
                 file.unlink()
 
@@ -158,21 +158,20 @@ class Stages:
             return None
 
 
-def _list_files(outcome: Outcome, run: RunDir) -> Iterator[Path]:
-    for place in (outcome.folder(run), *getattr(outcome, "beside", lambda run: ())(run)):
-        yield from sorted(file for file in place.rglob("*") if file.is_file()) if place.is_dir() else [place]
+def _list_places(outcome: Outcome, run: RunDir) -> list[Path]:
+    return [outcome.folder(run), *getattr(outcome, "beside", lambda run: ())(run)]
 
 
 def open_run_folder(run: RunDir) -> None:
     """Create the run directory; raises UserError where it cannot be written."""
     try:
-        run.stages.mkdir(parents=True, exist_ok=True)
+        make_folder(run.stages)
         probe = run.stages / "probe"
         probe.touch()
         probe.unlink()
-    except OSError as error:
+    except storage_errors() as error:
         raise UserError(
-            f"Cannot write to '{run.root}' ({error.strerror}): set output_dir to a folder that can be written."
+            f"Cannot write to '{run.root}' ({describe_error(error)}): set output_dir to a folder that can be written."
         ) from error
 
 

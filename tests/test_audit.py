@@ -1,4 +1,5 @@
 import csv
+from dataclasses import astuple
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,8 +8,9 @@ import pytest
 from components import features
 from components.audit import LabelRow, PairRow, audit_bottlenecks
 from components.bottlenecks import bottleneck_record
-from components.features import Audit, Bottlenecks, RunDir, Work
+from components.features import Audit, Bottlenecks, RunDir, Shard, Work
 from components.label_issues import LEAST_MARGIN
+from components.sharding import hash_fraction
 from components.shards import writing_shards
 
 DIM, CLASSES, PER_CLASS = 32, ("ant", "bee", "cat"), 30
@@ -31,11 +33,11 @@ def draw_images():
 def audit(tmp_path):
     """Return a function that writes images as bottleneck shards and audits them; it gives (outcome, pairs, labels)."""
 
-    def write_and_audit(images, near_duplicate=0.95):
+    def write_and_audit(images, near_duplicate=0.95, max_images=1000):
         run = RunDir(tmp_path / "run")
         keys = sorted(images)
         for shard in range(2):
-            with writing_shards(run.bottlenecks("id"), shard, 2) as write:
+            with writing_shards(run.bottlenecks("id"), Shard(shard, 2)) as write:
                 for key in keys[shard::2]:
                     text, split, vector = images[key]
                     record = {
@@ -46,15 +48,15 @@ def audit(tmp_path):
                         features.SOURCE: b"",
                     }
                     write[split](bottleneck_record(record, vector[None], vector))
-        examples = SimpleNamespace(labels=list(CLASSES), shards=2)
-        outcome = audit_bottlenecks(examples, Bottlenecks(Work(), "toy", "id", DIM), run, near_duplicate)
+        examples = SimpleNamespace(labels=list(CLASSES), shards=[2], written=len(images))
+        outcome = audit_bottlenecks(examples, Bottlenecks(Work(), "toy", "id", DIM), run, near_duplicate, max_images)
         assert outcome.folder(run) == run.audit
-        return outcome, *(read_table(run.audit / name) for name in ("near_duplicates.csv", "suspicious_labels.csv"))
+        return outcome, *(read_csv(run.audit / name) for name in ("near_duplicates.csv", "suspicious_labels.csv"))
 
     return write_and_audit
 
 
-def read_table(path):
+def read_csv(path):
     with open(path, encoding="utf-8", newline="") as file:
         header, *rows = csv.reader(file)
     kind = PairRow if header[0] == "cosine" else LabelRow
@@ -63,7 +65,7 @@ def read_table(path):
 
 
 def test_clean_data_has_empty_tables(audit):
-    assert audit(draw_images()) == (Audit(Work(90, computed=90), 0, 0, 0), [], [])
+    assert audit(draw_images()) == (Audit(Work(90, computed=90), 0, 0, 0, 90), [], [])
 
 
 def test_pairs_are_told_apart_by_class_and_split(audit):
@@ -120,3 +122,17 @@ def test_empty_splits_and_odd_names_are_no_trouble(audit):
     outcome, pairs, _ = audit(images)
     assert outcome.work.items == 91
     assert {pairs[0].path, pairs[0].other_path} == {"ant/01.jpg", "ant/odd,\\udcff\n.jpg"}
+
+
+def test_a_sample_is_audited_as_if_there_were_no_other_images_and_said_to_be_one(audit):
+    images = draw_images()
+    for key in [*images]:
+        text, split, vector = images[key]
+        images[key.replace(".", " copy.")] = ("ant", split, vector * np.float32(1.01))
+    sampled, *tables = audit(images, max_images=120)
+    drawn = {key: row for key, row in images.items() if hash_fraction(key, "sample") < 120 / len(images)}
+    assert 60 < len(drawn) < len(images)
+    alone, *expected = audit(drawn)
+    assert tables == expected and tables[0] and tables[1]
+    assert sampled == Audit(Work(180, computed=len(drawn)), *astuple(alone)[1:])
+    assert f"a sample of {len(drawn)} of 180 images" in sampled.warnings[0] and not alone.warnings

@@ -15,7 +15,7 @@ from components.backbone import BackboneSession
 from components.catalog import parse_backbone
 from components.engine_choice import Closeness
 from components.errors import DamagedShard
-from components.features import SPLITS, TENSORFLOW, RunDir, shard_name
+from components.features import SPLITS, TENSORFLOW, RunDir, Shard, shard_name
 from components.shards import read_bottlenecks, shard_files
 from components.views import Augment, list_views
 from pipeline.cli import main
@@ -148,9 +148,9 @@ def flip_bit(file):
 
 
 def test_a_damaged_example_shard_is_named(tmp_path, pipeline, toy_backbone, options, progress):
-    run, extract = pipeline
-    examples, _ = extract()
-    file = run.examples / shard_name("val", 1, 2)
+    run, _ = pipeline
+    examples = ingest(tmp_path / "data", run, options)
+    file = run.examples / shard_name("val", Shard(1, 2))
     flip_bit(file)
     with pytest.raises(DamagedShard) as caught:
         compute(examples, toy_backbone, run, options, progress)

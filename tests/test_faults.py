@@ -19,7 +19,7 @@ import components
 from components import careful_reader, example_shards, image_files
 from components.example_shards import begun_file
 from components.export import list_versions
-from components.features import RunDir, is_shard
+from components.features import RunDir, Shard, is_shard
 from components.predict import load_export
 from components.rejects import FAILED, UNREADABLE
 from pipeline.cli import main
@@ -246,7 +246,7 @@ def test_a_run_directory_that_vanishes_before_or_while_shards_are_written_is_not
 
         return do
 
-    monkeypatch.setattr(components.ingest, "read_facts", vanish(components.ingest.read_facts))
+    monkeypatch.setattr(components.ingest, "read_known", vanish(components.ingest.read_known))
     ingest(images, run, options)
     assert shards_of(run) == shards_of(RunDir(tmp_path / "undisturbed"))
     monkeypatch.undo()
@@ -285,8 +285,8 @@ def test_an_image_that_the_child_does_not_survive_either_is_rejected(images, run
     (images / "cyan" / "killed.png").write_bytes((images / "cyan" / "phone" / "001.png").read_bytes() + b"more")
     monkeypatch.setattr(careful_reader, "CHILD", "poisoned_child")
     run.examples.mkdir(parents=True)
-    begun_file(run.examples, 0, 1).touch()
-    begun_file(run.examples, 1, 2).touch()
+    begun_file(run.examples, Shard(0, 1)).touch()
+    begun_file(run.examples, Shard(1, 2)).touch()
     outcome = ingest(images, run, options, shards=1)
     assert (outcome.written, outcome.rejected) == (30, 1)
     assert rejects_of(run) == {"cyan/killed.png": (FAILED, "the process that decoded it was killed by SIGKILL")}

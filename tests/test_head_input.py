@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from components.errors import DamagedShard
-from components.features import BOTTLENECK, BOTTLENECK_VIEWS, KEY, LABEL, SHA256, SOURCE, TEXT, shard_name
+from components.features import BOTTLENECK, BOTTLENECK_VIEWS, KEY, LABEL, SHA256, SOURCE, TEXT, Shard, shard_name
 from components.head_input import (
     Source,
     evaluate_from_memory,
@@ -32,7 +32,7 @@ def write_source(folder, count, views, shards=3):
     made = np.zeros((count, views, DIM), np.float32)
     made[:, :, 0], made[:, :, 1] = np.arange(count)[:, None], np.arange(views)
     for shard in range(shards):
-        with writing_shards(folder, shard, shards) as write:
+        with writing_shards(folder, Shard(shard, shards)) as write:
             for image in range(count)[shard::shards]:
                 record = {name: bytes_feature(b"x") for name in (KEY, SHA256, TEXT, SOURCE)}
                 record[LABEL] = int_feature(image % 5)
@@ -40,7 +40,7 @@ def write_source(folder, count, views, shards=3):
                 if views > 1:
                     record[BOTTLENECK_VIEWS] = float_feature(made[image].ravel())
                 write["train"](serialize_record(record))
-    files = [str(folder / shard_name("train", shard, shards)) for shard in range(shards)]
+    files = [str(folder / shard_name("train", Shard(shard, shards))) for shard in range(shards)]
     return Source(files, count, DIM, views), made
 
 

@@ -11,7 +11,7 @@ from PIL import Image, ImageEnhance
 from components.backbone import BackboneSession, load_graph, prepare_backbone
 from components.catalog import parse_backbone
 from components.errors import DamagedShard
-from components.features import ENCODED, KEY, LABEL, PIXELS, SHA256, SOURCE, TEXT, shard_name
+from components.features import ENCODED, KEY, LABEL, PIXELS, SHA256, SOURCE, TEXT, Shard, shard_name
 from components.image_input import (
     Decoder,
     Distortion,
@@ -39,12 +39,12 @@ def toy(tmp_path_factory, toy_backbone) -> Path:
 def write_images(folder, encoded, backbone, shards=3):
     """Write encoded images into example shards, the label being the image's number modulo 5."""
     for shard in range(shards):
-        with writing_shards(folder, shard, shards) as write:
+        with writing_shards(folder, Shard(shard, shards)) as write:
             for image in range(len(encoded))[shard::shards]:
                 record = {name: bytes_feature(b"x") for name in (KEY, SHA256, TEXT, SOURCE)}
                 record |= {ENCODED: bytes_feature(encoded[image]), LABEL: int_feature(image % 5)}
                 write["train"](serialize_record(record))
-    files = [str(folder / shard_name("train", shard, shards)) for shard in range(shards)]
+    files = [str(folder / shard_name("train", Shard(shard, shards))) for shard in range(shards)]
     return ImageSource(files, len(encoded), load_graph(backbone))
 
 

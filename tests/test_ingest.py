@@ -15,7 +15,7 @@ from conftest import COLOURS, ingest, paint_images, refusal, shared_data
 from PIL import Image
 
 from components import features
-from components.features import SPLITS, RunDir, shard_name
+from components.features import SPLITS, RunDir, Shard, shard_name
 from components.images import Limits
 from components.sharding import assign_shard
 
@@ -67,7 +67,7 @@ def test_every_image_becomes_the_record_that_the_contract_names(root, run, optio
         assert value[features.SHA256].decode() == hashlib.sha256(content).hexdigest()
         assert value[features.TEXT].decode() == key.split("/")[0] == outcome.labels[value[features.LABEL]]
         assert value[features.SOURCE].decode() == "/".join(key.split("/")[1:-1])
-        shard = shard_name(split, assign_shard(key, 2), 2)
+        shard = shard_name(split, Shard(assign_shard(key, 2), 2))
         assert key.encode() in [
             tf.train.Example.FromString(r).features.feature[features.KEY].bytes_list.value[0]
             for r in tf.data.TFRecordDataset(str(run.examples / shard)).as_numpy_iterator()
@@ -148,7 +148,7 @@ def test_another_number_of_shards_moves_the_records_and_reads_no_image(root, run
     assert (outcome.work.reused, outcome.work.computed) == (30, 0)
     assert read_records(run) == before
     assert sorted(file.name for file in run.examples.glob("*.tfrecord")) == sorted(
-        shard_name(split, 0, 1) for split in SPLITS
+        shard_name(split, Shard(0, 1)) for split in SPLITS
     )
     assert len(list(run.examples.glob("files-*"))) == 1
 
@@ -214,7 +214,7 @@ def test_splits_do_not_change_when_the_folder_moves(tmp_path, root, options):
 def test_a_damaged_shard_is_noticed_and_only_what_is_lost_is_read_again(root, run, options, damage):
     ingest(root, run, options)
     before = read_records(run)
-    shard = run.examples / shard_name("train", 1, 2)
+    shard = run.examples / shard_name("train", Shard(1, 2))
     content = bytearray(shard.read_bytes())
     if damage == "removed":
         shard.unlink()
@@ -223,7 +223,8 @@ def test_a_damaged_shard_is_noticed_and_only_what_is_lost_is_read_again(root, ru
     else:
         content[len(content) // 2] ^= 4
         shard.write_bytes(content)
-        (run.examples / features.index_name(1, 2)).unlink()  # an index that vouches for the size would be believed
+        # An index that vouches for the size would be believed.
+        (run.examples / features.index_name(Shard(1, 2))).unlink()
     outcome = ingest(root, run, options)
     assert outcome.written == 30
     assert read_records(run) == before
@@ -232,15 +233,15 @@ def test_a_damaged_shard_is_noticed_and_only_what_is_lost_is_read_again(root, ru
 def test_a_killed_ingest_leaves_what_it_has_read(root, run, options, monkeypatch):
     from components import example_shards
 
-    read, calls = example_shards.read_images, []
+    serialize, calls = example_shards.serialize_labelled, []
 
-    def fail_late(files, limits):
-        calls.extend(files)
+    def fail_late(record, row):
+        calls.append(row)
         if len(calls) > 20:
             raise SystemError("killed")
-        return read(files, limits)
+        return serialize(record, row)
 
-    monkeypatch.setattr(example_shards, "read_images", fail_late)
+    monkeypatch.setattr(example_shards, "serialize_labelled", fail_late)
     with pytest.raises(Exception, match="killed"):
         ingest(root, run, options, shards=4)
     monkeypatch.undo()
@@ -356,10 +357,13 @@ def test_an_image_that_changes_while_it_is_read_is_named(root, run, options, mon
 
     write_rows, calls = stage.write_rows, []
 
-    def write_and_change(rows, *arguments):
-        written = write_rows(rows, *arguments)
+    def write_and_change(*arguments):
+        written = write_rows(*arguments)
         calls.append(1)
-        return written if len(calls) == 1 else [written[0]._replace(split="other"), *written[1:]]
+        if len(calls) > 1:
+            first, *others = written[Shard(0, 2)]
+            written[Shard(0, 2)] = [first._replace(split="other"), *others]
+        return written
 
     (root / "cyan" / "bad.jpg").write_bytes(b"no image")
     (root / "cyan" / "copy.jpg").write_bytes((root / "cyan" / "camera" / "000.jpg").read_bytes())

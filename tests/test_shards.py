@@ -7,7 +7,7 @@ import tensorflow as tf
 from components import features
 from components.bottlenecks import bottleneck_record
 from components.errors import DamagedShard
-from components.features import SPLITS, shard_name
+from components.features import SPLITS, Shard, shard_name
 from components.shards import (
     find_overlapping,
     float_feature,
@@ -19,7 +19,7 @@ from components.shards import (
 
 
 def write_bottlenecks(folder, rows):
-    with writing_shards(folder, 0, 1) as write:
+    with writing_shards(folder, Shard(0, 1)) as write:
         for number, vector in enumerate(rows):
             key = f"class/{number}.jpg".encode()
             record = {
@@ -35,7 +35,7 @@ def write_bottlenecks(folder, rows):
 def test_bottlenecks_come_back_as_they_were_written(tmp_path):
     rows = np.random.default_rng(0).normal(size=(5, 7)).astype(np.float32)
     write_bottlenecks(tmp_path, rows)
-    table = read_bottlenecks(shard_files(tmp_path, "train", 1), 7)
+    table = read_bottlenecks(shard_files(tmp_path, "train", [1]), 7)
     np.testing.assert_array_equal(table.vectors, rows)
     assert table.keys == [f"class/{number}.jpg" for number in range(5)]
     assert table.labels.tolist() == list(range(5))
@@ -44,12 +44,12 @@ def test_bottlenecks_come_back_as_they_were_written(tmp_path):
 
 def test_an_empty_shard_reads_as_an_empty_table(tmp_path):
     write_bottlenecks(tmp_path, [])
-    assert read_bottlenecks(shard_files(tmp_path, "val", 1), 7).vectors.shape == (0, 7)
+    assert read_bottlenecks(shard_files(tmp_path, "val", [1]), 7).vectors.shape == (0, 7)
 
 
 def test_a_flipped_bit_is_noticed(tmp_path):
     write_bottlenecks(tmp_path, np.ones((5, 7), np.float32))
-    (path,) = shard_files(tmp_path, "train", 1)
+    (path,) = shard_files(tmp_path, "train", [1])
     content = bytearray(Path(path).read_bytes())
     content[len(content) // 2] ^= 1
     Path(path).write_bytes(content)
@@ -59,13 +59,13 @@ def test_a_flipped_bit_is_noticed(tmp_path):
 
 
 def test_shards_appear_only_when_their_worker_ends_well(tmp_path):
-    with pytest.raises(RuntimeError), writing_shards(tmp_path, 0, 1) as write:
+    with pytest.raises(RuntimeError), writing_shards(tmp_path, Shard(0, 1)) as write:
         write["train"](b"half")
         raise RuntimeError
     assert not list(tmp_path.iterdir())
-    with writing_shards(tmp_path, 0, 1):
+    with writing_shards(tmp_path, Shard(0, 1)):
         assert not list(tmp_path.glob("*.tfrecord"))
-    assert {file.name for file in tmp_path.iterdir()} == {features.shard_name(split, 0, 1) for split in SPLITS}
+    assert {file.name for file in tmp_path.iterdir()} == {features.shard_name(split, Shard(0, 1)) for split in SPLITS}
 
 
 def test_equal_records_give_equal_bytes():
@@ -79,9 +79,9 @@ def test_equal_records_give_equal_bytes():
 )
 def test_shards_overlap_where_their_hash_intervals_do(tmp_path, a, b, expected):
     for (shard, shards), (other, others) in ((a, b), (b, a)):
-        file = tmp_path / shard_name("val", other, others)
+        file = tmp_path / shard_name("val", Shard(other, others))
         file.touch()
-        assert (file in find_overlapping(tmp_path, shard, shards)) is expected
+        assert (file in find_overlapping(tmp_path, Shard(shard, shards), [shards])) is expected
 
 
 @pytest.mark.parametrize("dim", [0, 1, 31, 32, 1280, 5000, 600_000])

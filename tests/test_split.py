@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from components.duplicates import Member, link_members
 from components.features import SPLITS
-from components.sharding import assign_shard, choose_shards, hash_fraction
+from components.sharding import assign_shard
 from components.split import SplitPlan, apportion, assign_splits
 
 SHARES = {"train": 0.6, "val": 0.2, "test": 0.2}
@@ -384,30 +384,8 @@ def test_equal_remainders_go_to_the_first_split():
     assert apportion(2, {"train": 0.6, "test": 0.2, "val": 0.2}) == {"train": 1, "test": 1, "val": 0}
 
 
-@given(keys, st.text())
-def test_a_fraction_lies_in_the_half_open_unit_interval(key, salt):
-    assert 0 <= hash_fraction(key, salt) < 1
-
-
-@given(keys, st.integers(1, 5000))
-def test_a_shard_exists(key, shards):
-    assert 0 <= assign_shard(key, shards) < shards
-
-
-@given(keys, st.integers(0, 7))
-def test_doubling_the_shards_cuts_each_shard_in_two(key, power):
-    assert assign_shard(key, 2 ** (power + 1)) // 2 == assign_shard(key, 2**power)
-
-
 def test_split_and_shard_are_independent():
     splits = assign_splits(single_images(1, 20_000), PLAN)
     tests = [key for key, split in splits.items() if split == "test"]
     shards = Counter(assign_shard(key, 4) for key in tests)
     assert all(abs(count / len(tests) - 0.25) < 0.03 for count in shards.values())
-
-
-@given(st.integers(1, 10**9))
-def test_the_number_of_shards_is_a_power_of_two_that_grows_with_the_data(images):
-    shards = choose_shards(images)
-    assert shards & (shards - 1) == 0
-    assert shards <= choose_shards(images + 1)
