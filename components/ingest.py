@@ -139,7 +139,7 @@ def place_files(
 
     If so, what lies in their shards stays there, whatever its key.
     """
-    former = json.loads(run.spans.read_text(encoding="utf-8")) if run.spans.exists() else []
+    former = _read_spans(run)
     known = read_known(run.examples, files, former, limits)
     stay = keeps_spans(former, len(files), shards)
     if stay:
@@ -154,6 +154,17 @@ def place_files(
     for rows in planned.values():
         rows.sort(key=lambda row: encode_text(row.file.key))
     return planned, spans, stay
+
+
+def _read_spans(run: RunDir) -> list[int]:
+    try:
+        spans: list[int] = json.loads(run.spans.read_text(encoding="utf-8"))
+    except (
+        FileNotFoundError,
+        ValueError,
+    ):  # none, or damaged: all are placed anew, but not read again
+        return []
+    return spans
 
 
 def _flatten(planned: Planned) -> list[Row]:
