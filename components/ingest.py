@@ -17,7 +17,15 @@ from components.duplicates import Copy, find_copies
 from components.errors import UserError
 from components.example_shards import WriteExampleShard, remove_begun
 from components.features import SPLITS, Examples, RunDir, Shard, Work, index_name
-from components.file_index import Row, encode_text, plan_shard, read_index, read_known, remove_other_shards
+from components.file_index import (
+    Row,
+    encode_text,
+    measure_shard,
+    plan_shard,
+    read_index,
+    read_known,
+    remove_other_shards,
+)
 from components.files import remove_partials, write_json, write_text
 from components.findings import describe_copies, describe_files, describe_splits
 from components.image_headers import Limits
@@ -89,6 +97,8 @@ def ingest_images(
     _check_unchanged(settled, _flatten(written))
     remove_other_shards(run.examples, spans)
     remove_begun(run.examples)
+    if not all(measure_shard(run.examples, shard) for shard in list_shards(spans)):
+        raise UserError(f"Shards vanished from '{run.examples}' as they were written: run again, which mends that.")
 
     rejects = _list_rejects(settled, listing, copies)
     write_text(run.rejects, "".join(f"{json.dumps(reject._asdict())}\n" for reject in rejects))
@@ -129,7 +139,7 @@ def place_files(
 
     If so, what lies in their shards stays there, whatever its key.
     """
-    former = json.loads(run.spans.read_text(encoding="utf-8")) if run.spans.exists() else []
+    former = _read_spans(run)
     known = read_known(run.examples, files, former, limits)
     stay = keeps_spans(former, len(files), shards)
     if stay:
@@ -144,6 +154,17 @@ def place_files(
     for rows in planned.values():
         rows.sort(key=lambda row: encode_text(row.file.key))
     return planned, spans, stay
+
+
+def _read_spans(run: RunDir) -> list[int]:
+    try:
+        spans: list[int] = json.loads(run.spans.read_text(encoding="utf-8"))
+    except (
+        FileNotFoundError,
+        ValueError,
+    ):  # none, or damaged: all are placed anew, but not read again
+        return []
+    return spans
 
 
 def _flatten(planned: Planned) -> list[Row]:
