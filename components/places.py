@@ -85,6 +85,12 @@ def walk_objects(folder: Path, nested: bool = True) -> Iterator[tuple[str, Statu
             return
 
 
+def read_object(place: str) -> bytes:
+    """Return the content of an object, for which TensorFlow asks several times."""
+    content: bytes = _system(as_path(place)).cat_file(place)
+    return content
+
+
 def remove(path: Path) -> None:
     """Remove a file or a folder with all that is in it, if it is there."""
     if not is_remote(path):
