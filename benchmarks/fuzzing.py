@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 TARGETS = ("images", "configs", "manifests", "weights", "serve", "graphs", "archives")
+SCRIPT = Path(__file__).with_name("fuzz_targets.py")
 HANG_SECONDS = 60
 START_SECONDS = 300  # importing TensorFlow on a busy machine
 PART = 2500  # inputs of one process
@@ -81,14 +82,13 @@ def fuzz_part(target: str, first: int, end: int, seed: int) -> Outcome:
 
 def watch_process(target: str, first: int, end: int, seed: int, outside: Path, inside: Path, outcome: Outcome) -> int:
     """Run a process over inputs and count what it tells; return the input to go on with."""
-    script = str(Path(__file__).with_name("fuzz_targets.py"))
     here = Path(__file__).parents[1]
     environment = {
         **os.environ,
         **{"HOME": str(inside), "TMPDIR": str(inside), "TOPGRAFT_CACHE": str(inside), "TF_CPP_MIN_LOG_LEVEL": "3"},
         **{"PYTHONPATH": str(here), "PYTHONDONTWRITEBYTECODE": "1", "CUDA_VISIBLE_DEVICES": ""},
     }
-    command = [sys.executable, "-W", "ignore", script, target, str(first), str(end), str(seed), str(inside)]
+    command = [sys.executable, "-W", "ignore", str(SCRIPT), target, str(first), str(end), str(seed), str(inside)]
     errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
     process = subprocess.Popen(
         command,
