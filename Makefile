@@ -31,6 +31,7 @@ bench: .venv/installed
 	.venv/bin/python benchmarks/training.py runs/bench --images 30607
 	.venv/bin/python benchmarks/label_noise.py runs/bench
 	.venv/bin/python benchmarks/large_report.py
+	.venv/bin/python benchmarks/fuzzing.py
 	.venv/bin/python benchmarks/serving.py runs/bench/export $(DATA)
 
 .venv/installed: setup.py constraints.txt
