@@ -53,8 +53,8 @@ def count_units(stage: str, images: float, workload: Workload) -> float:
         return workload.tuning_epochs * (train + val)
     if stage in (START, "export"):
         return 1.0
-    if stage == "report":  # pictures of so many test images
-        return min(test, MOST_SMALL)
+    if stage == "report":  # pictures of the map and of test images, of which it looks for so many
+        return min(min(images, MOST_POINTS) + test, MOST_SMALL)
     return images
 
 

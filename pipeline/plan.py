@@ -130,27 +130,32 @@ def estimate(
 ) -> Plan:
     """Return the plan that follows from what was measured."""
     cores, trials = count_cores(), measured.trials
-    workload = make_workload(config, measured, images)
+    workload = make_workload(config, measured.pair_seconds)
     laws = fit_laws(trials, workload)
-    shards = config.beam.shards or plan_shards(images, laws["ingest"].written.each, fleet)
+    suitable = plan_shards(images, laws["ingest"].written.each, fleet)
+    shards = config.beam.shards or suitable
     stages = estimate_stages(images, laws, workload, fleet, shards)
     driver_bytes = estimate_driver_bytes(images, trials[-1].dim)
     simulations = simulate(laws, images, shards, fleet, measure_shards(run)) if fleet else []
     cost = None if price is None else price_stages(stages, fleet, cores, price)
     sizes = sorted({trial.images for trial in trials})
     notes = list_notes(sizes, images, shards, driver_bytes, [trial.classes for trial in trials])
+    if config.data.split.train_per_class:
+        notes.append("data.split.train_per_class plays no part in it: the splits are taken to have their shares.")
+    if not suitable / 2 <= shards <= 2 * suitable:
+        notes.append(f"beam.shards is {shards:,}, which the plan keeps: {suitable:,} would suit.")
     return Plan(images, sizes, cores, fleet, shards, stages, driver_bytes, cost, simulations, notes)
 
 
-def make_workload(config: Config, measured: Measured, images: int) -> Workload:
-    """Return what the config asks for."""
+def make_workload(config: Config, pair_seconds: tuple[float, float]) -> Workload:
+    """Return what the config asks for; its splits by their shares, as trial runs have them."""
     split, recipe = config.data.split, make_recipe(config.train)
     shares = split.model_dump(include=set(SPLITS))
     tuning = config.train.finetune
     return Workload(
         {name: shares[name] for name in SPLITS},
         lambda count: components.train.choose_epochs(count, recipe),
-        measured.pair_seconds,
+        pair_seconds,
         tuning.epochs if tuning else 0,
     )
 

@@ -92,13 +92,14 @@ def print_plan(plan: Plan, quiet: bool) -> None:
 
     if not quiet:
         table = Table("stage", "where", box=None, pad_edge=False)
-        for column in ("time", "worker-hours", "read", "written"):
+        for column in ("time", "core time", "worker-hours", "read", "written"):
             table.add_column(column, justify="right")
         for stage in plan.stages:
             hours = f"{stage.worker_seconds / 3600:,.2f}" if stage.on_workers else ""
             sizes = [format_bytes(size) for size in (stage.read, stage.written)]
             place = "workers" if stage.on_workers else "here"
-            table.add_row(stage.stage, place, format_seconds(stage.seconds), hours, *sizes)
+            times = map(format_seconds, (stage.seconds, stage.core_seconds))
+            table.add_row(stage.stage, place, *times, hours, *sizes)
         Console().print(table)
         print()
         print_line(f"shards: {plan.shards:,} of {plan.images / plan.shards:,.0f} images")

@@ -82,13 +82,15 @@ def test_a_plan_says_what_was_worked_out_by_hand(kept, capsys):
     workers = ["--workers", 10, "--vcpus", 2, "--startup", 1, "beam.shards=100"]
     document = answer(capsys, kept, "--images", 10_000, *workers)
     assert document["shards"] == 100
+    assert not document["notes"]
     assert document["stages"]["extract"]["seconds"] == pytest.approx(60 + 10 + 5 * 2)
     assert document["stages"]["extract"]["worker_seconds"] == pytest.approx(10 * 80)
     assert document["simulations"][0]["ideal"] == pytest.approx(60 + 5 * 4)  # ingest and extract
 
 
 def test_a_plan_is_a_table_and_a_last_line(kept, capsys):
-    assert main(["plan", str(kept), "--images", "1e8", "--workers", "500", "--price", "0.05"]) == 0
+    words = ["--images", "1e8", "--workers", "500", "--price", "0.05", "beam.shards=null"]
+    assert main(["plan", str(kept), *words]) == 0
     output = capsys.readouterr().out
     assert "83,334 of 1,200 images" in output
     assert "simulated with stragglers and lost workers" in output
@@ -123,11 +125,14 @@ def test_with_no_data_and_no_run_a_plan_is_refused_in_one_sentence(toy_config, t
 
 
 def test_a_trial_run_that_fails_is_one_sentence_with_what_it_says(toy_config, tmp_path, capsys):
-    lost = {**toy_config["backbone"], "bottleneck": "no_such_tensor"}
-    config = write_config(tmp_path / "c.yaml", **{**toy_config, "backbone": lost, "output_dir": str(tmp_path / "run")})
-    assert main(["plan", str(config)]) == 2
+    for name in ("cat", "dog"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for number in range(6):
+            (tmp_path / "images" / name / f"{number}.jpg").write_bytes(b"\xff\xd8\xff no more")
+    values = {**toy_config, "data": {"path": str(tmp_path / "images")}, "output_dir": str(tmp_path / "run")}
+    assert main(["plan", str(write_config(tmp_path / "c.yaml", **values))]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "A trial run over" in line and "no_such_tensor" in line
+    assert "A trial run over 6 of the images failed (The train split has no image at all" in line
     assert not (tmp_path / "run" / "throughput.json").exists()
 
 
@@ -135,6 +140,12 @@ def test_shards_that_are_lost_before_they_are_done_are_refused(kept, capsys):
     words = ["--images", "1e8", "--workers", "5", "--lost", "10", "beam.shards=10"]
     assert main(["plan", str(kept), *words]) == 2
     assert "set beam.shards to more than 10 or --lost to less" in capsys.readouterr().err
+
+
+def test_the_shards_of_the_config_are_kept_and_better_ones_named(kept, capsys):
+    document = answer(capsys, kept, "--images", "1e6", "--workers", 5, "beam.shards=20")
+    assert document["shards"] == 20
+    assert "beam.shards is 20, which the plan keeps: 1,024 would suit" in document["notes"][-1]
 
 
 @pytest.mark.parametrize(
