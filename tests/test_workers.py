@@ -155,14 +155,14 @@ def test_a_run_over_two_pools_of_which_one_is_killed_ends_as_in_process(start, t
         numbers = [re.search(r"\.(\d+)\.partial$", path.name) for path in run.root.glob("bottlenecks/*/*.partial")]
         return [number for number in numbers if number and os.getpgid(int(number[1])) == lost.pid]
 
-    first = start("topgraft", "run", config, stderr=subprocess.PIPE)
+    with open(tmp_path / "errors", "w") as errors:
+        first = start("topgraft", "run", config, stderr=errors)
     wait_for(at_work, first)
     kill(lost)
-    wait_for(lambda: len(written()) == 3, first)
-    # Beam's own job service neither notices that a worker is gone nor tries its work elsewhere (apache/beam#18640).
-    first.send_signal(signal.SIGINT)
-    assert first.wait(PATIENCE) == 130
-    assert len(written()) == 3
+    # Beam's own job service tries nothing again (apache/beam#18640); the other worker finishes what it has in hand.
+    assert first.wait(PATIENCE) not in (0, 2, 3)
+    assert "Channel closed prematurely" in (tmp_path / "errors").read_text()
+    wait_for(lambda: len(written()) == 3, service)
 
     again = start("topgraft", "run", config, "--json", stdout=subprocess.PIPE)
     record = json.loads(again.communicate(timeout=PATIENCE)[0])
