@@ -131,6 +131,23 @@ def options_from_flags(flags):
     return PipelineOptions(flags).get_all_options()
 
 
+def test_a_runner_of_ones_own_brings_its_own_options(load, tmp_path, monkeypatch):
+    (tmp_path / "my_runner.py").write_text(
+        "from apache_beam.options.pipeline_options import PipelineOptions\n"
+        "from apache_beam.runners.runner import PipelineRunner\n"
+        "class MyOptions(PipelineOptions):\n"
+        "    @classmethod\n"
+        "    def _add_argparse_args(cls, parser):\n"
+        "        parser.add_argument('--my_speed', type=int)\n"
+        "class MyRunner(PipelineRunner):\n"
+        "    pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    config = load(LOCAL, flags=["--runner=my_runner.MyRunner", "--my_speed=3"])
+    assert config.beam.options == {"my_speed": 3}
+    assert options_of(config)["my_speed"] == 3
+
+
 def test_words_behind_two_dashes_are_beams():
     assert split_flags(["run", "c.yaml", "a=1", "--", "--x", "y"]) == (["run", "c.yaml", "a=1"], ["--x", "y"])
     assert split_flags(["run", "c.yaml"]) == (["run", "c.yaml"], [])
@@ -164,6 +181,12 @@ def test_an_unknown_flag_names_the_nearest_and_is_status_2(command, tmp_path, mo
         ),
         (LOCAL, ["beam.runner=no.such.Runner"], [], "Cannot load the runner 'no.such.Runner' (No module named 'no')"),
         (LOCAL, ["beam.runner=json.Runner"], [], "Cannot load the runner 'json.Runner'"),
+        (
+            LOCAL,
+            ["beam.runner=apache_beam.runners.dask.dask_runner.DaskRunner"],
+            [],
+            "runs the last branch of a pipeline",
+        ),
         (LOCAL, ["beam.num_workers=many"], [], "invalid int value: 'many'"),
         (LOCAL, ["beam.autoscaling_algorithm=x"], [], "invalid choice: 'x'"),
         (LOCAL, ["beam.streaming=maybe"], [], "'beam.streaming' is 'maybe': expected true or false"),
