@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from components.catalog import Spec, parse_backbone
 from components.errors import UserError
 from components.features import RunDir
-from pipeline.runners import check_runner, read_flags
+from pipeline.beam_flags import read_flags
+from pipeline.runners import check_runner
 from pipeline.section import Section
 from pipeline.training_config import Abstain, Curve, Head, Train
 

@@ -12,7 +12,7 @@ from components.errors import UserError
 from components.features import RunDir
 from pipeline.cli import main, split_flags
 from pipeline.config import load_beam, load_config
-from pipeline.runners import make_options, name_job, read_flags
+from pipeline.runners import make_options, name_job
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "configs" / "caltech256.yaml"
@@ -101,34 +101,6 @@ def test_flags_go_before_keys_and_stand_in_the_config(load):
     assert (beam.runner, beam.shards, beam.options["num_workers"]) == ("PortableRunner", 3, 4)
     # Written as keys and read again, flags mean the same.
     assert options_of(load({**LOCAL, "beam": config.beam.model_dump()})) == options_of(config)
-
-
-def test_every_flag_of_beam_that_takes_a_word_survives_as_a_key(load):
-    from pipeline.runners import list_names, open_parser
-
-    parser = open_parser()
-    for action in parser._actions:
-        words = action.option_strings and action.nargs is None and action.type is None and not action.choices
-        if words and action.dest != "runner":
-            name = action.option_strings[-1][2:]
-            word = '{"a": "b"}' if "json" in str(action.help).lower() else "word"
-            assert name in list_names(parser)
-            assert options_from(read_flags([f"--{name}={word}"], "FnApiRunner")) == options_from_flags(
-                [f"--{name}={word}"]
-            ), name
-
-
-def options_from(keys):
-    from pipeline.runners import open_parser, write_flags
-
-    parser = open_parser()
-    return options_from_flags([flag for key, value in keys.items() for flag in write_flags(key, value, parser)])
-
-
-def options_from_flags(flags):
-    from apache_beam.options.pipeline_options import PipelineOptions
-
-    return PipelineOptions(flags).get_all_options()
 
 
 def test_a_runner_of_ones_own_brings_its_own_options(load, tmp_path, monkeypatch):

@@ -176,6 +176,14 @@ def test_a_run_over_two_pools_of_which_one_is_killed_ends_as_in_process(start, t
     assert record["metrics"] == pytest.approx(json.loads(toy_run.record.read_text())["metrics"])
 
 
+def test_predictions_of_several_processes_are_the_very_file_of_the_plain_path(toy_run, toy_config, tmp_path):
+    command = ["predict", str(list_versions(toy_run.exports)[-1]), toy_config["data"]["path"], "--output"]
+    assert main([*command, str(tmp_path / "plain.csv")]) == 0
+    flags = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
+    assert main([*command, str(tmp_path / "job.csv"), "--beam", "shards=2", "--", *flags]) == 0
+    assert (tmp_path / "job.csv").read_bytes() == (tmp_path / "plain.csv").read_bytes()
+
+
 def test_predictions_from_a_pool_are_the_very_file_of_the_plain_path(start, toy_run, toy_config, tmp_path):
     _, address = start_pool(start)
     export, images = str(list_versions(toy_run.exports)[-1]), toy_config["data"]["path"]
