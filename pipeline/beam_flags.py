@@ -88,7 +88,7 @@ def write_flags(key: str, value: Any, parser: argparse.ArgumentParser) -> list[s
     if action.nargs == 0:
         if not isinstance(value, bool):
             raise UserError(f"'beam.{key}' is {value!r}: expected true or false.")
-        # Of a pair such as use_public_ips and no_use_public_ips each sets the same.
+        # use_public_ips and no_use_public_ips are two switches for one value.
         wanted = value if not named or action.const else not value
         switches = [other for other in parser._actions if other.dest == action.dest and other.const == wanted]
         return [switches[0].option_strings[0]] if switches else []

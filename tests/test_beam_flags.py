@@ -1,7 +1,7 @@
 from pipeline.beam_flags import list_names, open_parser, read_flags, write_flags
 
 
-def test_every_flag_of_beam_that_takes_a_word_survives_as_a_key(load):
+def test_every_flag_of_beam_that_takes_a_word_survives_as_a_key():
     parser = open_parser()
     for action in parser._actions:
         words = action.option_strings and action.nargs is None and action.type is None and not action.choices
@@ -9,9 +9,8 @@ def test_every_flag_of_beam_that_takes_a_word_survives_as_a_key(load):
             name = action.option_strings[-1][2:]
             word = '{"a": "b"}' if "json" in str(action.help).lower() else "word"
             assert name in list_names(parser)
-            assert options_from(read_flags([f"--{name}={word}"], "FnApiRunner")) == options_from_flags(
-                [f"--{name}={word}"]
-            ), name
+            flags = [f"--{name}={word}"]
+            assert options_from(read_flags(flags, "FnApiRunner")) == options_from_flags(flags), name
 
 
 def options_from(keys):
