@@ -155,14 +155,14 @@ def test_a_run_over_two_pools_of_which_one_is_killed_ends_as_in_process(start, t
         numbers = [re.search(r"\.(\d+)\.partial$", path.name) for path in run.root.glob("bottlenecks/*/*.partial")]
         return [number for number in numbers if number and os.getpgid(int(number[1])) == lost.pid]
 
-    first = start("topgraft", "run", config, stderr=subprocess.PIPE)
+    with open(tmp_path / "errors", "w") as errors:
+        first = start("topgraft", "run", config, stderr=errors)
     wait_for(at_work, first)
     kill(lost)
-    wait_for(lambda: len(written()) == 3, first)
-    # Beam's own job service neither notices that a worker is gone nor tries its work elsewhere (apache/beam#18640).
-    first.send_signal(signal.SIGINT)
-    assert first.wait(PATIENCE) == 130
-    assert len(written()) == 3
+    # Beam's own job service tries nothing again (apache/beam#18640); the other worker finishes what it has in hand.
+    assert first.wait(PATIENCE) not in (0, 2, 3)
+    assert "Channel closed prematurely" in (tmp_path / "errors").read_text()
+    wait_for(lambda: len(written()) == 3, service)
 
     again = start("topgraft", "run", config, "--json", stdout=subprocess.PIPE)
     record = json.loads(again.communicate(timeout=PATIENCE)[0])
@@ -174,6 +174,14 @@ def test_a_run_over_two_pools_of_which_one_is_killed_ends_as_in_process(start, t
         assert contents(run.root, pattern) == contents(toy_run.root, pattern)
     assert run.predictions.read_bytes() == toy_run.predictions.read_bytes()
     assert record["metrics"] == pytest.approx(json.loads(toy_run.record.read_text())["metrics"])
+
+
+def test_predictions_of_several_processes_are_the_very_file_of_the_plain_path(toy_run, toy_config, tmp_path):
+    command = ["predict", str(list_versions(toy_run.exports)[-1]), toy_config["data"]["path"], "--output"]
+    assert main([*command, str(tmp_path / "plain.csv")]) == 0
+    flags = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
+    assert main([*command, str(tmp_path / "job.csv"), "--beam", "shards=2", "--", *flags]) == 0
+    assert (tmp_path / "job.csv").read_bytes() == (tmp_path / "plain.csv").read_bytes()
 
 
 def test_predictions_from_a_pool_are_the_very_file_of_the_plain_path(start, toy_run, toy_config, tmp_path):
