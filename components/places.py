@@ -7,6 +7,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,8 @@ REMOTE = "gs://"
 # What a listing asks for: whole descriptions of a million objects would take gigabytes.
 FIELDS = "items(name,size,generation),nextPageToken"
 PAGE = 1000
+# Requests at a time, where each is answered in its own time.
+CONNECTIONS = 16
 
 
 class Status(NamedTuple):
@@ -71,15 +74,19 @@ def list_files(folder: Path) -> dict[str, Status]:
 
 def walk_objects(folder: Path, nested: bool = True) -> Iterator[tuple[str, Status]]:
     """Yield the objects below a remote folder, or directly below it alone, by name relative to it, in order."""
+    for name, status in _walk(folder, nested):
+        if not name.endswith("/") and name:  # an empty object that stands for a folder
+            yield name, status
+
+
+def _walk(folder: Path, nested: bool) -> Iterator[tuple[str, Status]]:
     bucket, _, name = str(folder)[len(REMOTE) :].partition("/")
     prefix, token = f"{name.rstrip('/')}/" if name else "", None
     while True:
         query = {"prefix": prefix, "delimiter": None if nested else "/", "pageToken": token}
         page = _system(folder).call("GET", "b/{}/o", bucket, **query, fields=FIELDS, maxResults=PAGE, json_out=True)
         for item in page.get("items", ()):
-            below = item["name"][len(prefix) :]
-            if below and not below.endswith("/"):  # an empty object that stands for a folder
-                yield below, Status(int(item["size"]), int(item["generation"]))
+            yield item["name"][len(prefix) :], Status(int(item["size"]), int(item["generation"]))
         token = page.get("nextPageToken")
         if not token:
             return
@@ -99,9 +106,11 @@ def remove(path: Path) -> None:
         else:
             path.unlink(missing_ok=True)
         return
-    names = [str(path / name) for name in list_files(path)] or ([str(path)] if path.exists() else [])
-    if names:
-        _system(path).rm(names)
+    names = [f"{path}/{name}" for name, _ in _walk(path, nested=True)]
+    if path.is_file():
+        names.append(str(path))
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
+        list(pool.map(_system(path).rm_file, names))
 
 
 def upload(local: Path, remote: Path, last: str = "") -> None:
