@@ -13,7 +13,7 @@ from typing import Any
 import google_crc32c
 
 from components.errors import DamagedFile
-from components.files import write_json, write_text
+from components.files import write_text
 
 # A file of a folder, which holds the sums of others there.
 SUMS_FILE = "checksums.json"
@@ -54,19 +54,20 @@ def read_summed_json(path: Path) -> dict[str, Any]:
 
 def write_sums(folder: Path, files: Iterable[Path]) -> None:
     """Write the sums of files below a folder to its checksums.json."""
-    write_json(folder / SUMS_FILE, {file.relative_to(folder).as_posix(): sum_file(file) for file in sorted(files)})
+    write_summed_json(
+        folder / SUMS_FILE, {file.relative_to(folder).as_posix(): sum_file(file) for file in sorted(files)}
+    )
 
 
 def find_unlike(folder: Path) -> str | None:
     """Return the first file that is missing or not as write_sums found it, None where all are or no sums were kept."""
-    sums = folder / SUMS_FILE
-    if not sums.exists():
-        return None
     try:
-        entries = json.loads(sums.read_bytes())
-        for name, value in entries.items():
-            if not (folder / name).is_file() or sum_file(folder / name) != value:
-                return str(name)
-    except (ValueError, AttributeError):
+        sums = read_summed_json(folder / SUMS_FILE)
+    except FileNotFoundError:
+        return None
+    except DamagedFile:
         return SUMS_FILE
+    for name, value in sums.items():
+        if not (folder / name).is_file() or sum_file(folder / name) != value:
+            return name
     return None

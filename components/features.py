@@ -186,8 +186,8 @@ def parse_shard(name: str) -> Shard | None:
 
 
 def is_shard(name: str) -> bool:
-    """Tell whether a file's name is that of a shard, whose records hold sums of their own."""
-    return name.endswith(".tfrecord") and parse_shard(name) is not None
+    """Tell whether a file's name is that of a split's shard, whose records hold sums that its readers compare."""
+    return name.partition("-")[0] in SPLITS and name.endswith(".tfrecord") and parse_shard(name) is not None
 
 
 @dataclass(frozen=True)

@@ -47,5 +47,5 @@ def test_a_file_that_is_not_as_its_folder_says_is_found(tmp_path):
     assert find_unlike(tmp_path) == "inner/two"
     files[1].unlink()
     assert find_unlike(tmp_path) == "inner/two"
-    (tmp_path / "checksums.json").write_text("{")
+    (tmp_path / "checksums.json").write_text("{}")
     assert find_unlike(tmp_path) == "checksums.json"
