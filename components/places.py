@@ -92,6 +92,11 @@ def _walk(folder: Path, nested: bool) -> Iterator[tuple[str, Status]]:
             return
 
 
+def match_objects(pattern: Path) -> list[Path]:
+    """Return the objects, and the folders of objects, that a remote pattern matches."""
+    return [as_path(f"{REMOTE}{name}") for name in _system(pattern).glob(str(pattern))]
+
+
 def read_object(place: str) -> bytes:
     """Return the content of an object, for which TensorFlow asks several times."""
     content: bytes = _system(as_path(place)).cat_file(place)
@@ -155,10 +160,11 @@ def storage_errors() -> tuple[type[Exception], ...]:
     """Return what reading and writing raises, for an except clause: the storage's own errors are no OSErrors."""
     if "gcsfs" not in sys.modules:  # then it was none of the storage's
         return (OSError,)
+    from aiohttp import ClientError
     from gcsfs.retry import HttpError
     from google.auth.exceptions import GoogleAuthError
 
-    return OSError, HttpError, GoogleAuthError
+    return OSError, HttpError, GoogleAuthError, ClientError
 
 
 def describe_error(error: Exception) -> str:

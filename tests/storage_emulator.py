@@ -6,7 +6,6 @@ TensorFlow's own client knows no emulator; that of tensorflow-io-gcs-filesystem,
 from __future__ import annotations
 
 import logging
-import sys
 import threading
 
 from gcp_storage_emulator import server
@@ -17,7 +16,7 @@ PIECE = 8192
 
 
 def environment(port: int) -> dict[str, str]:
-    """Return what makes gcsfs, Beam and TensorFlow use the emulator; the plugin crashes where its limits are not set."""
+    """Return what makes gcsfs, Beam and TensorFlow use the emulator; the plugin crashes where a limit is not set."""
     address = f"http://localhost:{port}"
     return {
         "STORAGE_EMULATOR_HOST": address,
@@ -39,7 +38,7 @@ def serve() -> None:
     server.Response.close = _answer
     read_data = server._read_data
     server._read_data = lambda handler, query: _or_empty(handler, read_data(handler, query))
-    running = server.create_server("localhost", int(sys.argv[1]) if len(sys.argv) > 1 else 0, in_memory=True, default_bucket=BUCKET)
+    running = server.create_server("localhost", 0, in_memory=True, default_bucket=BUCKET)
     running.start()
     print(running._api._httpd.server_address[1], flush=True)
     threading.Event().wait()
@@ -69,4 +68,4 @@ def _answer(self) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(serve())
+    serve()
