@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Callable, NamedTuple
@@ -20,12 +21,14 @@ class Workload:
     """What a config asks for as far as time depends on it.
 
     shares are those of the splits; count_epochs maps images of the train split to epochs; pair_seconds is what the
-    audit takes for a pair of images, by the clock and by cores; tuning_epochs are those of fine-tuning.
+    audit takes for a pair of images, by the clock and by cores, most_audited of how many it is at most; tuning_epochs
+    are those of fine-tuning.
     """
 
     shares: Mapping[str, float]
     count_epochs: Callable[[int], int]
     pair_seconds: tuple[float, float] = (0.0, 0.0)
+    most_audited: float = math.inf
     tuning_epochs: int = 0
 
     def split(self, images: float) -> tuple[float, float, float]:
@@ -58,9 +61,9 @@ def count_units(stage: str, images: float, workload: Workload) -> float:
     return images
 
 
-def count_pairs(stage: str, images: float) -> float:
+def count_pairs(stage: str, images: float, workload: Workload) -> float:
     """Return the pairs of images that a stage compares."""
-    return images * images / 2 if stage == "audit" else 0.0
+    return min(images, workload.most_audited) ** 2 / 2 if stage == "audit" else 0.0
 
 
 def fit_laws(trials: Sequence[Trial], workload: Workload) -> dict[str, StageLaws]:
@@ -73,7 +76,7 @@ def fit_laws(trials: Sequence[Trial], workload: Workload) -> dict[str, StageLaws
         images = [float(trial.images) for trial in having]
         timings = [trial.stages[stage] for trial in having]
         units = [count_units(stage, some, workload) for some in images]
-        pairs = [count_pairs(stage, some) for some in images]
+        pairs = [count_pairs(stage, some, workload) for some in images]
         clock, cores = workload.pair_seconds
         seconds = [max(timing.seconds - clock * some, 0.0) for timing, some in zip(timings, pairs)]
         busy = [

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Optional
 
 import components
 from components.capacity import (
+    MOST_SHARDS,
     SHARDED,
     StageEstimate,
     core_seconds_each,
@@ -135,7 +136,7 @@ def estimate(
     suitable = plan_shards(images, laws["ingest"].written.each, fleet)
     shards = config.beam.shards or suitable
     stages = estimate_stages(images, laws, workload, fleet, shards)
-    driver_bytes = estimate_driver_bytes(images, trials[-1].dim)
+    driver_bytes = estimate_driver_bytes(images, trials[-1].dim, workload)
     simulations = simulate(laws, images, shards, fleet, measure_shards(run)) if fleet else []
     cost = None if price is None else price_stages(stages, fleet, cores, price)
     sizes = sorted({trial.images for trial in trials})
@@ -156,6 +157,7 @@ def make_workload(config: Config, pair_seconds: tuple[float, float]) -> Workload
         {name: shares[name] for name in SPLITS},
         lambda count: components.train.choose_epochs(count, recipe),
         pair_seconds,
+        getattr(config.audit, "max_images", math.inf),
         tuning.epochs if tuning else 0,
     )
 
@@ -163,9 +165,10 @@ def make_workload(config: Config, pair_seconds: tuple[float, float]) -> Workload
 def simulate(
     laws: dict[str, StageLaws], images: int, shards: int, fleet: Fleet, measured_spread: float
 ) -> list[Simulation]:
-    """Return simulations of the plan, of twice its shards, and of half and twice its workers."""
+    """Return simulations of the plan, of other numbers of shards, and of half and twice its workers."""
     each = sum(core_seconds_each(laws[stage]) for stage in SHARDED if stage in laws)
-    what_if = [(fleet.workers, shards), (fleet.workers, 2 * shards), (max(1, fleet.workers // 2), shards)]
+    others = 2 * shards if 2 * shards <= MOST_SHARDS else shards // 2
+    what_if = [(fleet.workers, shards), (fleet.workers, others), (max(1, fleet.workers // 2), shards)]
     what_if.append((2 * fleet.workers, shards))
     draws = max(5, min(MOST_DRAWS, DRAWN_SHARDS // shards))
     simulations = []

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -111,5 +113,13 @@ def test_more_images_never_take_less(images, fleet):
 
 
 def test_memory_grows_with_the_bottlenecks():
-    less, more = (estimate_driver_bytes(images, 1280) for images in (10**6, 2 * 10**6))
+    less, more = (estimate_driver_bytes(images, 1280, WORKLOAD) for images in (10**6, 2 * 10**6))
     assert more - less == pytest.approx(5 * 4 * 1280 * 10**6)
+
+
+def test_an_audit_of_a_sample_is_bounded_in_time_and_memory():
+    sampled = replace(WORKLOAD, most_audited=100_000)
+    (found,) = estimate_stages(10**8, {"audit": LAWS["audit"]}, sampled, FLEET, 1024)
+    assert found.seconds == pytest.approx(2 + 0.001 * 1500 + 1e-9 * 100_000**2 / 2)
+    less, more = (estimate_driver_bytes(images, 1280, sampled) for images in (10**7, 2 * 10**7))
+    assert more - less == pytest.approx(1300 * 10**7)
