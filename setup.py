@@ -36,7 +36,7 @@ OPENVINO = ["openvino>=2026.4,<2027; python_version >= '3.10'"]
 SERVE = ["starlette", "uvicorn"]
 # httpx: Starlette's test client. playwright: drives the report and the page of topgraft serve in a browser.
 DEVELOPMENT = [
-    *("build", "hypothesis", "mypy", "pytest", "pytest-xdist", "ruff", "types-PyYAML"),
+    *("build", "hypothesis", "mypy", "pytest", "pytest-cov", "pytest-xdist", "ruff", "types-PyYAML"),
     *("httpx", "playwright"),
     *SERVE,
 ]
