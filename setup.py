@@ -36,14 +36,14 @@ OPENVINO = ["openvino>=2026.4,<2027; python_version >= '3.10'"]
 SERVE = ["starlette", "uvicorn"]
 # httpx: Starlette's test client. playwright: drives the report and the page of topgraft serve in a browser.
 DEVELOPMENT = [
-    *("build", "hypothesis", "mypy", "pytest", "pytest-xdist", "ruff", "types-PyYAML"),
+    *("build", "hypothesis", "mypy", "pytest", "pytest-cov", "pytest-xdist", "ruff", "types-PyYAML"),
     *("httpx", "playwright"),
     *SERVE,
 ]
 
 setup(
     name="topgraft",
-    version="0.2.0",
+    version="0.3.0",
     description="Transfer learning for image classifiers as a data pipeline: folders of labelled images in, "
     "a validated and blessed SavedModel out.",
     license="Apache-2.0",

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
+from components.directions import to_directions
 from components.features import SPLITS, RunDir
 from components.label_issues import find_judged, find_label_issues, predict_left_out
-from components.near_duplicates import find_near_duplicates, group_rows, to_directions
+from components.near_duplicates import find_near_duplicates, group_rows
 from components.shards import BottleneckTable, read_bottlenecks, shard_files
 
 COLUMNS = ("seed", "planted", "in first", "recall", "precision", "named", "named recall", "named precision", "seconds")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -19,9 +18,10 @@ from tensorflow.python.ops import control_flow_util
 import components
 from components import features
 from components.catalog import EMBEDDED, Spec, name_specs, source_files
+from components.checksums import read_summed_json, write_summed_json
 from components.decoding import add_decoding
-from components.errors import UserError
-from components.files import fingerprint_file, replacing_folder, write_json
+from components.errors import DamagedFile, UserError
+from components.files import fingerprint_file, replacing_folder
 from components.imported_bottlenecks import ImportedBottlenecks
 from components.network import Network, find_tensor, pool
 from components.progress import Progress
@@ -50,9 +50,9 @@ def prepare_backbone(specs: Sequence[Spec], folder: Path, progress: Progress, ow
     UserError where a source, a layer or a tensor is not to be had.
     """
     source = fingerprint_source(specs, own_classes)
-    for made in folder.glob(f"*/{JSON_FILE}"):
-        if read_backbone(made.parent).source == source:
-            return read_backbone(made.parent)
+    prepared = find_prepared(folder, source)
+    if prepared:
+        return prepared
     networks = [(build_network(spec, progress, own_classes), spec) for spec in specs]
     with _v1_control_flow(), tf.Graph().as_default() as graph:
         image_bytes = tf.compat.v1.placeholder(tf.string, [None], features.IMAGE_BYTES)
@@ -76,6 +76,22 @@ def fingerprint_source(specs: Sequence[Spec], own_classes: bool) -> str:
     files = [fingerprint_file(path) for path in (*source_files(tuple(specs)), *code)]
     parts = [[asdict(spec) for spec in specs], own_classes, files, tf.__version__]
     return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:16]
+
+
+def find_prepared(folder: Path, source: str) -> Optional[Backbone]:
+    """Return the backbone below a folder that a source of this fingerprint made, None if there is none, whole."""
+    for made in folder.glob(f"*/{JSON_FILE}"):
+        try:
+            backbone = read_backbone(made.parent)
+            if backbone.source == source and _identify((made.parent / GRAPH_FILE).read_bytes()) == backbone.id:
+                return backbone
+        except (DamagedFile, FileNotFoundError):  # written again
+            continue
+    return None
+
+
+def _identify(graph: bytes) -> str:
+    return hashlib.sha256(graph).hexdigest()[:16]
 
 
 def build_network(spec: Spec, progress: Progress, own_classes: bool) -> Network:
@@ -144,15 +160,15 @@ def write_backbone(name: str, graph: tf.Graph, labels: tuple[str, ...], source: 
     content = pruned.SerializeToString(deterministic=True)
     backbone = Backbone(
         name=name,
-        id=hashlib.sha256(content).hexdigest()[:16],
+        id=_identify(content),
         dim=operations[features.BOTTLENECK].outputs[0].shape[-1],
         size=operations[features.PIXELS].outputs[0].shape[1] if features.PIXELS in operations else None,
         labels=(*labels, *[""] * (width - len(labels))) if labels and width else (),
         source=source,
     )
-    with replacing_folder(folder / backbone.id) as partial:
+    with replacing_folder(folder / backbone.id, JSON_FILE) as partial:
         (partial / GRAPH_FILE).write_bytes(content)
-        write_json(partial / JSON_FILE, asdict(backbone))
+        write_summed_json(partial / JSON_FILE, asdict(backbone))
     return backbone
 
 
@@ -166,16 +182,16 @@ def write_imported(name: str, imported: ImportedBottlenecks, network: Backbone |
         size=network.size if network else None,
         labels=network.labels if network else (),
     )
-    with replacing_folder(folder / backbone.id) as partial:
+    with replacing_folder(folder / backbone.id, JSON_FILE) as partial:
         if network:
-            shutil.copyfile(folder / network.id / GRAPH_FILE, partial / GRAPH_FILE)
-        write_json(partial / JSON_FILE, asdict(backbone))
+            (partial / GRAPH_FILE).write_bytes((folder / network.id / GRAPH_FILE).read_bytes())
+        write_summed_json(partial / JSON_FILE, asdict(backbone))
     return backbone
 
 
 def read_backbone(folder: Path) -> Backbone:
-    """Return what backbone.json says."""
-    values = json.loads((folder / JSON_FILE).read_text(encoding="utf-8"))
+    """Return what backbone.json says; raises DamagedFile."""
+    values = read_summed_json(folder / JSON_FILE)
     return Backbone(**{**values, "labels": tuple(values["labels"])})
 
 

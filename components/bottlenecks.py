@@ -38,8 +38,9 @@ from components.features import (
     shard_name,
 )
 from components.file_index import measure_shard, read_index
-from components.files import remove_partials, write_text
+from components.files import PARTIAL, remove_partials, write_text
 from components.imported_bottlenecks import ImportedBottlenecks
+from components.places import make_folder
 from components.progress import Progress
 from components.sharding import list_shards
 from components.shards import (
@@ -250,9 +251,9 @@ def extract_bottlenecks(
     elif engine == AUTO:
         engine = settle_engine(examples, backbone, closeness, run)
     folder = run.bottlenecks(backbone.id, engine, augment.name)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     remove_partials(folder)
-    outcome_file = folder / "outcome.json"
+    outcome_file = folder / f"outcome.json{PARTIAL}"
     backbone_folder = run.backbones / backbone.id
     extract = ExtractShard(
         run.examples, folder, backbone_folder, engine, backbone.dim, examples.shards, augment, Shared(), imported

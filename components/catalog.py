@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
@@ -10,6 +11,7 @@ from typing import Any, Optional
 
 from components.downloads import Remote
 from components.errors import UserError
+from components.places import as_path
 
 
 @dataclass(frozen=True)
@@ -232,7 +234,8 @@ def _parse_mapping(values: dict[str, Any]) -> Spec:
         if key not in known:
             raise UserError(unknown("key in backbone", str(key), known))
     scale, size = values.get("scale"), values.get("size")
-    if scale is not None and not (isinstance(scale, list) and len(scale) == 2 and scale[0] < scale[1]):
+    numbers = isinstance(scale, list) and len(scale) == 2 and all(type(end) in (int, float) for end in scale)
+    if scale is not None and not (numbers and -math.inf < scale[0] < scale[1] < math.inf):
         raise UserError(f"backbone.scale is {scale!r}: expected the range of pixels as two numbers, such as [-1, 1].")
     if size is not None and not (isinstance(size, int) and 8 <= size <= 4096):
         raise UserError(f"backbone.size is {size!r}: expected the input's side in pixels, such as 224.")
@@ -252,7 +255,7 @@ def _parse_mapping(values: dict[str, Any]) -> Spec:
     if spec.pooling and spec.pooling not in POOLINGS:
         raise UserError(unknown("pooling", spec.pooling, list(POOLINGS)))
     for path in (spec.frozen_graph, spec.bottlenecks, spec.keys, spec.weights):
-        if path and path not in ("imagenet", "none") and not Path(path).exists():
+        if path and path not in ("imagenet", "none") and not as_path(path).exists():
             raise UserError(f"There is no file '{path}': backbone names it, so give a path that exists.")
     return spec
 
@@ -272,7 +275,7 @@ def source_files(specs: tuple[Spec, ...]) -> list[Path]:
     paths = [
         path for spec in specs for path in (spec.frozen_graph, spec.weights, spec.hub, spec.bottlenecks, spec.keys)
     ]
-    return [Path(path) for path in paths if path and Path(path).exists()]
+    return [as_path(path) for path in paths if path and as_path(path).exists()]
 
 
 def unknown(what: str, name: str, known: list[str]) -> str:

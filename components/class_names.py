@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 
 from components.errors import UserError
+from components.places import as_path, describe_error, storage_errors
 
 
 def natural_key(name: str) -> list[tuple[int, int, str, str]]:
@@ -53,11 +54,10 @@ def check_spelling(examples: Mapping[str, str]) -> None:
 def read_labels(path: str) -> list[str]:
     """Read the names of a labels.txt; raises UserError where it cannot be read or is wrong."""
     try:
-        with open(path, "rb") as file:
-            content = file.read()
-    except OSError as error:
+        content = as_path(path).read_bytes()
+    except storage_errors() as error:
         raise UserError(
-            f"Cannot read the labels {path!r} ({error.strerror}): expected a text file with one class a line."
+            f"Cannot read the labels {path!r} ({describe_error(error)}): expected a text file with one class a line."
         ) from error
     return parse_labels(content, path)
 

@@ -17,12 +17,13 @@ from tensorboard.plugins.hparams import api as hparams
 from components.classifier import HeadClassifier
 from components.errors import UserError
 from components.features import INDEX, SPLITS, Bottlenecks, Curve, Examples, RunDir, Work
-from components.files import replacing_folder, write_csv
+from components.files import replacing_folder
 from components.head_input import Vectors, evaluate_from_memory, train_from_memory
 from components.model import PLAIN, Architecture
 from components.progress import Progress
 from components.scaling import MEASURED, Scaling, scale_vectors
 from components.shards import read_bottlenecks, shard_files
+from components.tables import write_csv
 from components.train import Plan, Recipe, choose_epochs, plan_training, settle_output
 
 LEAVE_OUT, SHRINK, FAIL = "leave_out", "shrink", "fail"

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import plotly.graph_objects as go
+
+from components.features import RunDir
+from components.files import write_text
+from components.pages import embed_figure, load_plotly, load_template
+from components.tables import read_csv
 
 # Accuracy in % by training images a class: M. Zeiler and R. Fergus, "Visualizing and Understanding Convolutional
 # Networks" (2013), tables 4 and 5, and three networks' of "Inception v3 retraining", whose mean is over 5 draws.
@@ -107,3 +113,16 @@ def plot_curve(points: Sequence[CurvePoint]) -> go.Figure:
         template="plotly_white",
         margin={"l": 60, "r": 20, "t": 20, "b": 50},
     )
+
+
+def write_curve_page(name: str, source: str | None, run: RunDir) -> Path:
+    """Write curve/index.html, the page of a curve that stands alone, and return its path."""
+    points = summarise_curve(read_csv(run.curve_rows), source)
+    page = load_template("curve.html.j2").render(
+        name=name,
+        points=[(point.published, *format_point(point)) for point in points],
+        curve_plot=embed_figure(plot_curve(points)),
+        plotly=load_plotly(),
+    )
+    write_text(run.curve / "index.html", page)
+    return run.curve / "index.html"

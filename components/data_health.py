@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import collections
-import csv
 import json
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from components.features import Audit, Examples, RunDir, Validation
+from components.tables import read_csv
 
 # Shown in the report; the files hold all.
 PAIRS_SHOWN = 24
@@ -29,8 +27,6 @@ class DataHealth:
     conflicts: list[Row]
     near_duplicates: list[Row]
     near_duplicates_count: int
-    leaked_tests: int
-    accuracy_without_leaks: float | None
     suspicious: list[Row]
     suspicious_count: int
 
@@ -41,15 +37,12 @@ class DataHealth:
         return {*pairs, *conflicts, *(row["path"] for row in self.suspicious)}
 
 
-def collect_health(
-    examples: Examples, validation: Validation, audit: Audit, predictions: Sequence[Row], run: RunDir
-) -> DataHealth:
-    """Read what ingest, validate and audit left; predictions are the rows of predictions.csv."""
+def collect_health(examples: Examples, validation: Validation, audit: Audit, run: RunDir) -> DataHealth:
+    """Read what ingest, validate and audit left."""
     rejects = [json.loads(line) for line in run.rejects.read_text(encoding="utf-8").splitlines()]
-    pairs = read_table(run.audit / "near_duplicates.csv")
-    suspicious = read_table(run.audit / "suspicious_labels.csv")
-    copies = read_table(run.duplicates)
-    leaked = leaked_tests(pairs)
+    pairs = read_csv(run.audit / "near_duplicates.csv")
+    suspicious = read_csv(run.audit / "suspicious_labels.csv")
+    copies = read_csv(run.duplicates)
     return DataHealth(
         warnings=[*examples.warnings, *validation.warnings, *audit.warnings],
         reasons=dict(collections.Counter(reject["reason"] for reject in rejects).most_common()),
@@ -57,30 +50,6 @@ def collect_health(
         conflicts=[row for row in copies if row["label"] != row["copy_of_label"]][:PAIRS_SHOWN],
         near_duplicates=pairs[:PAIRS_SHOWN],
         near_duplicates_count=audit.near_duplicates,
-        leaked_tests=len(leaked),
-        accuracy_without_leaks=accuracy_of(row for row in predictions if row["path"] not in leaked),
         suspicious=suspicious[:LABELS_SHOWN],
         suspicious_count=audit.suspicious,
     )
-
-
-def leaked_tests(pairs: Iterable[Row]) -> set[str]:
-    """Return the keys of the test images that have a near-duplicate in the train split."""
-    sides = (
-        (row[f"{one}path"], row[f"{one}split"], row[f"{other}split"])
-        for row in pairs
-        for one, other in (("", "other_"), ("other_", ""))
-    )
-    return {key for key, split, other in sides if (split, other) == ("test", "train")}
-
-
-def accuracy_of(predictions: Iterable[Row]) -> float | None:
-    """Return the share of predictions that are right, None of none."""
-    hits = [row["label"] == row["actual"] for row in predictions]
-    return sum(hits) / len(hits) if hits else None
-
-
-def read_table(path: Path) -> list[Row]:
-    """Read a csv file with a header."""
-    with open(path, encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import json
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -15,9 +15,10 @@ import numpy as np
 
 from components import features
 from components.backbone import Backbone
+from components.checksums import read_summed_json, write_summed_json
 from components.engines import BATCH_SIZE, BATCHES_IN_FLIGHT, list_engines, load_engine
+from components.errors import DamagedFile
 from components.features import SPLITS, TENSORFLOW, Examples, RunDir
-from components.files import write_json
 from components.shards import IMAGE_SPEC, read_batches, shard_files
 
 # Batches on which engines are tried, the first to warm up.
@@ -47,8 +48,8 @@ def settle_engine(examples: Examples, backbone: Backbone, closeness: Closeness, 
     What was chosen before stays: another would compute all bottlenecks again.
     """
     file = run.trials(backbone.id)
-    if file.exists():
-        before = json.loads(file.read_text(encoding="utf-8"))
+    with suppress(FileNotFoundError, DamagedFile):
+        before = read_summed_json(file)
         if before["closeness"] == asdict(closeness):
             chosen: str = before["engine"]
             return chosen
@@ -59,7 +60,7 @@ def settle_engine(examples: Examples, backbone: Backbone, closeness: Closeness, 
         return TENSORFLOW
     trials = try_engines(run.backbones / backbone.id, batches)
     engine = choose_engine(trials, closeness)
-    write_json(
+    write_summed_json(
         file, {"engine": engine, "closeness": asdict(closeness), "trials": [trial._asdict() for trial in trials]}
     )
     return engine

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import tensorflow_model_analysis as tfma
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from components.export import list_versions
+from components.checksums import find_unlike
+from components.errors import DamagedFile, UserError
+from components.export import list_versions, read_facts
 from components.features import MODEL_CARD, Bottlenecks, Evaluation, Examples, Export, RunDir, Work
-from components.files import replacing_folder, write_json
+from components.files import replacing_shared_folder, write_json
 from components.model_analysis import (
     BASELINE,
     CANDIDATE,
@@ -38,13 +39,14 @@ def evaluate_model(
 
     thresholds bound accuracy and top5 from below and loss from above; max_accuracy_drop bounds how far accuracy may
     fall behind the last blessed model of the same backbone and classes. Without thresholds nothing is blessed, without
-    such a model no drop is checked: the rules of TFX's Evaluator. Raises DamagedShard for a damaged file.
+    such a model no drop is checked: the rules of TFX's Evaluator. Raises DamagedShard for a damaged file, and UserError
+    for a damaged export to compare with.
     """
     candidate = run.exports / export.version
     baseline = find_baseline(run.exports, candidate) if max_accuracy_drop is not None else None
     files = shard_files(bottlenecks.folder(run), "test", examples.shards)
     check_shards(files)
-    with replacing_folder(run.evaluation) as folder:
+    with replacing_shared_folder(run.evaluation) as folder:
         config = make_eval_config(thresholds, max_accuracy_drop if baseline else None)
         models = {CANDIDATE: candidate, BASELINE: baseline} if baseline else {"": candidate}
         analyze_model(config, models, files, examples.labels, folder, folder / run.predictions.name, options)
@@ -59,20 +61,44 @@ def evaluate_model(
             "reasons": reasons,
         }
         write_json(folder / (NOT_BLESSED if reasons else BLESSED), verdict)
-    if not reasons:
+    if reasons:
+        (candidate / BLESSED).unlink(missing_ok=True)  # laxer limits may have blessed it before
+    else:
         write_json(candidate / BLESSED, verdict)
     count = examples.splits["test"]
     return Evaluation(Work(count, computed=count), metrics, not reasons, reasons)
 
 
 def find_baseline(exports: Path, candidate: Path) -> Path | None:
-    """Return the newest blessed export, other than the candidate, with the candidate's backbone and classes."""
+    """Return the newest blessed export, other than the candidate, with the candidate's backbone and classes.
+
+    Raises UserError where it is damaged: measured against an older one, a worse model might be blessed.
+    """
 
     def card(export: Path) -> tuple[object, object]:
-        content = json.loads((export / MODEL_CARD).read_text(encoding="utf-8"))
-        return content["backbone"], content["classes"]
+        facts = read_facts(export)
+        return facts["backbone"], facts["classes"]
 
-    return find_last_blessed(exports, candidate, lambda export: card(export) == card(candidate))
+    wanted = card(candidate)
+
+    def admit(export: Path) -> bool:
+        try:
+            return card(export) == wanted
+        except DamagedFile as error:
+            raise UserError(_describe_damage(export, MODEL_CARD)) from error
+
+    baseline = find_last_blessed(exports, candidate, admit)
+    unlike = baseline and find_unlike(baseline)
+    if baseline and unlike:
+        raise UserError(_describe_damage(baseline, unlike))
+    return baseline
+
+
+def _describe_damage(export: Path, file: str) -> str:
+    return (
+        f"The export '{export}', with which the new model is to be compared, is damaged ('{file}' is not as it was "
+        f"written): remove its folder and run again, which compares with the one before it."
+    )
 
 
 def find_last_blessed(exports: Path, candidate: Path, admit: Callable[[Path], bool] = lambda _: True) -> Path | None:

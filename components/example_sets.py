@@ -15,6 +15,7 @@ from components.class_names import order_classes, parse_labels
 from components.errors import UserError
 from components.example_records import FRAME_BYTES, find_class, find_image, parse_features, read_content
 from components.listing import SPLIT_WORDS, TFRECORD, Excluded, ImageFile, Listing, open_train
+from components.places import as_path, is_remote, measure, walk_objects
 from components.rejects import UNREADABLE, Reject, RejectedImage
 
 # The files beside the records that name the classes, first TF-Slim's, then those of TensorFlow Datasets.
@@ -60,11 +61,14 @@ def list_examples(place: str, excluded: Excluded) -> Listing:
 
 def find_files(place: str) -> list[str]:
     """Return the TFRecord files in a folder, or those that a pattern matches; raises UserError where there are none."""
-    if os.path.isdir(place):
+    if is_remote(place) and as_path(place).is_dir():
+        names = [name for name, _ in walk_objects(as_path(place), nested=False) if not name.startswith(".")]
+        paths = [f"{place.rstrip('/')}/{name}" for name in names if TFRECORD in name]
+    elif os.path.isdir(place):
         with os.scandir(place) as entries:
             found = [entry.path for entry in entries if entry.is_file() and not entry.name.startswith(".")]
         paths = [path for path in found if TFRECORD in os.path.basename(path)]
-    elif os.path.exists(place):
+    elif as_path(place).exists():
         paths = [place]
     else:
         try:
@@ -132,11 +136,10 @@ def _open(path: str) -> BinaryIO:
 
 def _measure(path: str) -> tuple[int, int]:
     """Return bytes and time of change of a file."""
-    if "://" in path:
-        remote = tf.io.gfile.stat(path)
-        return remote.length, remote.mtime_nsec
-    status = os.stat(path)  # TensorFlow would round the time to seconds
-    return status.st_size, status.st_mtime_ns
+    if "://" in path and not is_remote(path):
+        other = tf.io.gfile.stat(path)
+        return other.length, other.mtime_nsec
+    return measure(as_path(path))  # TensorFlow would round the time to seconds
 
 
 def _describe(error: Exception) -> str:

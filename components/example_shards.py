@@ -5,20 +5,23 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Callable, NamedTuple, Optional, Union
 
 import apache_beam as beam
 import tensorflow as tf
 from apache_beam.metrics import Metrics
 
-import components
 from components import features
+from components.careful_reader import CarefulReader
 from components.features import Shard, index_name
 from components.file_index import Facts, Row, encode_text, measure_shard, read_index, write_index
+from components.files import write_text
+from components.image_files import read_images
 from components.image_headers import Limits
-from components.images import CheckedImage, check_images, read_file
+from components.images import CheckedImage
 from components.listing import ImageFile
 from components.rejects import RejectedImage
 from components.shards import find_overlapping, writing_shards
@@ -28,6 +31,19 @@ DECODE_THREADS = 4
 BATCH = 16
 # Batches in memory at once.
 BATCHES_AHEAD = 2 * DECODE_THREADS
+# Of a batch that is next in line: after that, a thread is taken to hang. A batch of photos takes 0.1 s.
+BATCH_SECONDS = 120
+
+
+def begun_file(folder: Path, shard: Shard) -> Path:
+    """Return what lies beside a shard while it is written: if its writer was killed, an image may have done that."""
+    return folder / f"begun-{index_name(shard)}"
+
+
+def remove_begun(folder: Path) -> None:
+    """Remove what killed writers of shards, of whatever number of them, have left to tell of."""
+    for begun in folder.glob("begun-*"):
+        begun.unlink()
 
 
 class WriteExampleShard(beam.DoFn):
@@ -46,8 +62,11 @@ class WriteExampleShard(beam.DoFn):
         rows, _ = read_index(index, self._limits)
         written: list[Row] = []
         lying = LyingRecords(find_overlapping(self._folder, shard, self._shards))
-        with ThreadPoolExecutor(DECODE_THREADS) as pool, writing_shards(self._folder, shard) as write:
-            for row, record, facts in self._complete(rows, lying, pool):
+        with (
+            _reading(begun_file(self._folder, shard), self._limits) as reader,
+            writing_shards(self._folder, shard) as write,
+        ):
+            for row, record, facts in reader.complete(rows, lying):
                 written.append(row._replace(facts=facts, split="" if facts.reason else row.split))
                 if record:
                     write[row.split](serialize_labelled(record, row))
@@ -56,25 +75,74 @@ class WriteExampleShard(beam.DoFn):
         self._rejected.inc(sum(bool(row.facts and row.facts.reason) for row in written))
         yield from ()
 
-    def _complete(self, rows: list[Row], lying: LyingRecords, pool: ThreadPoolExecutor) -> Iterator[_Complete]:
-        ahead: deque[Future[list[_Complete]]] = deque()
+
+class _Complete(NamedTuple):
+    row: Row
+    record: tf.train.Example | None
+    facts: Facts
+
+
+Batch = Sequence[tuple[Row, Optional[tf.train.Example]]]
+Read = Callable[[Sequence[ImageFile]], list[Union[CheckedImage, RejectedImage]]]
+
+
+class BatchReader:
+    """Completes the rows of a shard with their records and facts, reading in threads, or carefully."""
+
+    def __init__(self, limits: Limits, careful: bool):
+        self._read: Read = lambda files: read_images(files, limits)
+        self._child = CarefulReader(limits)
+        self._careful = careful
+        self._pool = ThreadPoolExecutor(DECODE_THREADS)
+
+    def complete(self, rows: list[Row], lying: LyingRecords) -> Iterator[_Complete]:
+        """Yield rows in their order, with what lies there already, or else is read."""
+        ahead: deque[tuple[Batch, Future[list[_Complete]]]] = deque()
         for start in range(0, len(rows), BATCH):
             # Records come from the files in order, images are read side by side.
             batch = [
                 (row, lying.find_record(row) if row.facts and row.split else None)
                 for row in rows[start : start + BATCH]
             ]
-            ahead.append(pool.submit(complete_batch, batch, self._limits))
+            if self._careful:
+                yield from complete_batch(batch, self._child.read_batch)
+                continue
+            ahead.append((batch, self._pool.submit(complete_batch, batch, self._read)))
             if len(ahead) == BATCHES_AHEAD:
-                yield from ahead.popleft().result()
-        for future in ahead:
-            yield from future.result()
+                yield from self._finish(ahead)
+        while ahead:
+            yield from self._finish(ahead)
+
+    def _finish(self, ahead: deque[tuple[Batch, Future[list[_Complete]]]]) -> list[_Complete]:
+        batch, future = ahead.popleft()
+        try:
+            return future.result(BATCH_SECONDS)
+        except TimeoutError:
+            # A thread cannot be ended: others take over what it would have done.
+            self._pool.shutdown(wait=False)
+            self._pool = ThreadPoolExecutor(DECODE_THREADS)
+            for place, (waiting, later) in enumerate(ahead):
+                if later.cancel():
+                    ahead[place] = (waiting, self._pool.submit(complete_batch, waiting, self._read))
+        except Exception:  # whatever a decoder raises: which of the images it was, the child tells
+            pass
+        return complete_batch(batch, self._child.read_each)
+
+    def close(self) -> None:
+        """End threads and child."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._child.close()
 
 
-class _Complete(NamedTuple):
-    row: Row
-    record: tf.train.Example | None
-    facts: Facts
+@contextmanager
+def _reading(begun: Path, limits: Limits) -> Iterator[BatchReader]:
+    reader = BatchReader(limits, careful=begun.exists())
+    write_text(begun, "")
+    try:
+        yield reader
+    finally:
+        reader.close()
+        begun.unlink(missing_ok=True)
 
 
 class LyingRecords:
@@ -113,10 +181,10 @@ def _bytes(record: tf.train.Example, name: str) -> bytes:
     return value
 
 
-def complete_batch(batch: Sequence[tuple[Row, tf.train.Example | None]], limits: Limits) -> list[_Complete]:
+def complete_batch(batch: Batch, read_files: Read) -> list[_Complete]:
     """Return rows with their facts and, where they have a split, their records, having read what is missing."""
     unread = [row.file for row, record in batch if row.facts is None or (row.split and record is None)]
-    read = iter(read_images(unread, limits))
+    read = iter(read_files(unread) if unread else ())
     completed = []
     for row, record in batch:
         if row.facts is not None and (record or not row.split):
@@ -130,23 +198,6 @@ def complete_batch(batch: Sequence[tuple[Row, tf.train.Example | None]], limits:
         record = make_record(row.file, checked) if row.split else None
         completed.append(_Complete(row, record, Facts("", "", *found)))
     return completed
-
-
-def read_images(files: Sequence[ImageFile], limits: Limits) -> list[CheckedImage | RejectedImage]:
-    """Read and check files."""
-    contents = [_read_content(file, limits) for file in files]
-    checked = iter(check_images([content for content in contents if isinstance(content, bytes)], limits))
-    return [next(checked) if isinstance(content, bytes) else content for content in contents]
-
-
-def _read_content(file: ImageFile, limits: Limits) -> bytes | RejectedImage:
-    try:
-        if file.offset < 0:
-            return read_file(file.path, limits)
-        content: bytes = components.example_sets.read_record(file.path, file.offset)
-        return content
-    except RejectedImage as rejected:
-        return rejected
 
 
 def make_record(file: ImageFile, checked: CheckedImage) -> tf.train.Example:

@@ -14,7 +14,9 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from components.backbone import load_graph
 from components.calibration import Abstention, choose_abstention
+from components.checksums import sum_bytes, write_sums
 from components.classifier import HeadClassifier
+from components.errors import DamagedFile
 from components.features import (
     BOTTLENECK,
     BOTTLENECK_SIGNATURE,
@@ -38,6 +40,12 @@ from components.train import load_classifier, read_source
 from components.views import Augment, list_views
 
 v1 = tf.compat.v1
+
+# Which file makes a folder a SavedModel.
+SAVED_MODEL = "saved_model.pb"
+# What a model card holds from the start, which others read, and the sum by which they see that it is as it was.
+FACTS = ("backbone", "classes", "images", "validation", "abstention")
+FACTS_SUM = "facts_crc32c"
 
 
 def export_model(
@@ -82,14 +90,15 @@ def export_model(
         )
 
     version = _next_version(run.exports)
-    with replacing_folder(run.exports / version) as partial:
+    with replacing_folder(run.exports / version, SAVED_MODEL) as partial:
         scratch = partial / "scratch"
         exported = Path(classifier.export_saved_model(str(scratch), receive).decode())
         for item in exported.iterdir():
             item.rename(partial / item.name)
         exported.rmdir()
         scratch.rmdir()
-        _name_signatures(partial / "saved_model.pb")
+        _name_signatures(partial / SAVED_MODEL)
+        write_sums(partial, (file for file in partial.rglob("*") if file.is_file()))
         write_json(partial / MODEL_CARD, describe_model(examples, bottlenecks, head, abstention))
     return Export(Work(items=1, computed=1), version)
 
@@ -106,8 +115,26 @@ def measure_abstention(classifier: HeadClassifier, val: Source, precision: float
 
 def read_abstention(export: Path) -> Abstention | None:
     """Return the threshold below which an exported model abstains, None for one that always answers."""
-    values = json.loads((export / MODEL_CARD).read_text(encoding="utf-8"))["abstention"]
+    values = read_facts(export)["abstention"]
     return values and Abstention(**values)
+
+
+def read_facts(export: Path) -> dict[str, Any]:
+    """Return what the export itself wrote into its model card; raises DamagedFile."""
+    card = export / MODEL_CARD
+    try:
+        values = json.loads(card.read_text(encoding="utf-8"))
+        facts = {name: values[name] for name in FACTS}
+        whole = values.get(FACTS_SUM, _sum_facts(facts)) == _sum_facts(facts)
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise DamagedFile(str(card)) from error
+    if not whole:
+        raise DamagedFile(str(card))
+    return {**facts, FACTS_SUM: _sum_facts(facts)}
+
+
+def _sum_facts(facts: dict[str, Any]) -> int:
+    return sum_bytes(json.dumps(facts).encode())
 
 
 def _next_version(exports: Path) -> str:
@@ -128,17 +155,18 @@ def _name_signatures(path: Path) -> None:
 def describe_model(
     examples: Examples, bottlenecks: Bottlenecks, head: Head, abstention: Abstention | None
 ) -> dict[str, Any]:
-    """Return the facts of model_card.json: what went in and how the head did on the validation split."""
-    return {
+    """Return the facts of model_card.json, with their sum: what went in, how the head did on the validation split."""
+    facts = {
         "backbone": {"name": bottlenecks.backbone_name, "id": bottlenecks.backbone_id, "dim": bottlenecks.dim},
         "classes": examples.labels,
         "images": examples.splits,
         "validation": {"accuracy": head.val_accuracy, "loss": head.val_loss, "epoch": head.best_epoch},
         "abstention": asdict(abstention) if abstention else None,
     }
+    return {**facts, FACTS_SUM: _sum_facts(facts)}
 
 
 def list_versions(exports: Path) -> list[Path]:
     """Return the complete exports, oldest first."""
-    folders = [folder for folder in exports.glob("*") if folder.name.isdecimal()]
+    folders = [file.parent for file in exports.glob(f"*/{SAVED_MODEL}") if file.parent.name.isdecimal()]
     return sorted(folders, key=lambda folder: int(folder.name))

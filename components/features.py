@@ -58,6 +58,10 @@ class RunDir:
         return self.root / "run.json"
 
     @property
+    def throughput(self) -> Path:
+        return self.root / "throughput.json"
+
+    @property
     def stages(self) -> Path:
         return self.root / "stages"
 
@@ -144,6 +148,14 @@ class RunDir:
     def report(self) -> Path:
         return self.root / "report"
 
+    def artifacts(self) -> list[Path]:
+        """Return all that a run or curve writes directly below its directory."""
+        return [
+            *(self.record, self.stages, self.examples, self.validation, self.backbones, self.root / "bottlenecks"),
+            *(self.audit, self.model, self.finetuned, self.exports, self.tflite, self.evaluation),
+            *(self.curve, self.report),
+        ]
+
 
 class Shard(NamedTuple):
     """One shard of a span: its number among so many, and the span, 0 for the first."""
@@ -171,6 +183,11 @@ def parse_shard(name: str) -> Shard | None:
     """Return the shard that a file's name tells, None for any other file."""
     match = re.fullmatch(r"[a-z]+-(?:span(\d+)-)?(\d{5})-of-(\d{5})\.(?:tfrecord|json)", name)
     return Shard(int(match[2]), int(match[3]), int(match[1] or 0)) if match else None
+
+
+def is_shard(name: str) -> bool:
+    """Tell whether a file's name is that of a split's shard, whose records hold sums that its readers compare."""
+    return name.partition("-")[0] in SPLITS and name.endswith(".tfrecord") and parse_shard(name) is not None
 
 
 @dataclass(frozen=True)
@@ -234,6 +251,9 @@ class Bottlenecks:
     def folder(self, run: RunDir) -> Path:
         return run.bottlenecks(self.backbone_id, self.engine, self.views)
 
+    def beside(self, run: RunDir) -> list[Path]:
+        return [run.backbones / self.backbone_id]
+
 
 @dataclass(frozen=True)
 class Audit:
@@ -296,6 +316,9 @@ class TunedHead(Head):
     def folder(self, run: RunDir) -> Path:
         return run.finetuned
 
+    def beside(self, run: RunDir) -> list[Path]:
+        return [run.backbones / self.backbone_id]
+
 
 @dataclass(frozen=True)
 class Export:
@@ -334,10 +357,14 @@ class Curve:
 
 @dataclass(frozen=True)
 class Report:
-    """Outcome of report: the page, relative to the run directory."""
+    """Outcome of report: the page and the model's card, relative to the run directory."""
 
     work: Work
     page: str
+    card: str
 
     def folder(self, run: RunDir) -> Path:
         return run.report
+
+    def beside(self, run: RunDir) -> list[Path]:
+        return [run.root / self.card]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from components.checksums import read_summed_json, write_summed_json
+from components.errors import DamagedFile
 from components.features import SPLITS, Shard, index_name, parse_shard, shard_name
-from components.files import write_text
 from components.image_headers import Limits
 from components.listing import ImageFile
 from components.sharding import list_shards
@@ -50,18 +50,18 @@ def encode_text(text: str) -> bytes:
 
 def write_index(path: Path, rows: list[Row], limits: Limits, sizes: list[int]) -> None:
     """Write rows with the limits under which they were read and the sizes in bytes of the shard's files."""
-    write_text(path, json.dumps({"limits": [*_limits(limits)], "sizes": sizes, "rows": rows}))
+    write_summed_json(path, {"limits": [*_limits(limits)], "sizes": sizes, "rows": rows})
 
 
 def read_index(path: Path, limits: Limits | None = None) -> tuple[list[Row], list[int]]:
     """Return rows and sizes, nothing of a missing or damaged file, and no facts of one written under other limits."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_summed_json(path)
         rows = [_row(*row) for row in content["rows"]]
         if limits and content["limits"] != [*_limits(limits)]:
             return [row._replace(facts=None) for row in rows], []
         return rows, content["sizes"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, DamagedFile, KeyError, TypeError):
         return [], []
 
 

@@ -1,17 +1,18 @@
-"""Write files and folders so that a reader sees the whole of one or nothing: temporary name, then rename."""
+"""Write files and folders so that a reader sees the whole of one or nothing: temporary name, then rename or upload."""
 
 from __future__ import annotations
 
-import csv
 import fcntl
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Iterable, Iterator, Sequence
+import tempfile
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from components.places import is_remote, list_files, make_folder, measure, move_folder, remove, upload
 
 # Marks what is being written; whatever bears it after a run is left over from a killed one.
 PARTIAL = ".partial"
@@ -19,8 +20,13 @@ PARTIAL = ".partial"
 
 @contextmanager
 def replacing_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path; when the block ends well it takes the place of `path`, else it is removed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Yield a temporary local path; when the block ends well it takes the place of `path`, else it is removed."""
+    if is_remote(path):
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder, path.name)
+            upload(Path(folder, path.name), path)
+        return
+    make_folder(path.parent)
     partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
     try:
         yield partial
@@ -30,17 +36,33 @@ def replacing_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def replacing_folder(path: Path) -> Iterator[Path]:
-    """Yield a new empty temporary folder; when the block ends well it takes the place of `path`, else it is removed."""
-    partial = path.with_name(f"{path.name}{PARTIAL}")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+def replacing_folder(path: Path, last: str = "") -> Iterator[Path]:
+    """Yield a new empty local folder; when the block ends well it takes the place of `path`, else it is removed.
+
+    A remote place gets its files one by one; that named last, which must be there, tells that it has them all.
+    """
+    if is_remote(path):
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+            remove(path)
+            upload(Path(folder), path, last)
+        return
+    with replacing_shared_folder(path) as partial:
+        yield partial
+
+
+@contextmanager
+def replacing_shared_folder(path: Path) -> Iterator[Path]:
+    """Yield a folder as replacing_folder does, but beside `path`: where that is remote, Beam's workers reach both."""
+    partial = beside(path, PARTIAL)
+    remove(partial)
+    make_folder(partial)
     try:
         yield partial
-        shutil.rmtree(path, ignore_errors=True)
-        os.replace(partial, path)
+        remove(path)
+        move_folder(partial, path)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        remove(partial)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -54,24 +76,10 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def remove_partials(folder: Path) -> None:
-    """Remove what a killed run left half-written directly in a folder."""
-    for left_over in folder.glob(f"*{PARTIAL}"):
-        if left_over.is_dir():
-            shutil.rmtree(left_over)
-        else:
-            left_over.unlink(missing_ok=True)
-
-
-def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a csv table in one step."""
-    with (
-        replacing_file(path) as partial,
-        open(partial, "w", encoding="utf-8", errors="backslashreplace", newline="") as file,
-    ):
-        table = csv.writer(file)
-        table.writerow(columns)
-        table.writerows(rows)
+def remove_partials(folder: Path, name: str = "") -> None:
+    """Remove what a killed run left half-written directly in a folder, under names that begin with one."""
+    for left_over in folder.glob(f"{name}*{PARTIAL}"):
+        remove(left_over)
 
 
 def beside(path: Path, suffix: str) -> Path:
@@ -83,8 +91,11 @@ def fingerprint_file(path: Path | None) -> str:
     """Return a hash of names, sizes and times of change of a file or of all below a folder, '' where there is none."""
     if path is None:
         return ""
-    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-    stamps = [f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files if file.exists()]
+    if path.is_dir():
+        files = {path / name: status for name, status in list_files(path).items()}
+    else:
+        files = {path: measure(path)} if path.exists() else {}
+    stamps = [f"{file} {size} {changed}" for file, (size, changed) in files.items()]
     return hashlib.sha256("\n".join(stamps).encode("utf-8", "surrogateescape")).hexdigest()
 
 

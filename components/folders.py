@@ -11,6 +11,7 @@ from typing import NamedTuple
 from components.class_names import check_spelling, is_one_line, natural_key, order_classes
 from components.errors import UserError
 from components.listing import SPLIT_WORDS, Excluded, ImageFile, Listing, open_train
+from components.places import as_path, describe_error, is_remote, storage_errors, walk_objects
 from components.rejects import BAD_NAME, NO_CLASS, UNREADABLE, Reject
 
 # Left out without a word, as all names that begin with a dot: what operating systems put beside images.
@@ -28,7 +29,7 @@ class Entry(NamedTuple):
 
 def list_folder(root: str, excluded: Excluded) -> Listing:
     """List <root>/<class>/.../<file> or <root>/<split>/<class>/.../<file>; raises UserError for unusable splits."""
-    entries, rejects = walk(root, excluded)
+    entries, rejects = (walk_remote if is_remote(root) else walk)(root, excluded)
     tops = {top for top, slash, _ in (entry.key.partition("/") for entry in entries) if slash}
     tops |= {reject.key.partition("/")[0] for reject in rejects}
     splits = {top: SPLIT_WORDS.get(top.lower(), "") for top in tops}
@@ -71,6 +72,19 @@ def walk(root: str, excluded: Excluded) -> tuple[list[Entry], list[Reject]]:
             else:
                 entries.append(_measure(key, entry))
     return sorted(entries), sorted(rejects)
+
+
+def walk_remote(root: str, excluded: Excluded) -> tuple[list[Entry], list[Reject]]:
+    """Return all below a folder of an object store as walk does; there nothing is rejected."""
+    entries = []
+    try:
+        for key, (size, changed) in walk_objects(as_path(root)):
+            hidden = any(part.startswith(".") or part in SKIPPED_NAMES for part in key.split("/"))
+            if not hidden and not excluded(key):
+                entries.append(Entry(key, f"{root.rstrip('/')}/{key}", size, changed))
+    except storage_errors() as error:
+        raise UserError(f"Cannot read {root!r} ({describe_error(error)}): check its permissions.") from error
+    return sorted(entries), []
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.python.framework import op_def_registry
 
 from components.archives import unpack
 from components.catalog import FROZEN, FrozenArchive, Spec, unknown
@@ -14,12 +15,22 @@ from components.downloads import cache_folder, fetch
 from components.errors import UserError
 from components.imagenet import class_names
 from components.network import Network
+from components.places import as_path
 from components.progress import Progress
 
-# A frozen graph is a program: one from elsewhere may compute, but not touch files, the network or Python.
-FORBIDDEN = re.compile(
-    r"ReadFile|WriteFile|MatchingFiles|PyFunc|EagerPyFunc|Save|SaveV2|SaveSlices|Restore|RestoreV2|ShardedFilename|"
-    r"PrintV2|.*Reader.*|.*Dataset.*|Rpc.*|Send|Recv|_Send|_Recv|.*Summary.*Writer.*|DebugIdentity.*|MergeV2Checkpoints"
+# A frozen graph is a program: one from elsewhere may compute, but not touch files, the network, Python or this process.
+# Operations that TensorFlow calls stateful touch something, or may, unless they are these, which stay in the graph.
+STATEFUL = re.compile(
+    r"StatefulPartitionedCall|If|While|Case|Assert|CheckNumerics(V2)?|GuaranteeConst|Empty|Multinomial|"
+    r"(Parameterized)?TruncatedNormal|Random(Uniform|UniformInt|StandardNormal|Gamma|PoissonV2|Shuffle|Crop)|"
+    r"SampleDistortedBoundingBox(V2)?|TensorArray.*|Stack(Push|Pop|Close)?V2|VarHandleOp|VariableV2|VariableShape|"
+    r"(Read|Assign)VariableOp|HashTableV2|InitializeTableV2|LookupTable(Find|Import|Size)V2"
+)
+# Those that it calls stateless and yet read files, dump tensors, run foreign code or end the process, in 2.15.
+STATELESS_FORBIDDEN = re.compile(
+    r"ReadFile|MatchingFiles|ShardedFile.*|ImmutableConst|InitializeTableFromTextFile|GenerateVocabRemapping|Decode"
+    r"ProtoV2|EncodeProto|.*Dataset.*|Reader.*|.*Queue.*|Debug.*|Copy|CopyHost|PyFunc.*|XlaCustomCall.*|Abort|"
+    r"TRTEngineOp|TfLiteSubgraphExecute|Batch|BatchFunction|Unbatch"
 )
 
 
@@ -52,7 +63,7 @@ def _network(graph_def: Any, known: FrozenArchive, labels: tuple[str, ...]) -> N
 def build_from_file(spec: Spec) -> Network:
     """Return the network of a user's GraphDef file; pixels default to [0, 1], the size to the input's own."""
     assert spec.frozen_graph and spec.input
-    graph_def = read_graph_def(Path(spec.frozen_graph))
+    graph_def = read_graph_def(as_path(spec.frozen_graph))
     low, high = spec.scale or (0.0, 1.0)
     size = spec.size or _input_size(graph_def, spec.input)
     divisor = 255 / (high - low)
@@ -80,13 +91,24 @@ def read_graph_def(path: Path) -> Any:
         graph_def.ParseFromString(path.read_bytes())
     except Exception as error:  # protobuf raises DecodeError, and bare exceptions of its C++ core
         raise UserError(f"'{path}' is not a frozen GraphDef ({error}): expected a binary .pb file.") from error
-    functions = [node for function in graph_def.library.function for node in function.node_def]
-    for node in [*graph_def.node, *functions]:
-        if FORBIDDEN.fullmatch(node.op):
-            raise UserError(f"'{path}' has the operation {node.op} ('{node.name}'): a backbone may only compute.")
+    functions = {function.signature.name for function in graph_def.library.function}
+    inner = [node for function in graph_def.library.function for node in function.node_def]
+    for node in [*graph_def.node, *inner]:
+        if not _only_computes(node.op) and not (node.op in functions and op_def_registry.get(node.op) is None):
+            raise UserError(
+                f"'{path}' has the operation {node.op[:100]!r} ({node.name[:100]!r}): expected one that only computes, "
+                f"use a graph of such."
+            )
     if not graph_def.node:
         raise UserError(f"'{path}' holds an empty graph: expected a frozen GraphDef.")
     return graph_def
+
+
+def _only_computes(name: str) -> bool:
+    operation = op_def_registry.get(name)
+    if operation is None or STATELESS_FORBIDDEN.fullmatch(name):
+        return False
+    return not operation.is_stateful or STATEFUL.fullmatch(name) is not None
 
 
 def read_labels(folder: Path) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple, Union
 
 from components.files import write_text
-from components.images import Limits, RejectedImage, read_file
+from components.images import Limits, RejectedImage, inspect_image, read_file
 from components.pages import encode_uri, load_template
 from components.predict import Answer, Classifier, Unreadable, rank_classes
 from components.thumbnails import make_thumbnail
@@ -61,7 +61,7 @@ def write_gallery(
 
 def _draw(path: str) -> str:
     try:  # read once more, for the few that are shown
-        thumbnail = make_thumbnail(read_file(path, Limits()))
+        thumbnail = make_thumbnail(inspect_image(read_file(path, Limits()), Limits()).encoded)
     except RejectedImage:
         return ""
     return encode_uri(thumbnail) if thumbnail else ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 from typing import Any, Callable
 
 import tensorflow as tf
@@ -14,6 +13,7 @@ from components.catalog import Spec
 from components.downloads import cache_folder
 from components.errors import UserError
 from components.network import Network, freeze
+from components.places import as_path
 
 SIGNATURES = ("image_feature_vector", "default", "serving_default")
 OUTPUTS = ("default", "feature_vector", "outputs", "output_0")
@@ -42,11 +42,11 @@ def load_module(spec: Spec) -> Any:
     """Load a SavedModel by URL (TFHUB_CACHE_DIR respected), folder, or local tar archive."""
     assert spec.hub
     handle = spec.hub
-    if Path(handle).is_file():
-        digest = hashlib.sha256(Path(handle).read_bytes()).hexdigest()
-        handle = str(unpack(Path(handle), cache_folder() / "modules" / digest[:16]))
+    if as_path(handle).is_file():
+        digest = hashlib.sha256(as_path(handle).read_bytes()).hexdigest()
+        handle = str(unpack(as_path(handle), cache_folder() / "modules" / digest[:16]))
     try:
-        folder = Path(hub.resolve(handle))
+        folder = as_path(hub.resolve(handle))
         if not (folder / "saved_model.pb").exists():
             inside = [file.parent for file in folder.rglob("saved_model.pb")]
             folder = inside[0] if len(inside) == 1 else folder

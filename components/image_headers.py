@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -31,9 +32,17 @@ UNREAD_FORMATS = {
     "ICO": rb"\0\0\x01\0",
 }
 # Second bytes of JPEG's markers (ITU-T T.81, table B.1).
-START_OF_SCAN, APP1 = 0xDA, 0xE1
+START_OF_SCAN, APP1, END_OF_IMAGE = 0xDA, 0xE1, 0xD9
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 STANDALONE = frozenset(range(0xD0, 0xDB))  # without a length, or the scans that must come behind the frame
+
+METADATA = frozenset(range(APP1, 0xF0)) - {0xEE}
+# What begins a segment or a scan, whatever stands before it.
+SEGMENT = re.compile(rb"\xff[\xc0-\xcf\xda-\xfe]")
+# What begins a segment or ends the image; in the data of a scan, zeros and restarts alone follow 0xFF.
+MARKER = re.compile(rb"\xff[\x02-\xcf\xd9-\xfe]")
+# Writers make ten or so.
+FEW_SCANS = 12
 
 # EXIF 2.3, 4.5.4 puts its segment first in the file; what writers put before it (JFIF, comments) is short.
 EXIF_WITHIN = 4096
@@ -77,8 +86,19 @@ def find_format(content: bytes, patterns: dict[str, bytes]) -> str | None:
 
 
 def count_scans(jpeg: bytes) -> int:
-    """Count the scans of a JPEG, or more: those of its thumbnails, and chance hits in data behind its end."""
-    return jpeg.count(bytes((0xFF, START_OF_SCAN)))
+    """Count the scans of a JPEG up to its end; at most the few that writers make are counted with chance hits."""
+    hits = jpeg.count(bytes((0xFF, START_OF_SCAN)))
+    if hits <= FEW_SCANS:
+        return hits
+    # Thumbnails inside segments and a video behind the end have such bytes too.
+    scans, at = 0, 2
+    while marker := MARKER.search(jpeg, at):
+        at = marker.end()
+        if jpeg[at - 1] == END_OF_IMAGE:
+            break
+        scans += jpeg[at - 1] == START_OF_SCAN
+        at += int.from_bytes(jpeg[at : at + 2], "big")
+    return scans
 
 
 def read_jpeg_size(jpeg: bytes) -> tuple[int, int] | None:
@@ -92,6 +112,19 @@ def read_jpeg_size(jpeg: bytes) -> tuple[int, int] | None:
             return None
         at += 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")
     return None
+
+
+def drop_jpeg_metadata(jpeg: bytes) -> bytes:
+    """Return a JPEG without the segments before its first scan that say nothing of its pixels: EXIF, profiles, others'.
+
+    Those that say how colours are meant, JFIF's and Adobe's, stay.
+    """
+    kept, at = [jpeg[:2]], 2
+    while (marker := SEGMENT.search(jpeg, at)) and jpeg[marker.end() - 1] != START_OF_SCAN:
+        at = marker.end() + max(int.from_bytes(jpeg[marker.end() : marker.end() + 2], "big"), 2)
+        if jpeg[marker.end() - 1] not in METADATA:
+            kept.append(jpeg[marker.end() - 2 : at])
+    return b"".join([*kept, jpeg[marker.start() :] if marker else b""])
 
 
 def find_exif(jpeg: bytes) -> bytes:
@@ -129,6 +162,29 @@ def read_png_size(png: bytes) -> tuple[int, int]:
     """Return the (width, height) that a PNG claims, zeros where its header is cut off."""
     width, height = struct.unpack(">II", png[16:24].ljust(8, b"\0"))
     return width, height
+
+
+def inflate_png_text(png: bytes, most: int) -> int:
+    """Return how many bytes the compressed texts and profiles of a PNG unpack to, up to the first that exceeds most."""
+    inflated, at = 0, 8
+    while at + 12 <= len(png) and inflated <= most:
+        length, kind = struct.unpack_from(">I4s", png, at)
+        at += 12 + length
+        if kind in (b"zTXt", b"iTXt", b"iCCP"):
+            inflated += _inflate(png[at - 4 - length : at - 4], kind, most)
+    return inflated
+
+
+def _inflate(chunk: bytes, kind: bytes, most: int) -> int:
+    _, _, packed = chunk.partition(b"\0")  # behind the name
+    if kind == b"iTXt" and not packed.startswith(b"\1"):
+        return len(packed)
+    # Behind the method, and in an iTXt behind the language and the name in it too.
+    packed = packed[2:].split(b"\0", 2)[-1] if kind == b"iTXt" else packed[1:]
+    try:
+        return len(zlib.decompressobj().decompress(packed, most + 1))
+    except zlib.error:
+        return 0
 
 
 def read_gif_sizes(gif: bytes) -> Iterator[tuple[int, int]]:

@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Callable, NamedTuple
 
 import tensorflow as tf
@@ -20,12 +20,14 @@ from components.image_headers import (
     count_scans,
     find_exif,
     find_format,
+    inflate_png_text,
     read_bmp_size,
     read_gif_sizes,
     read_jpeg_size,
     read_orientation,
     read_png_size,
 )
+from components.places import as_path, describe_error, is_remote, measure, read_object, storage_errors
 from components.rejects import (
     CORRUPT,
     NOT_AN_IMAGE,
@@ -37,8 +39,11 @@ from components.rejects import (
 from components.transcoding import make_readable
 
 # Each scan of a JPEG goes over the whole image, and 31 bytes make one. Writers make ten or so; libjpeg-turbo's own
-# fuzzers stop at 500.
+# fuzzers stop at 500. 100 million pixels take 0.3 s a scan.
 MAX_SCANS = 1000
+MAX_SCANNED = 20  # times the pixels that an image may have
+# A kilobyte of compressed text in a PNG becomes a megabyte, which libpng unpacks and keeps, of each of 1,000 chunks.
+MAX_PNG_TEXT = 16 * 2**20
 
 
 class CheckedImage(NamedTuple):
@@ -56,6 +61,9 @@ class CheckedImage(NamedTuple):
 def read_file(path: str, limits: Limits) -> bytes:
     """Return the content of a file, local or at a URL that TensorFlow reads; raises RejectedImage."""
     try:
+        if is_remote(path):
+            check_bytes(measure(as_path(path)).size, limits)
+            return read_object(path)
         if "://" in path:
             check_bytes(tf.io.gfile.stat(path).length, limits)
             with tf.io.gfile.GFile(path, "rb") as remote:
@@ -67,10 +75,10 @@ def read_file(path: str, limits: Limits) -> bytes:
         check_bytes(status.st_size, limits)
         with open(path, "rb", buffering=0) as file:
             return file.read()
-    except OSError as error:
-        raise RejectedImage(UNREADABLE, error.strerror or str(error)) from error
     except tf.errors.OpError as error:
         raise RejectedImage(UNREADABLE, _explain(error)) from error
+    except storage_errors() as error:
+        raise RejectedImage(UNREADABLE, describe_error(error)) from error
 
 
 def check_image(content: bytes, limits: Limits) -> CheckedImage:
@@ -122,6 +130,8 @@ def inspect_image(content: bytes, limits: Limits) -> CheckedImage:
 def _decode_alone(image: CheckedImage) -> CheckedImage:
     try:
         height, width, _ = tf.io.decode_image(image.encoded, channels=3, expand_animations=False).shape
+    except tf.errors.ResourceExhaustedError:  # says nothing of the image
+        raise
     except tf.errors.OpError as error:
         raise RejectedImage(CORRUPT, f"damaged {image.format.upper()}: {_explain(error)}") from error
     return _set_size(image, (height, width))
@@ -145,19 +155,35 @@ def _measure(contents: tf.Tensor) -> tf.Tensor:
     return tf.map_fn(measure, contents, fn_output_signature=tf.int32, parallel_iterations=1)
 
 
+def count_pixels(image: CheckedImage) -> int:
+    """Return how many pixels the header of an inspected image claims, of all its frames."""
+    return sum(width * height for width, height in _read_sizes(image.encoded, image.format))
+
+
+def _read_sizes(encoded: bytes, image_format: str) -> Iterable[tuple[int, int]]:
+    """Return the (width, height) of every frame; raises OpError for a damaged JPEG."""
+    if image_format == "jpeg":
+        width, height = read_jpeg_size(encoded) or tf.image.extract_jpeg_shape(encoded).numpy().tolist()[1::-1]
+        return [(width, height)]
+    if image_format == "gif":  # TensorFlow decodes all frames of a GIF, though it uses the first alone
+        return read_gif_sizes(encoded)
+    return [read_png_size(encoded) if image_format == "png" else read_bmp_size(encoded)]
+
+
 def _check_header(encoded: bytes, image_format: str, limits: Limits) -> None:
     """Raise RejectedImage for what would take TensorFlow too much memory or time, and OpError for a damaged JPEG."""
+    sizes = _read_sizes(encoded, image_format)
+    check_pixels(sizes, limits)
     if image_format == "jpeg":
-        size = read_jpeg_size(encoded) or tf.image.extract_jpeg_shape(encoded).numpy().tolist()[1::-1]
-        check_pixels([size], limits)
-        if count_scans(encoded) > MAX_SCANS:
+        ((width, height),) = sizes
+        scans = count_scans(encoded)
+        if scans > MAX_SCANS:
             raise RejectedImage(TOO_LARGE, f"more than {MAX_SCANS:,} scans")
-    elif image_format == "png":
-        check_pixels([read_png_size(encoded)], limits)
-    elif image_format == "bmp":
-        check_pixels([read_bmp_size(encoded)], limits)
-    else:  # TensorFlow decodes all frames of a GIF, though it uses the first alone
-        check_pixels(read_gif_sizes(encoded), limits)
+        if scans * width * height > MAX_SCANNED * limits.max_pixels:
+            allowed = f"more than {MAX_SCANNED} of the most pixels allowed"
+            raise RejectedImage(TOO_LARGE, f"{scans} scans of {width}x{height} pixels, {allowed}")
+    elif image_format == "png" and inflate_png_text(encoded, MAX_PNG_TEXT) > MAX_PNG_TEXT:
+        raise RejectedImage(TOO_LARGE, f"its text unpacks to more than {MAX_PNG_TEXT:,} bytes")
 
 
 def _explain(error: tf.errors.OpError) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from pathlib import Path
 
 import numpy as np
 
 from components.catalog import Spec
 from components.errors import UserError
+from components.places import as_path, is_remote, list_files, measure
 
 
 class ImportedBottlenecks:
@@ -16,7 +18,7 @@ class ImportedBottlenecks:
 
     def __init__(self, spec: Spec):
         assert spec.bottlenecks
-        self._path = Path(spec.bottlenecks)
+        self._path = as_path(spec.bottlenecks)
         self._rows: dict[str, int] = {}
         if self._path.is_file():
             self._array = read_array(self._path)
@@ -32,11 +34,13 @@ class ImportedBottlenecks:
 
     def fingerprint(self) -> str:
         """Hash of the files' names, sizes and times of change."""
-        files = [self._path] if self._path.is_file() else sorted(self._path.rglob("*.txt"))
+        if self._path.is_file():
+            files = {self._path.name: measure(self._path)}
+        else:
+            files = {name: status for name, status in list_files(self._path).items() if name.endswith(".txt")}
         digest = hashlib.sha256()
-        for file in files:
-            status = file.stat()
-            digest.update(f"{file.name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
+        for name, (size, changed) in files.items():
+            digest.update(f"{name}\0{size}\0{changed}\n".encode("utf-8", "surrogateescape"))
         return digest.hexdigest()[:16]
 
     def find_vectors(self, keys: list[str]) -> np.ndarray:
@@ -65,9 +69,12 @@ def read_vector(path: Path) -> np.ndarray:
 
 
 def read_array(path: Path) -> np.ndarray:
-    """Map a .npy file of shape [N, D] into memory; raises UserError for anything else."""
+    """Map a .npy file of shape [N, D] into memory, or read a remote one; raises UserError for anything else."""
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        if is_remote(path):
+            array = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
+        else:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
         raise UserError(f"Cannot read the bottlenecks '{path}' ({error}): expected a .npy file of floats.") from error
     if array.ndim != 2 or not np.issubdtype(array.dtype, np.floating):
@@ -77,7 +84,7 @@ def read_array(path: Path) -> np.ndarray:
 
 def read_keys(path: Path, keys: str | None, rows: int) -> list[str]:
     """Return the keys of an array's rows, a line each; the list stands beside it as .txt unless it is named."""
-    file = Path(keys) if keys else path.with_suffix(".txt")
+    file = as_path(keys) if keys else path.with_suffix(".txt")
     try:
         lines = file.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import csv
 import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,17 +15,27 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from components.class_names import append_classes, read_labels
 from components.duplicates import Copy, find_copies
 from components.errors import UserError
-from components.example_shards import WriteExampleShard
+from components.example_shards import WriteExampleShard, remove_begun
 from components.features import SPLITS, Examples, RunDir, Shard, Work, index_name
-from components.file_index import Row, encode_text, plan_shard, read_index, read_known, remove_other_shards
-from components.files import remove_partials, write_csv, write_json, write_text
+from components.file_index import (
+    Row,
+    encode_text,
+    measure_shard,
+    plan_shard,
+    read_index,
+    read_known,
+    remove_other_shards,
+)
+from components.files import remove_partials, write_json, write_text
 from components.findings import describe_copies, describe_files, describe_splits
 from components.image_headers import Limits
 from components.listing import ImageFile, Listing
+from components.places import make_folder
 from components.progress import Progress
 from components.rejects import DUPLICATE, Reject
 from components.sharding import choose_shards, keeps_spans, list_shards, place_key, plan_spans
 from components.split import Member, SplitPlan, assign_splits
+from components.tables import read_csv, write_csv
 
 COLUMNS = ("path", "label", "source", "split", "rule", "format", "width", "height", "sha256")
 
@@ -67,7 +76,7 @@ def ingest_images(
     Raises UserError when too much of it is unusable, or when copies are there and the rules forbid them.
     """
     _check_plan(rules.plan, listing)
-    run.examples.mkdir(parents=True, exist_ok=True)
+    make_folder(run.examples)
     remove_partials(run.examples)
     former = _read_former(run, rules.plan)
     planned, spans, stay = place_files(listing.files, run, shards, rules.limits)
@@ -87,6 +96,9 @@ def ingest_images(
     settled, new = _flatten(planned), len(unread)
     _check_unchanged(settled, _flatten(written))
     remove_other_shards(run.examples, spans)
+    remove_begun(run.examples)
+    if not all(measure_shard(run.examples, shard) for shard in list_shards(spans)):
+        raise UserError(f"Shards vanished from '{run.examples}' as they were written: run again, which mends that.")
 
     rejects = _list_rejects(settled, listing, copies)
     write_text(run.rejects, "".join(f"{json.dumps(reject._asdict())}\n" for reject in rejects))
@@ -127,7 +139,7 @@ def place_files(
 
     If so, what lies in their shards stays there, whatever its key.
     """
-    former = json.loads(run.spans.read_text(encoding="utf-8")) if run.spans.exists() else []
+    former = _read_spans(run)
     known = read_known(run.examples, files, former, limits)
     stay = keeps_spans(former, len(files), shards)
     if stay:
@@ -142,6 +154,17 @@ def place_files(
     for rows in planned.values():
         rows.sort(key=lambda row: encode_text(row.file.key))
     return planned, spans, stay
+
+
+def _read_spans(run: RunDir) -> list[int]:
+    try:
+        spans: list[int] = json.loads(run.spans.read_text(encoding="utf-8"))
+    except (
+        FileNotFoundError,
+        ValueError,
+    ):  # none, or damaged: all are placed anew, but not read again
+        return []
+    return spans
 
 
 def _flatten(planned: Planned) -> list[Row]:
@@ -209,8 +232,7 @@ def describe_rule(plan: SplitPlan) -> str:
 def _read_former(run: RunDir, plan: SplitPlan) -> FormerSplits:
     if not run.images.exists():
         return FormerSplits({}, {})
-    with open(run.images, encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["rule"] == describe_rule(plan)]
+    rows = [row for row in read_csv(run.images) if row["rule"] == describe_rule(plan)]
     return FormerSplits({row["path"]: row["split"] for row in rows}, {row["sha256"]: row["split"] for row in rows})
 
 

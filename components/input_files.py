@@ -11,6 +11,7 @@ from pathlib import Path
 from components.errors import UserError
 from components.files import PARTIAL
 from components.folders import SKIPPED_NAMES
+from components.places import as_path, is_remote, match_objects, walk_objects
 
 
 def find_files(paths: Sequence[Path], output: Path | None = None) -> Iterator[str]:
@@ -20,22 +21,31 @@ def find_files(paths: Sequence[Path], output: Path | None = None) -> Iterator[st
     at once, where a path or pattern names nothing, or where there is no file at all.
     """
     places = list(chain.from_iterable(map(_expand, paths)))
-    written = os.path.abspath(output) if output else None
-    files = (file for place in places for file in _walk(place, ()) if os.path.abspath(file) != written)
+    written = _absolute(str(output)) if output else None
+    files = (file for place in places for file in _walk(place, ()) if _absolute(file) != written)
     first = next(files, None)
     if first is None:
         raise UserError(f"There is no image in '{paths[0]}': give paths of images or of folders of images.")
     return chain([first], files)
 
 
+def _absolute(place: str) -> str:
+    return place if is_remote(place) else os.path.abspath(place)
+
+
 def _expand(path: Path) -> Iterable[str]:
-    if os.path.lexists(path):  # even with brackets in its name
+    if path.exists() if is_remote(path) else os.path.lexists(path):  # even with brackets in its name
         return [str(path)]
-    matches = sorted(map(Path, glob.iglob(str(path), recursive=True))) if glob.has_magic(str(path)) else []
+    find = match_objects if is_remote(path) else _match
+    matches = sorted(find(path)) if glob.has_magic(str(path)) else []
     if not matches:
         kind = "match for" if glob.has_magic(str(path)) else "file or folder"
         raise UserError(f"There is no {kind} '{path}': give paths of images or of folders of images.")
     return _leave_nested(matches)
+
+
+def _match(pattern: Path) -> list[Path]:
+    return [Path(match) for match in glob.iglob(str(pattern), recursive=True)]
 
 
 def _leave_nested(matches: Iterable[Path]) -> Iterator[str]:
@@ -50,6 +60,11 @@ def _leave_nested(matches: Iterable[Path]) -> Iterator[str]:
 
 def _walk(path: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
     """Yield a file, or those below a folder by name, following links to folders but to none of those above."""
+    if is_remote(path) and as_path(path).is_dir():
+        for name, _ in walk_objects(as_path(path)):
+            if not any(part.startswith(".") or part in SKIPPED_NAMES for part in name.split("/")):
+                yield f"{path.rstrip('/')}/{name}"
+        return
     if not os.path.isdir(path):
         yield path
         return

@@ -11,6 +11,7 @@ from components.catalog import KERAS, Spec, unknown
 from components.errors import UserError
 from components.imagenet import class_names
 from components.network import Network, freeze
+from components.places import as_path, local_copy
 
 
 def build_application(spec: Spec) -> Network:
@@ -68,7 +69,8 @@ def load_model(spec: Spec, size: int) -> Any:
         if spec.weights in (None, "imagenet", "none"):
             return model
         try:
-            model.load_weights(spec.weights)
+            with local_copy(as_path(spec.weights)) as file:
+                model.load_weights(str(file))
             return model
         except (ValueError, OSError, KeyError, ImportError) as error:
             problems.append(str(error).splitlines()[0])

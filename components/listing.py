@@ -12,6 +12,7 @@ from components.class_names import check_spelling, match_labels, order_classes, 
 from components.errors import UserError
 from components.features import SPLITS
 from components.keys import group_finder, is_excluded, name_roots
+from components.places import as_path, describe_error, storage_errors
 from components.rejects import Reject
 
 # How folders, manifests and TFRecord files name the splits, in any case.
@@ -103,7 +104,11 @@ def open_train(files: Sequence[ImageFile]) -> tuple[list[ImageFile], tuple[str, 
 def _list_root(root: str, excluded: Excluded) -> Listing:
     # The readers load when their layout is met: they need the types above, and TensorFlow is slow to load.
     name = os.path.basename(root)
-    if os.path.isdir(root):
+    try:
+        is_folder, is_there = as_path(root).is_dir(), as_path(root).exists()
+    except storage_errors() as error:
+        raise UserError(f"Cannot read {root!r} ({describe_error(error)}): check its permissions.") from error
+    if is_folder:
         from components import folders
 
         listing = folders.list_folder(root, excluded)
@@ -119,7 +124,7 @@ def _list_root(root: str, excluded: Excluded) -> Listing:
         from components import example_sets
 
         listing = example_sets.list_examples(root, excluded)
-    elif os.path.exists(root):
+    elif is_there:
         raise UserError(f"{root!r} is a file, not a folder, a manifest or TFRecords: {EXPECTED}.")
     else:
         raise UserError(f"There is no folder {root!r}: {EXPECTED}.")

@@ -7,12 +7,13 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple, TextIO
 
 from components.class_names import is_one_line, natural_key, order_classes
 from components.errors import UserError
 from components.listing import SPLIT_WORDS, Excluded, ImageFile, Listing
+from components.places import REMOTE, Status, as_path, describe_error, is_remote, storage_errors, walk_objects
 
 COLUMNS = ("path", "label", "split", "source", "group")
 
@@ -31,7 +32,7 @@ class Row(NamedTuple):
 def list_manifest(manifest: str, excluded: Excluded) -> Listing:
     """List the images that a manifest names, there or not; raises UserError for what is wrong in it."""
     folder = os.path.dirname(manifest)
-    base = os.path.abspath(folder)
+    base = folder if is_remote(folder) else os.path.abspath(folder)
     rows: dict[str, Row] = {}
     for row in read_rows(manifest):
         key = find_key(row.path, base)
@@ -43,9 +44,10 @@ def list_manifest(manifest: str, excluded: Excluded) -> Listing:
                         f"Line {row.line} of {manifest!r} gives {key!r} the {column} {now!r}, line {first.line} gave "
                         f"it {before!r}: expected one row for each image, remove the wrong one."
                     )
-    paths = {key: row.path if is_url(row.path) else os.path.join(folder, row.path) for key, row in rows.items()}
+    paths = {key: _locate(row.path, folder) for key, row in rows.items()}
+    listed = _list_remote(paths.values())
     files = [
-        ImageFile(key, paths[key], row.label, row.source, row.group, row.split, *_measure(paths[key]))
+        ImageFile(key, paths[key], row.label, row.source, row.group, row.split, *_measure(paths[key], listed))
         for key, row in sorted(rows.items())
         if row.label
     ]
@@ -57,7 +59,7 @@ def find_key(path: str, base: str) -> str:
     """Return a manifest's path relative to its absolute folder where it lies below that, else absolute, or its URL."""
     if is_url(path):
         return path
-    absolute = os.path.normpath(os.path.join(base, path))
+    absolute = _locate(path, base) if is_remote(base) else os.path.normpath(os.path.join(base, path))
     return absolute[len(os.path.join(base, "")) :] if absolute.startswith(os.path.join(base, "")) else absolute
 
 
@@ -66,10 +68,33 @@ def is_url(path: str) -> bool:
     return bool(re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", path))
 
 
-def _measure(path: str) -> tuple[int, int]:
-    """Return bytes and time of change of a file; 0 for a URL, and for a missing file, which ingest rejects."""
+def _locate(path: str, folder: str) -> str:
+    """Return where a manifest's image lies, given the manifest's own folder."""
     if is_url(path):
-        return 0, 0
+        return path
+    if is_remote(folder) and not path.startswith("/"):  # no '..' is followed there
+        return REMOTE + os.path.normpath(f"{folder[len(REMOTE) :]}/{path}")
+    return os.path.join(folder, path)
+
+
+def _list_remote(paths: Iterable[str]) -> dict[str, Status]:
+    """Return what lies in the remote folders of paths: a listing tells of a thousand files, a request of one."""
+    listed = {}
+    for folder in {path.rpartition("/")[0] for path in paths if is_remote(path)}:
+        try:
+            for name, status in walk_objects(as_path(folder), nested=False):
+                listed[f"{folder}/{name}"] = status
+        except FileNotFoundError:  # ingest rejects what is to be read there
+            continue
+        except storage_errors() as error:
+            raise UserError(f"Cannot list {folder!r} ({describe_error(error)}): check its permissions.") from error
+    return listed
+
+
+def _measure(path: str, listed: Mapping[str, Status]) -> tuple[int, int]:
+    """Return bytes and time of change of a file; 0 for other URLs, and for a missing file, which ingest rejects."""
+    if is_url(path):
+        return listed.get(path, (0, 0))
     try:
         status = os.stat(path)
     except OSError:
@@ -83,13 +108,15 @@ def read_rows(manifest: str) -> Iterator[Row]:
     read = _read_objects if objects else _read_table
     try:
         # The csv module wants its line breaks as they are; names that are not UTF-8 are kept as the file system does.
-        with open(manifest, encoding="utf-8-sig", errors="surrogateescape", newline=None if objects else "") as file:
+        with as_path(manifest).open(
+            encoding="utf-8-sig", errors="surrogateescape", newline=None if objects else ""
+        ) as file:
             for line, values in read(file, manifest):
                 yield _check_row(manifest, line, values)
-    except OSError as error:
+    except storage_errors() as error:
         raise UserError(
-            f"Cannot read the manifest {manifest!r} ({error.strerror}): set data.path to a .csv, .tsv or .jsonl file "
-            f"with columns 'path' and 'label'."
+            f"Cannot read the manifest {manifest!r} ({describe_error(error)}): set data.path to a .csv, .tsv or "
+            f".jsonl file with columns 'path' and 'label'."
         ) from error
 
 

@@ -14,9 +14,9 @@ from tensorflow_model_analysis.extractors.slice_key_extractor import SLICE_KEY_E
 from tensorflow_model_analysis.proto import config_pb2, metrics_for_slice_pb2, validation_result_pb2
 
 from components import features
-from components.files import write_csv
 from components.predict import prediction_columns, prediction_row
 from components.slice_metrics import ACCURACY, CONFUSION, LOSS, METRICS, TOP5
+from components.tables import write_csv
 
 CANDIDATE, BASELINE = "candidate", "baseline"
 

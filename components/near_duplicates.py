@@ -11,12 +11,6 @@ import numpy as np
 BLOCK = 2048
 # Pairs kept, the closest: beyond that nobody reads on, and data whose images are all alike has N * N / 2 of them.
 MOST_PAIRS = 10_000
-# As if so many images of zeros stood with the data: in a set of a few images or of a single one many times over, the
-# mean is those very images, and nothing would be left after taking it away.
-PRIOR_IMAGES = 10
-# Share of the mean variance that each dimension is given on top of its own, so that a unit that almost never fires
-# does not outweigh the others.
-VARIANCE_FLOOR = 0.09
 # Images of different classes are seldom each other's nearest, so less similarity tells as much. Measured on
 # Caltech-101: of 99 such pairs from 0.80 on, 97 show one photo or one person in a row of shots.
 TWIN_MARGIN = 0.12
@@ -39,24 +33,6 @@ class _Pairs(NamedTuple):
 class _Nearest(NamedTuple):
     rows: np.ndarray
     cosines: np.ndarray
-
-
-def to_directions(vectors: np.ndarray) -> np.ndarray:
-    """Return float32[N, D] standardised over the rows, each then of length 1; a row without direction stays zeros.
-
-    The plain cosine of images of one kind is high whatever they show: 0.82 between different handwritten digits.
-    """
-    count, total = max(1, len(vectors)), vectors.sum(0, dtype=np.float64)
-    mean = total / (count + PRIOR_IMAGES)
-    squares = np.einsum("nd,nd->d", vectors, vectors, dtype=np.float64)
-    variance = np.maximum(squares / count - (total / count) ** 2, 0)
-    scale = np.sqrt(variance + VARIANCE_FLOOR * variance.mean())
-    scale[scale == 0] = 1
-    directions: np.ndarray = vectors - mean.astype(np.float32)
-    directions /= scale.astype(np.float32)
-    lengths = np.linalg.norm(directions, axis=1, keepdims=True)
-    directions /= np.where(lengths > 0, lengths, 1)
-    return directions
 
 
 def find_near_duplicates(

@@ -1,4 +1,7 @@
-"""The nearest training images of an image, by the cosine of bottlenecks: from the run directory beside an export."""
+"""The nearest training images of an image, as the audit finds them: from the run directory around an export.
+
+Both go by the bottlenecks of the stage extract, so those of a backbone as it was before fine-tuning.
+"""
 
 from __future__ import annotations
 
@@ -13,47 +16,53 @@ import tensorflow as tf
 
 from components import features
 from components.backbone import BackboneSession
+from components.directions import Spread, measure_spread, standardise
 from components.errors import UserError
 from components.example_sets import read_record
-from components.features import MODEL_CARD, Bottlenecks, RunDir
+from components.features import MODEL_CARD, SPLITS, Bottlenecks, RunDir
 from components.nearest import find_nearest
 from components.pages import encode_uri
+from components.places import as_path
 from components.rejects import RejectedImage
 from components.shards import META_SPEC, read_batches, shard_files
 from components.thumbnails import make_thumbnail
 from components.views import WHOLE, Augment, list_views, serve_views
 
 SHOWN = 5
-# Training images kept, the first by the hash of their keys: 256 MB of float16 for a bottleneck of 1280.
+# Training images kept, the first by the hash of their keys: 512 MB for a bottleneck of 1280.
 MOST_VECTORS = 100_000
+READ_AT_ONCE = 1024
 # TFRecord: length uint64, its checksum, the content, its checksum.
 LENGTH_BYTES, OVERHEAD = 8, 16
 
 
 class Neighbour(NamedTuple):
-    """A training image: its class, the cosine, and a thumbnail as a data URI, '' where it cannot be had."""
+    """A training image: its key, class and cosine, and a thumbnail as a data URI, '' where it cannot be had."""
 
+    path: str
     label: str
     cosine: float
     picture: str
 
 
 class TrainingImages(NamedTuple):
-    """Bottlenecks of N training images, float16[N, D] of length 1, their classes, and where each image lies."""
+    """Directions float32[N, D] of N training images, their keys and classes, and where each image lies."""
 
     session: BackboneSession
     views: np.ndarray
+    spread: Spread
     directions: np.ndarray
+    keys: list[str]
     labels: list[str]
     places: list[tuple[str, int]]
 
     def find_nearest(self, encoded: bytes) -> list[Neighbour]:
         """Return the training images nearest to an encoded image, the nearest first."""
         vectors = self.session.compute_bottlenecks([encoded], self.views)
-        query = _normalise(serve_views(vectors, len(vectors) > 1)[None])
+        query = standardise(serve_views(vectors, len(vectors) > 1)[None], self.spread)
         nearest = find_nearest(query, self.directions, SHOWN)
         return [
-            Neighbour(self.labels[row], min(float(cosine), 1.0), _draw(*self.places[row]))
+            Neighbour(self.keys[row], self.labels[row], min(float(cosine), 1.0), _draw(*self.places[row]))
             for row, cosine in zip(nearest.rows[0].tolist(), nearest.cosines[0])
         ]
 
@@ -64,9 +73,9 @@ def load_training_images(export: Path) -> TrainingImages | None:
     try:
         backbone_id = json.loads((export / MODEL_CARD).read_text(encoding="utf-8"))["backbone"]["id"]
         shards = _read_outcome(run, "ingest")["shards"]
-        outcomes = [_read_outcome(run, stage) for stage in ("extract", "reextract") if _has_outcome(run, stage)]
-        (outcome,) = [outcome for outcome in outcomes if outcome["backbone_id"] == backbone_id][-1:]
-        bottlenecks = Bottlenecks(**outcome)
+        bottlenecks = Bottlenecks(**_read_outcome(run, "extract"))
+        if backbone_id != bottlenecks.backbone_id and backbone_id != _read_outcome(run, "reextract")["backbone_id"]:
+            return None  # the run directory has gone on to another model
         views = WHOLE
         if bottlenecks.average:
             augment = json.loads(run.record.read_text(encoding="utf-8"))["config"]["augment"]
@@ -76,28 +85,28 @@ def load_training_images(export: Path) -> TrainingImages | None:
         return None
 
 
-def _has_outcome(run: RunDir, stage: str) -> bool:
-    return (run.stages / f"{stage}.json").exists()
-
-
 def _read_outcome(run: RunDir, stage: str) -> dict:
     outcome: dict = json.loads((run.stages / f"{stage}.json").read_text(encoding="utf-8"))["outcome"]
     return outcome
 
 
 def _load(run: RunDir, bottlenecks: Bottlenecks, views: np.ndarray, shards: Sequence[int]) -> TrainingImages | None:
-    spec = {**META_SPEC, features.BOTTLENECK: tf.io.FixedLenFeature([bottlenecks.dim], tf.float32)}
+    folder, spec = bottlenecks.folder(run), {features.BOTTLENECK: tf.io.FixedLenFeature([bottlenecks.dim], tf.float32)}
+    everything = [file for split in SPLITS for file in shard_files(folder, split, shards)]
+    spread = measure_spread(batch[features.BOTTLENECK] for batch in read_batches(everything, spec, READ_AT_ONCE))
     parts: list[np.ndarray] = []
+    keys: list[str] = []
     labels: list[str] = []
     places: list[tuple[str, int]] = []
     examples = shard_files(run.examples, "train", shards)
-    for file, images in zip(shard_files(bottlenecks.folder(run), "train", shards), examples):
+    for file, images in zip(shard_files(folder, "train", shards), examples):
         before = len(labels)
-        for batch in read_batches([file], spec, 1024):
-            parts.append(_normalise(batch[features.BOTTLENECK]).astype(np.float16))
+        for batch in read_batches([file], {**META_SPEC, **spec}, READ_AT_ONCE):
+            parts.append(standardise(batch[features.BOTTLENECK], spread))
+            keys += [key.decode("utf-8", "surrogateescape") for key in batch[features.KEY]]
             labels += [text.decode("utf-8", "surrogateescape") for text in batch[features.TEXT]]
         # The bottlenecks of a shard stand in the order of its images.
-        offsets = find_offsets(Path(images))
+        offsets = find_offsets(as_path(images))
         if len(offsets) != len(labels) - before:
             return None  # a run in the same directory has begun to change them
         places += [(images, offset) for offset in offsets]
@@ -106,25 +115,19 @@ def _load(run: RunDir, bottlenecks: Bottlenecks, views: np.ndarray, shards: Sequ
     if not labels:
         return None
     session = BackboneSession(run.backbones / bottlenecks.backbone_id)
-    directions = np.concatenate(parts)[:MOST_VECTORS]
-    return TrainingImages(session, views, directions, labels[:MOST_VECTORS], places[:MOST_VECTORS])
+    directions, most = np.concatenate(parts)[:MOST_VECTORS], MOST_VECTORS
+    return TrainingImages(session, views, spread, directions, keys[:most], labels[:most], places[:most])
 
 
 def find_offsets(file: Path) -> list[int]:
     """Return where each record of a TFRecord file begins, without reading their contents."""
     offsets, offset = [], 0
-    with open(file, "rb") as records:
+    with file.open("rb") as records:
         while len(length := records.read(LENGTH_BYTES)) == LENGTH_BYTES:
             offsets.append(offset)
             offset += struct.unpack("<Q", length)[0] + OVERHEAD
             records.seek(offset)
     return offsets
-
-
-def _normalise(vectors: np.ndarray) -> np.ndarray:
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    normalised: np.ndarray = vectors / np.where(lengths > 0, lengths, 1)
-    return normalised
 
 
 def _draw(file: str, offset: int) -> str:

@@ -1,12 +1,16 @@
-"""Self-contained HTML pages: their templates, and pictures as data URIs."""
+"""Self-contained HTML pages: their templates, pictures as data URIs, and figures."""
 
 from __future__ import annotations
 
 import base64
 import io
+from typing import TYPE_CHECKING
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from PIL import Image
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 
 def load_template(name: str) -> Template:
@@ -22,3 +26,19 @@ def encode_uri(image: Image.Image) -> str:
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=80)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def embed_figure(figure: go.Figure, name: str | None = None) -> str:
+    """Return where the page's script draws the figure once it is seen; one with a name can be zoomed by scrolling."""
+    named = f' id="{name}" data-zoom' if name else ""
+    content = figure.to_json().replace("<", "\\u003c")  # no name in it can end the script element
+    script = f'<script type="application/json">{content}</script>'
+    return f'<div class="plot"{named} style="height: {figure.layout.height}px">{script}</div>'
+
+
+def load_plotly() -> str:
+    """Return Plotly's own script."""
+    from plotly.offline import get_plotlyjs
+
+    source: str = get_plotlyjs()
+    return source

@@ -12,8 +12,10 @@ import numpy as np
 import tensorflow as tf
 
 from components import features
+from components.checksums import find_unlike
 from components.errors import UserError
-from components.images import Limits, RejectedImage, check_image, make_readable, read_file
+from components.images import Limits, RejectedImage, check_image, inspect_image, read_file
+from components.places import is_remote
 
 BATCH_SIZE = 32
 TOP_K = 5
@@ -64,6 +66,7 @@ def load_export(export: Path) -> Classifier:
     """Load an exported SavedModel with the names of its classes; raises UserError for anything else."""
     if not (export / "saved_model.pb").exists():
         raise UserError(f"'{export}' holds no SavedModel: give a version folder such as runs/<name>/export/<version>.")
+    check_export(export)
     try:
         model = tf.saved_model.load(str(export))
     except (OSError, tf.errors.OpError) as error:
@@ -85,6 +88,16 @@ def load_export(export: Path) -> Classifier:
 
     names = labels.read_text(encoding="utf-8", errors="surrogateescape").split("\n")[:-1]
     return Classifier(names, compute, abstains)
+
+
+def check_export(export: Path) -> None:
+    """Raise UserError for an exported SavedModel that is not as it was written."""
+    unlike = find_unlike(export)
+    if unlike:
+        raise UserError(
+            f"The SavedModel '{export}' is damaged ('{unlike}' is not as it was written): run its config again, which "
+            f"exports it anew, or give another version."
+        )
 
 
 def predict_files(
@@ -116,10 +129,10 @@ def predict_each(
 
 
 def _read(path: str) -> Union[bytes, str]:
-    if os.path.isdir(path):
+    if not is_remote(path) and os.path.isdir(path):
         return "a folder that cannot be read, or a link to one above it"
     try:
-        return make_readable(read_file(path, Limits()), Limits())
+        return inspect_image(read_file(path, Limits()), Limits()).encoded
     except RejectedImage as rejected:
         return describe_rejected(rejected)
 

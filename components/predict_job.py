@@ -19,6 +19,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from components.errors import UserError
 from components.files import PARTIAL, beside, replacing_file, write_json
+from components.places import make_folder, remove
 from components.predict import BATCH_SIZE, Answer, Unreadable, load_export, predict_files
 from components.prediction_files import WRITERS, check_output
 from components.printable import printable
@@ -81,11 +82,11 @@ def predict_by_beam(
 @contextmanager
 def _work_folder(output: Path) -> Iterator[Path]:
     folder = beside(output.absolute(), f".{os.getpid()}.shards{PARTIAL}")
-    folder.mkdir(parents=True)
+    make_folder(folder)
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove(folder)
 
 
 def list_shards(files: Iterable[str], names: Path, shards: int | None) -> list[Shard]:
@@ -94,7 +95,7 @@ def list_shards(files: Iterable[str], names: Path, shards: int | None) -> list[S
     A shard is whole batches: what a model makes of an image may differ in the last digit with what is beside it.
     """
     offsets, count, rows = [], 0, iter(files)
-    with open(names, "w", encoding="ascii") as file:
+    with replacing_file(names) as partial, open(partial, "w", encoding="ascii") as file:
         while batch := list(islice(rows, BATCH_SIZE)):
             offsets.append(file.tell())
             file.writelines(f"{json.dumps(path)}\n" for path in batch)
@@ -121,7 +122,7 @@ class PredictShard(beam.DoFn):
         unreadable: list[Unreadable] = []
 
         def outcomes() -> Iterator[tuple[str, Union[Answer, Unreadable]]]:
-            with open(self._folder / NAMES, encoding="ascii") as file:
+            with (self._folder / NAMES).open(encoding="ascii") as file:
                 file.seek(shard.offset)
                 names = map(json.loads, islice(file, shard.images))
                 for path, outcome in predict_files(self._classifier.compute, names):
@@ -138,7 +139,7 @@ def join_shards(shards: Iterable[Path], output: Path) -> None:
     """Write files one behind the other in one step; of csv files the header of the first alone."""
     with replacing_file(output) as partial, open(partial, "wb") as joined:
         for number, shard in enumerate(shards):
-            with open(shard, "rb") as file:
+            with shard.open("rb") as file:
                 if number and output.suffix == ".csv":
                     file.readline()
                 shutil.copyfileobj(file, joined)

@@ -12,8 +12,9 @@ from typing import Any, Union
 
 from components import features
 from components.errors import UserError
-from components.files import replacing_file, write_csv
+from components.files import replacing_file
 from components.gallery import write_gallery
+from components.places import describe_error, is_remote, storage_errors
 from components.predict import (
     Answer,
     Classifier,
@@ -24,11 +25,9 @@ from components.predict import (
     rank_classes,
 )
 from components.printable import printable
+from components.tables import write_csv
 
 Outcomes = Iterable[tuple[str, Union[Answer, Unreadable]]]
-
-# What makes a spreadsheet take a cell for a formula: https://owasp.org/www-community/attacks/CSV_Injection
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 def check_output(output: Path | None) -> None:
@@ -39,6 +38,8 @@ def check_output(output: Path | None) -> None:
         raise UserError(f"Cannot write '{output}': expected a name that ends in {', '.join(WRITERS)}.")
     if output.is_dir():
         raise UserError(f"Cannot write '{output}', it is a folder: name a file that does not exist yet.")
+    if is_remote(output):
+        return
     folder = next(folder for folder in output.absolute().parents if os.path.exists(folder))
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise UserError(f"Cannot write '{output}', as nothing can be written to '{folder}': name another folder.")
@@ -55,9 +56,9 @@ def write_predictions(classifier: Classifier, files: Iterable[str], output: Path
         else:
             try:
                 WRITERS[output.suffix](output, outcomes, classifier, top_k)
-            except OSError as error:
+            except storage_errors() as error:
                 raise UserError(
-                    f"Cannot write '{output}' ({error.strerror}): name a file in another folder."
+                    f"Cannot write '{output}' ({describe_error(error)}): name a file in another folder."
                 ) from error
     return counts
 
@@ -103,10 +104,8 @@ def _write_csv(output: Path, outcomes: Outcomes, classifier: Classifier, top_k: 
 
 
 def _format_cell(value: Any) -> Any:
-    """Return what csv holds for a value: true or false as json has them, and an apostrophe before a formula's start."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA_STARTS) else value
+    """Return what csv holds for a value: true or false as json has them."""
+    return str(value).lower() if isinstance(value, bool) else value
 
 
 def _write_jsonl(output: Path, outcomes: Outcomes, classifier: Classifier, top_k: int) -> None:

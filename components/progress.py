@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -13,6 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, ProgressColumn, Task, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.text import Text
+
+from components.places import Status, list_files
 
 T = TypeVar("T")
 
@@ -76,11 +77,11 @@ class Progress:
     @contextmanager
     def watch_folder(self, folder: Path, expected_bytes: int, items: int, unit: str) -> Iterator[None]:
         """While the block runs, take the bytes written directly below a folder as the share of items done."""
-        started, ended = time.time(), threading.Event()
+        before, ended = list_files(folder), threading.Event()
 
         def poll() -> None:
             while not ended.wait(POLL_SECONDS):
-                written = _bytes_written(folder, started)
+                written = _bytes_written(folder, before)
                 self.report(min(1.0, written / max(expected_bytes, 1)) * items, items, unit)
 
         watcher = threading.Thread(target=poll, daemon=True)
@@ -92,13 +93,6 @@ class Progress:
             watcher.join()
 
 
-def _bytes_written(folder: Path, since: float) -> int:
-    total = 0
-    for file in folder.glob("*.tfrecord*"):
-        try:
-            status = file.stat()
-        except FileNotFoundError:  # renamed between the listing and here
-            continue
-        if status.st_mtime >= since:
-            total += status.st_size
-    return total
+def _bytes_written(folder: Path, before: Mapping[str, Status]) -> int:
+    files = list_files(folder).items()
+    return sum(status.size for name, status in files if ".tfrecord" in name and before.get(name) != status)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 # The fixed list of reasons in rejects.jsonl.
-NO_CLASS, BAD_NAME, UNREADABLE, EMPTY, TOO_LARGE, NOT_AN_IMAGE, UNSUPPORTED, CORRUPT, DUPLICATE = (
+NO_CLASS, BAD_NAME, UNREADABLE, EMPTY, TOO_LARGE, NOT_AN_IMAGE, UNSUPPORTED, CORRUPT, FAILED, DUPLICATE = (
     "no_class",
     "bad_name",
     "unreadable",
@@ -14,6 +14,7 @@ NO_CLASS, BAD_NAME, UNREADABLE, EMPTY, TOO_LARGE, NOT_AN_IMAGE, UNSUPPORTED, COR
     "not_an_image",
     "unsupported",
     "corrupt",
+    "failed",  # its decoder raised, crashed or did not end
     "duplicate",
 )
 

@@ -5,20 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import plotly.graph_objects as go
 import yaml
 
-from components import features
 from components.audit import MAP, NEAREST
-from components.calibration import Abstention, confidence_interval
+from components.calibration import confidence_interval
+from components.card_sections import describe_card
 from components.curve_report import format_point, plot_curve, summarise_curve
-from components.data_health import Row, collect_health, read_table
+from components.data_health import Row, collect_health
 from components.evaluate import BLESSED, find_last_blessed
 from components.features import (
+    MODEL_CARD,
     Audit,
     Bottlenecks,
     Evaluation,
@@ -32,14 +31,14 @@ from components.features import (
     Work,
 )
 from components.figures import plot_confusion, plot_history, plot_map
-from components.files import replacing_folder, write_csv, write_json, write_text
-from components.model_analysis import read_confusion, read_slice_metrics
-from components.model_card import describe_card
+from components.files import replacing_folder, write_json
+from components.measured import Measured
 from components.page_pictures import collect_pictures
-from components.pages import load_template
+from components.pages import embed_figure, load_plotly, load_template
 from components.provenance import list_versions
-from components.reliability import collect_reliability, plot_calibration, plot_coverage
+from components.reliability import plot_calibration, plot_coverage
 from components.scores import ClassRow, most_confused, order_by_confusion, score_classes
+from components.tables import read_csv, write_csv
 
 GALLERY_IMAGES = 9
 MISTAKES_SHOWN = 60
@@ -63,37 +62,33 @@ def write_report(
     head: Head,
     export: Export,
     evaluation: Evaluation,
+    measured: Measured,
+    card: Mapping[str, Any],
     run: RunDir,
     config: Mapping[str, Any],
     stages: Mapping[str, Mapping[str, Any]],
-    card: Mapping[str, Any],
-    abstention: Abstention | None,
 ) -> Report:
     """Write report/: confusion.csv, classes.csv, mistakes.csv, history.csv, summary.json and index.html.
 
-    config is that of the run, as run.json holds it, stages what it holds of those before this one, and card
-    the model's; abstention is
-    the threshold chosen on the validation split, None for a model that always answers. The curve is shown, and
-    curve.csv kept beside, where one was measured.
+    card is the model's, config that of the run, as run.json holds it, and stages what it holds of those before this
+    one. The curve is shown, and curve.csv kept beside, where one was measured.
     """
     name, labels = config["name"], examples.labels
-    confusion = read_confusion(run.evaluation, len(labels))
+    confusion, predictions, reliability = measured.confusion, measured.predictions, measured.reliability
     classes = score_classes(confusion, labels)
-    predictions = read_table(run.predictions)
-    history = read_table(head.history(run))
+    history = read_csv(head.history(run))
     trainings = {"": history}
     if isinstance(head, TunedHead):
-        trainings = {" of the head alone": read_table(run.history), " while fine-tuning": history}
-    health = collect_health(examples, validation, audit, predictions, run)
-    reliability = collect_reliability(predictions, abstention)
+        trainings = {" of the head alone": read_csv(run.history), " while fine-tuning": history}
+    health = collect_health(examples, validation, audit, run)
     mistakes = sorted(
         (row for row in predictions if row["label"] != row["actual"]), key=lambda row: -float(row["probability"])
     )
     picked = np.random.default_rng(config["seed"]).permutation(len(predictions))
     gallery = [predictions[row] for row in picked[:GALLERY_IMAGES]]
     shown = mistakes[:MISTAKES_SHOWN]
-    places = read_table(run.audit / MAP)
-    nearest = group_nearest(read_table(run.audit / NEAREST), {row["path"] for row in shown})
+    places = read_csv(run.audit / MAP)
+    nearest = group_nearest(read_csv(run.audit / NEAREST), {row["path"] for row in shown})
     pictures = collect_pictures(
         [row["path"] for row in [*gallery, *shown]] + sorted(health.image_keys()),
         [
@@ -118,14 +113,15 @@ def write_report(
         "best_epoch": head.best_epoch,
         **reliability.summary(),
     }
-    curve_rows = read_table(run.curve_rows) if run.curve_rows.exists() else []
+    curve_rows = read_csv(run.curve_rows) if run.curve_rows.exists() else []
     points = summarise_curve(curve_rows, config["data"]["source"])
     page = load_template("report.html.j2").render(
         summary=summary,
         verdict=weigh_accuracy(predictions, export, run),
         stages=stages,
         classes=classes,
-        slices=read_slice_metrics(run.evaluation, features.SOURCE),
+        slices=measured.sources,
+        measured=measured,
         gallery=gallery,
         mistakes=shown,
         mistakes_count=len(mistakes),
@@ -136,23 +132,23 @@ def write_report(
         health=health,
         card_sections=describe_card(card),
         curves=[
-            _figure_html(plot_history(rows, key, title))
+            embed_figure(plot_history(rows, key, title))
             for title, rows in trainings.items()
             for key in ("loss", "accuracy")
         ],
         notes=head.warnings if isinstance(head, TunedHead) else [],
-        confusion=_figure_html(plot_confusion(confusion, labels), "confusion"),
-        data_map=_figure_html(plot_map(places, {row["path"] for row in mistakes}), "map"),
+        confusion=embed_figure(plot_confusion(confusion, labels), "confusion"),
+        data_map=embed_figure(plot_map(places, {row["path"] for row in mistakes}), "map"),
         places_count=len(places),
         config=yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True),
         versions=list_versions(),
         data_hash=card["model_parameters"]["data"]["images_csv_sha256"],
         export=export.version,
         reliability=reliability,
-        reliability_plots=[_figure_html(plot_coverage(reliability)), _figure_html(plot_calibration(reliability.bins))],
+        reliability_plots=[embed_figure(plot_coverage(reliability)), embed_figure(plot_calibration(reliability.bins))],
         points=[(point.published, *format_point(point)) for point in points],
-        curve_plot=_figure_html(plot_curve(points)) if points else "",
-        plotly=_plotly_source(),
+        curve_plot=embed_figure(plot_curve(points)) if points else "",
+        plotly=load_plotly(),
     )
     with replacing_folder(run.report) as folder:
         write_csv(
@@ -172,7 +168,9 @@ def write_report(
         write_json(folder / "summary.json", summary)
         (folder / "index.html").write_text(page, encoding="utf-8", errors="backslashreplace")
     return Report(
-        Work(len(predictions), computed=len(predictions)), str((run.report / "index.html").relative_to(run.root))
+        Work(len(predictions), computed=len(predictions)),
+        f"{run.report.name}/index.html",
+        f"{run.exports.name}/{export.version}/{MODEL_CARD}",
     )
 
 
@@ -212,31 +210,3 @@ def gather_page_data(predictions: Sequence[Row], confusion: np.ndarray, labels: 
         "predicted": [index[row["label"]] for row in predictions],
         "probability": [round(float(row["probability"]), 4) for row in predictions],
     }
-
-
-def write_curve_page(name: str, source: str | None, run: RunDir) -> Path:
-    """Write curve/index.html, the page of a curve that stands alone, and return its path."""
-    points = summarise_curve(read_table(run.curve_rows), source)
-    page = load_template("curve.html.j2").render(
-        name=name,
-        points=[(point.published, *format_point(point)) for point in points],
-        curve_plot=_figure_html(plot_curve(points)),
-        plotly=_plotly_source(),
-    )
-    write_text(run.curve / "index.html", page)
-    return run.curve / "index.html"
-
-
-def _figure_html(figure: go.Figure, name: str | None = None) -> str:
-    """Return where the page's script draws the figure once it is seen; one with a name can be zoomed by scrolling."""
-    named = f' id="{name}" data-zoom' if name else ""
-    content = figure.to_json().replace("<", "\\u003c")  # no name in it can end the script element
-    script = f'<script type="application/json">{content}</script>'
-    return f'<div class="plot"{named} style="height: {figure.layout.height}px">{script}</div>'
-
-
-def _plotly_source() -> str:
-    from plotly.offline import get_plotlyjs
-
-    source: str = get_plotlyjs()
-    return source

@@ -7,6 +7,7 @@ import functools
 import secrets
 import socket
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 import uvicorn
@@ -18,17 +19,24 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from components.batching import Batcher, QueueFull
+from components.connections import Connection
 from components.errors import UserError
-from components.images import Limits, RejectedImage, inspect_image
+from components.images import CheckedImage, Limits, RejectedImage, count_pixels, inspect_image
 from components.neighbours import TrainingImages
 from components.pages import encode_uri, load_template
 from components.predict import TOP_K, Answer, describe_rejected, predict_each, rank_classes
+from components.printable import printable
 from components.request_guard import Guard, name_hosts
 from components.served_export import ServedExport
 from components.tf_serving import MODEL_PATH, RefusedRequest, format_answers, format_status, parse_predict
 from components.thumbnails import make_thumbnail
 
 MAX_BODY = 32 * 2**20
+BODY_SECONDS = 60.0  # 32 MiB at 4.5 Mbit/s
+# Ten of the largest images that are read, or 80 of a phone's: ten seconds of decoding.
+MAX_PIXELS = 1_000_000_000
+# Threads that parse, inspect and transcode, of which each may hold an image of 100 million pixels.
+WORKERS = 2
 # Bodies of all requests together that are held at once.
 MAX_HELD = 8 * MAX_BODY
 BUSY = "Too many requests wait: try again in a few seconds."
@@ -40,6 +48,7 @@ def make_app(served: ServedExport, training: TrainingImages | None, host: str) -
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(WORKERS, "worker"))
         async with service.batcher:
             yield
 
@@ -106,45 +115,52 @@ class Service:
             return JSONResponse(served.metadata)
         async with self._reading(request) as body:
             parsed = await asyncio.to_thread(parse_predict, body)
-            answers = await self._predict(parsed.encoded)
-        # Names that are not Unicode stay escapes, which Starlette's own encoding refuses.
-        labels = [label.encode("utf-8", "backslashreplace").decode() for label in served.classifier.labels]
+            answers = await self._predict(await asyncio.to_thread(_inspect_images, parsed.encoded))
+        labels = [_escape(label) for label in served.classifier.labels]
         return JSONResponse(await asyncio.to_thread(format_answers, answers, labels, parsed.columnar))
 
     async def answer_image(self, request: Request) -> Response:
         """What the page shows of one image, whose file is the body."""
         async with self._reading(request) as content:
-            (answer,) = await self._predict([content])
-            thumbnail = await asyncio.to_thread(make_thumbnail, content)
+            inspected = await asyncio.to_thread(_inspect_images, [content])
+            (answer,) = await self._predict(inspected)
+            thumbnail = await asyncio.to_thread(make_thumbnail, inspected[0].encoded)
             nearest = []
             if self._training:
-                (readable,) = await asyncio.to_thread(_check_images, [content])
-                nearest = await asyncio.to_thread(self._training.find_nearest, readable)
+                nearest = await asyncio.to_thread(self._training.find_nearest, inspected[0].encoded)
         ranked = rank_classes(answer.probabilities, TOP_K)
-        names = [label.encode("utf-8", "backslashreplace").decode() for label in self._served.classifier.labels]
+        labels = self._served.classifier.labels
         return JSONResponse(
             {
                 "ranked": [
-                    {"label": names[index], "probability": float(answer.probabilities[index])} for index in ranked
+                    {"label": _escape(labels[index]), "probability": float(answer.probabilities[index])}
+                    for index in ranked
                 ],
                 "abstained": bool(answer.abstained),
                 "picture": encode_uri(thumbnail) if thumbnail else "",
-                "nearest": [neighbour._asdict() for neighbour in nearest],
+                "nearest": [
+                    {**near._asdict(), "path": _escape(near.path), "label": _escape(near.label)} for near in nearest
+                ],
             }
         )
 
-    async def _predict(self, encoded: list[bytes]) -> list[Answer]:
-        outcomes = await self.batcher.compute(await asyncio.to_thread(_check_images, encoded))
+    async def _predict(self, images: list[CheckedImage]) -> list[Answer]:
+        pixels = [count_pixels(image) for image in images]
+        if sum(pixels) > MAX_PIXELS:
+            raise RefusedRequest(413, f"The images have more than the {MAX_PIXELS:,} pixels allowed in a request.")
+        outcomes = await self.batcher.compute([image.encoded for image in images], pixels)
         for number, outcome in enumerate(outcomes):
             if isinstance(outcome, str):
-                raise _refuse(number, len(encoded), outcome)
+                raise _refuse(number, len(images), outcome)
         return outcomes
 
     @asynccontextmanager
     async def _reading(self, request: Request) -> AsyncIterator[bytes]:
         """Read the body, which counts as held until the block ends."""
-        body, size, held = bytearray(), 0, 0
-        try:
+        body = bytearray()
+
+        async def read() -> int:
+            size = 0
             async for chunk in request.stream():
                 size += len(chunk)
                 if size > 4 * MAX_BODY:
@@ -153,24 +169,33 @@ class Service:
                     continue  # read and dropped: a client that is cut off while it sends seldom sees the answer
                 if self._held + len(chunk) > MAX_HELD:
                     raise RefusedRequest(503, BUSY)
-                body += chunk
-                held += len(chunk)
+                body.extend(chunk)
                 self._held += len(chunk)
-            if size > MAX_BODY:
+            return size
+
+        try:
+            if await asyncio.wait_for(read(), BODY_SECONDS) > MAX_BODY:
                 raise RefusedRequest(413, f"The body has more than the {MAX_BODY:,} bytes allowed.")
             yield bytes(body)
         except ClientDisconnect as gone:
             raise RefusedRequest(400, "The client has gone.") from gone
+        except asyncio.TimeoutError as late:
+            raise RefusedRequest(408, f"The body took longer than the {BODY_SECONDS:.0f} seconds allowed.") from late
         finally:
-            self._held -= held
+            self._held -= len(body)
 
 
-def _check_images(contents: list[bytes]) -> list[bytes]:
+def _escape(name: str) -> str:
+    """Return a name with escapes for what is not Unicode, which Starlette's own encoding refuses."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def _inspect_images(contents: list[bytes]) -> list[CheckedImage]:
     """Return images as the model reads them; raises RefusedRequest for the first that is none or beyond the limits."""
     checked = []
     for number, content in enumerate(contents):
         try:
-            checked.append(inspect_image(content, Limits()).encoded)
+            checked.append(inspect_image(content, Limits()))
         except RejectedImage as rejected:
             raise _refuse(number, len(contents), describe_rejected(rejected)) from rejected
     return checked
@@ -199,6 +224,20 @@ def _answer_failed(_: Request, error: Exception) -> Response:
     return JSONResponse({"error": "The server failed on this request; its own output says why."}, 500)
 
 
+def make_config(served: ServedExport, training: TrainingImages | None, host: str) -> uvicorn.Config:
+    """Return how the application is run: plain HTTP, and no client keeps it waiting."""
+    return uvicorn.Config(
+        make_app(served, training, host),
+        http=Connection,
+        ws="none",
+        log_level="error",  # a request that is not HTTP is no news
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=5,
+    )
+
+
 def serve(served: ServedExport, training: TrainingImages | None, host: str, port: int) -> None:
     """Answer requests until the process is interrupted; raises UserError where the address cannot be had."""
     try:
@@ -210,17 +249,11 @@ def serve(served: ServedExport, training: TrainingImages | None, host: str, port
     except (OSError, OverflowError) as error:
         reason = str(getattr(error, "strerror", None) or error).partition(" (")[0].rstrip(".")
         raise UserError(f"Cannot listen on {host}, port {port} ({reason}): give another --port or --host.") from error
-    config = uvicorn.Config(
-        make_app(served, training, host),
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=5,
-    )
     address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
-    print(f"serving '{served.name}', version {served.version}, at {address} (Ctrl-C ends it)", flush=True)
+    name = printable(served.name)
+    print(f"serving '{name}', version {served.version}, at {address} (Ctrl-C ends it)", flush=True)
     try:
-        uvicorn.Server(config).run(sockets=[listener])
+        uvicorn.Server(make_config(served, training, host)).run(sockets=[listener])
     except KeyboardInterrupt:  # uvicorn has ended in order, and passes the signal on
         pass
     finally:

@@ -22,6 +22,9 @@ from components.predict import Answer, rank_classes
 # Images of one request: what 32 MiB of JSON hold of small photos.
 MAX_INSTANCES = 1000
 
+# An image's form has two objects, and base64 none of these.
+PARTS, MAX_PARTS = (b"[", b"{", b","), 10 * MAX_INSTANCES
+
 MODEL_PATH = re.compile(r"(?P<name>[^/:]+)(/versions/(?P<version>\d+))?(?P<action>/metadata|:predict)?")
 
 
@@ -38,6 +41,8 @@ class PredictRequest(NamedTuple):
 
 def parse_predict(body: bytes) -> PredictRequest:
     """Read the body of a predict request; raises RefusedRequest."""
+    if sum(map(body.count, PARTS)) > MAX_PARTS:  # a list of empty lists takes twenty times its bytes
+        raise RefusedRequest(413, f"The body has more than the {MAX_PARTS:,} values allowed in a request.")
     try:
         request = json.loads(body)
     except (ValueError, RecursionError) as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
@@ -20,6 +19,7 @@ from components.errors import UserError
 from components.export import list_versions
 from components.features import ENCODED, LABEL, MODEL_CARD, RunDir
 from components.files import replacing_folder, write_json
+from components.predict import check_export
 from components.progress import Progress
 from components.shards import IMAGE_SPEC, read_batches, shard_files
 
@@ -78,9 +78,9 @@ def convert_export(run: RunDir, progress: Progress) -> tuple[Path, Comparison]:
         for name, path in paths.items():
             path.write_bytes(convert_function(function, quantize=name == INT8))
             with zipfile.ZipFile(path, "a") as archive:
-                archive.write(labels, LABELS_FILE)
-        shutil.copyfile(labels, folder / LABELS_FILE)
-        shutil.copyfile(export / MODEL_CARD, folder / MODEL_CARD)
+                archive.writestr(LABELS_FILE, labels.read_bytes())
+        (folder / LABELS_FILE).write_bytes(labels.read_bytes())
+        (folder / MODEL_CARD).write_bytes((export / MODEL_CARD).read_bytes())
         files = shard_files(run.examples, "test", examples["shards"])
         comparison = compare_models(
             served, export.name, paths, read_batches(files, IMAGE_SPEC), examples["splits"]["test"], progress
@@ -91,6 +91,7 @@ def convert_export(run: RunDir, progress: Progress) -> tuple[Path, Comparison]:
 
 @contextmanager
 def _serving(export: Path) -> Iterator[Served]:
+    check_export(export)
     # Not made the default graph: what reads the shards and what converts works outside of it.
     with closing(v1.Session(graph=tf.Graph())) as session:
         try:

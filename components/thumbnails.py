@@ -6,15 +6,26 @@ import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 from components import features
 from components.features import index_name, shard_name
 from components.file_index import encode_text, read_index
+from components.image_headers import (
+    FORMATS,
+    Limits,
+    check_pixels,
+    drop_jpeg_metadata,
+    find_exif,
+    find_format,
+    read_orientation,
+)
 from components.sharding import list_shards
 from components.shards import IMAGE_SPEC, read_batches
+from components.transcoding import set_upright
 
 THUMBNAIL = 160  # pixels, the longer side
+MOST_PIXELS = 100_000_000  # of what Pillow decodes for one
 
 
 def read_thumbnails(
@@ -46,11 +57,17 @@ def _show(key: bytes) -> str:
 
 
 def make_thumbnail(encoded: bytes) -> Image.Image | None:
-    """Return an image, upright, THUMBNAIL pixels at its longer side; None for what Pillow does not read."""
+    """Return an image that has passed inspect_image, upright, THUMBNAIL pixels at its longer side; None for what Pillow
+    does not read."""
     try:
-        opened = Image.open(io.BytesIO(encoded))
+        # Pillow takes all that tags of EXIF point to, and one megabyte that a thousand share is a gigabyte.
+        is_jpeg = find_format(encoded, FORMATS) == "jpeg"
+        plain = drop_jpeg_metadata(encoded) if is_jpeg else encoded
+        opened = Image.open(io.BytesIO(plain), formats=("JPEG", "PNG", "GIF", "BMP"))
         opened.draft("RGB", (2 * THUMBNAIL, 2 * THUMBNAIL))  # a JPEG is decoded no larger than it has to be
-        image = ImageOps.exif_transpose(opened).convert("RGB")
+        # The canvas of a GIF is Pillow's alone, and any size: TensorFlow has looked at the frames.
+        check_pixels([opened.size], Limits(max_pixels=MOST_PIXELS))
+        image = set_upright(opened.convert("RGB"), read_orientation(find_exif(encoded)) if is_jpeg else 1)
     except Exception:  # Pillow's decoders raise almost anything on what TensorFlow's let pass
         return None
     image.thumbnail((THUMBNAIL, THUMBNAIL))

@@ -14,7 +14,7 @@ import tensorflow as tf
 from components.classifier import Epoch, HeadClassifier, epoch_rank
 from components.errors import UserError
 from components.features import AUTO, Bottlenecks, Examples, Head, RunDir, Work
-from components.files import replacing_folder, write_csv
+from components.files import replacing_folder
 from components.head_input import (
     Source,
     Vectors,
@@ -33,6 +33,7 @@ from components.progress import Progress
 from components.scaling import measure_scaling, scale_vectors
 from components.shards import naming_damage, shard_files
 from components.start import Start, read_former_head, set_output
+from components.tables import write_csv
 from components.training_pictures import write_pictures
 
 # Adam at the default rate needs about this many steps, small data set or large: on Caltech-101 and on 18,000 made-up

@@ -58,7 +58,7 @@ def make_readable(content: bytes, limits: Limits) -> bytes:
         return content
     try:
         return _make_png(content, limits)
-    except RejectedImage:
+    except (RejectedImage, MemoryError):
         raise
     except (UnidentifiedImageError, struct.error) as error:
         raise RejectedImage(CORRUPT, "its header is damaged, or of a kind that Pillow does not read") from error
@@ -96,4 +96,9 @@ def _prepare_tiff(image: TiffImageFile) -> TiffImageFile:
 def _turn_upright(image: Image.Image) -> Image.Image:
     """Return an opened WebP as its EXIF orientation says it is to be seen."""
     orientation = read_orientation(image.info.get("exif", b"").removeprefix(EXIF_MARK))
+    return set_upright(image, orientation)
+
+
+def set_upright(image: Image.Image, orientation: int) -> Image.Image:
+    """Return an image as its EXIF orientation 1 to 8 says it is to be seen."""
     return image.transpose(TURNS[orientation]) if orientation in TURNS else image

@@ -20,7 +20,7 @@ from tfx_bsl.public import tfxio
 from components import features
 from components.errors import UserError
 from components.features import SPLITS, Examples, RunDir, Validation, Work
-from components.files import replacing_folder, write_json, write_text
+from components.files import replacing_shared_folder, write_json, write_text
 
 # Below this many values TFDV does not look at the formats of images (ImageStatsGenerator's values_threshold).
 IMAGES_FOR_FORMATS = 100
@@ -51,7 +51,7 @@ def validate_examples(examples: Examples, run: RunDir, gate: Gate, options: Pipe
     """
     baseline = RunDir(gate.baseline) if gate.baseline else None
     previous = _load_baseline(baseline.validation) if baseline else None
-    with replacing_folder(run.validation) as folder:
+    with replacing_shared_folder(run.validation) as folder:
         _compute_statistics(run.examples, folder, options)
         statistics = {split: tfdv.load_statistics(str(_statistics_file(folder, split))) for split in SPLITS}
         schema = _load_schema(gate.schema_path) if gate.schema_path else infer_schema(statistics, examples, gate)

@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import os
 import sys
 import warnings
-from pathlib import Path
 from typing import Any, NoReturn, Optional
 
 from components.errors import UserError
 from components.features import STAGES
+from components.places import as_path
 from components.printable import printable
 from pipeline.commands import (
     backbones_command,
     classify_command,
     curve_command,
     export_command,
+    plan_command,
     predict_command,
     run_command,
     serve_command,
 )
+from pipeline.failures import describe_failure
 from pipeline.terminal import answering_in_json
 
+# Behind -- stand flags of Beam.
+BEAM_COMMANDS = ("run", "curve", "predict")
+BEAM_FLAGS = "Behind -- stand flags of Apache Beam, such as -- --runner=DataflowRunner --region=us-central1."
 USER_ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 
 
@@ -45,6 +51,13 @@ def main(arguments: Optional[list[str]] = None) -> int:
         except UserError as error:
             print(f"topgraft: {printable(str(error))}", file=sys.stderr)
             answer({"error": str(error)})
+            return USER_ERROR
+        except Exception as error:
+            message = describe_failure(error)
+            if message is None or "--verbose" in words:
+                raise
+            print(f"topgraft: {printable(message)}", file=sys.stderr)
+            answer({"error": message})
             return USER_ERROR
         except KeyboardInterrupt:
             message = "interrupted; the same command continues where it stopped."
@@ -79,8 +92,10 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     answering = Parser(add_help=False, parents=[shared])
     answering.add_argument("--json", action="store_true", help="print the result as JSON, all else on stderr")
 
-    run = commands.add_parser("run", parents=[answering], help="images to report; finished stages are not run again")
-    run.add_argument("config", type=Path, help="a YAML file, such as configs/digits.yaml")
+    run = commands.add_parser(
+        "run", parents=[answering], help="images to report; finished stages are not run again", epilog=BEAM_FLAGS
+    )
+    run.add_argument("config", type=as_path, help="a YAML file, such as configs/digits.yaml")
     run.add_argument(
         "overrides", nargs="*", metavar="key=value", help="keys of the config to set, such as train.epochs=20"
     )
@@ -89,20 +104,40 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     stage.add_argument("--only", choices=STAGES, help="run just this stage again")
     run.set_defaults(command=run_command)
 
-    curve = commands.add_parser(
-        "curve", parents=[answering], help="accuracy by training images a class, over random draws"
+    plan = commands.add_parser(
+        "plan", parents=[answering], help="hours, bytes, shards and cost of a run, by its last run or short trial runs"
     )
-    curve.add_argument("config", type=Path, help="a YAML file, such as configs/caltech101.yaml")
+    plan.add_argument("config", type=as_path, help="a YAML file, such as configs/caltech101.yaml")
+    plan.add_argument("overrides", nargs="*", metavar="key=value", help="keys of the config to set")
+    plan.add_argument("--images", type=images, help="how many, such as 1e8 (default: those of the config)")
+    plan.add_argument("--workers", type=positive, help="of a Beam runner (default: this machine alone)")
+    plan.add_argument("--vcpus", type=positive, default=4, help="of a worker (default 4)")
+    plan.add_argument("--price", type=at_least_0, help="for a vCPU-hour, in any currency")
+    plan.add_argument("--startup", type=at_least_0, default=4, help="minutes until a worker works (default 4)")
+    plan.add_argument("--slow", type=at_least_0, default=0.02, help="share of stragglers (default 0.02)")
+    plan.add_argument("--lost", type=at_least_0, default=0.01, help="losses of a worker an hour (default 0.01)")
+    plan.add_argument("--measure", action="store_true", help="make trial runs again, beside those that are kept")
+    plan.set_defaults(command=plan_command)
+
+    curve = commands.add_parser(
+        "curve",
+        parents=[answering],
+        help="accuracy by training images a class, over random draws",
+        epilog=BEAM_FLAGS,
+    )
+    curve.add_argument("config", type=as_path, help="a YAML file, such as configs/caltech101.yaml")
     curve.add_argument("overrides", nargs="*", metavar="key=value", help="keys of the config to set")
     curve.add_argument("--shots", help="images a class, or shares of it, such as 15,30 or 60%%")
     curve.add_argument("--draws", type=positive, help="random draws of each (default 5)")
     curve.set_defaults(command=curve_command)
 
-    predict = commands.add_parser("predict", parents=[answering], help="classify images with an exported model")
-    predict.add_argument("export_dir", type=Path, help="a version folder, such as runs/digits/export/<version>")
+    predict = commands.add_parser(
+        "predict", parents=[answering], help="classify images with an exported model", epilog=BEAM_FLAGS
+    )
+    predict.add_argument("export_dir", type=as_path, help="a version folder, such as runs/digits/export/<version>")
     add_image_arguments(predict)
     predict.add_argument(
-        "--beam", action="append", metavar="KEY=VALUE", help="run as a Beam job: runner=..., shards=..."
+        "--beam", action="append", metavar="KEY=VALUE", help="run as a Beam job: runner=..., shards=..., any option"
     )
     predict.set_defaults(command=predict_command, name="predict")
 
@@ -116,12 +151,12 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     export = commands.add_parser(
         "export", parents=[answering], help="write the model of a finished run in another format, beside its SavedModel"
     )
-    export.add_argument("run_dir", type=Path, help="the output_dir of a finished run, such as runs/digits")
+    export.add_argument("run_dir", type=as_path, help="the output_dir of a finished run, such as runs/digits")
     export.add_argument("--to", choices=["tflite"], required=True, help="tflite: float32 and int8 models for devices")
     export.set_defaults(command=export_command)
 
     serve = commands.add_parser("serve", parents=[shared], help="answer over HTTP with an exported model, and a page")
-    serve.add_argument("export_dir", type=Path, help="runs/digits/export (its newest version), or a version folder")
+    serve.add_argument("export_dir", type=as_path, help="runs/digits/export (its newest version), or a version folder")
     serve.add_argument("--port", type=int, default=8501, help="default 8501; 0 takes a free one")
     serve.add_argument("--host", default="127.0.0.1", help="default 127.0.0.1, this machine alone; 0.0.0.0 for all")
     serve.add_argument("--name", help="of the model in its addresses (default the run's)")
@@ -134,22 +169,36 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     fetch = actions.add_parser("fetch", parents=[shared], help="download a backbone into the cache")
     for action in (show, fetch):
         action.add_argument("name", help="a name, a Keras application, a TF-Hub URL or a folder")
-    show.add_argument("--pbtxt", type=Path, metavar="FILE", help="write the graph as text")
-    show.add_argument("--tensorboard", type=Path, metavar="DIR", help="write the graph as TensorBoard events")
+    show.add_argument("--pbtxt", type=as_path, metavar="FILE", help="write the graph as text")
+    show.add_argument("--tensorboard", type=as_path, metavar="DIR", help="write the graph as TensorBoard events")
     fetch.set_defaults(pbtxt=None, tensorboard=None)
     backbones.set_defaults(command=backbones_command)
-    options, rest = parser.parse_known_args(arguments)
-    if rest and options.command in (run_command, curve_command) and not any(word.startswith("-") for word in rest):
+    words, flags = split_flags(arguments)
+    options, rest = parser.parse_known_args(words)
+    options.flags = flags
+    if (
+        rest
+        and options.command in (run_command, plan_command, curve_command)
+        and not any(word.startswith("-") for word in rest)
+    ):
         options.overrides += rest  # overrides that stand behind an option
     elif rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     return options
 
 
+def split_flags(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Return the words of a command and, where it is one that runs on Beam, the flags behind --."""
+    if arguments[:1] and arguments[0] in BEAM_COMMANDS and "--" in arguments:
+        end = arguments.index("--")
+        return arguments[:end], arguments[end + 1 :]
+    return arguments, []
+
+
 def add_image_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what every command over images takes."""
-    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="image files, folders of them, or globs")
-    parser.add_argument("--output", type=Path, help="write to this .csv, .jsonl or .html file instead of the terminal")
+    parser.add_argument("paths", nargs="+", type=as_path, metavar="PATH", help="image files, folders of them, or globs")
+    parser.add_argument("--output", type=as_path, help="write to this .csv, .jsonl or .html file, not to the terminal")
     parser.add_argument(
         *("--top", "--top-k"), dest="top_k", metavar="K", type=positive, default=5, help="classes to name (default 5)"
     )
@@ -160,6 +209,25 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"'{text}' is not a number of 1 or more")
     return int(text)
+
+
+def at_least_0(text: str) -> float:
+    """Parse a finite number of at least 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of 0 or more")
+    return number
+
+
+def images(text: str) -> int:
+    """Parse a number of images, which may be written as 1e8."""
+    number = at_least_0(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of 1 or more")
+    return round(number)
 
 
 def silence_libraries(verbose: bool) -> None:

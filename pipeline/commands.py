@@ -1,21 +1,25 @@
-"""The commands: topgraft run, curve, predict, classify, export, serve, backbones; each returns its exit status."""
+"""The commands of topgraft: run, plan, curve, predict, classify, export, serve, backbones; they return a status."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
 
-from components.errors import DamagedShard, UserError
+from components.errors import DamagedFile, UserError
 from components.features import TUNING_STAGES
+from components.places import as_path
 from components.printable import printable
-from pipeline.terminal import print_comparison, print_curve, print_summary
+from pipeline.terminal import print_comparison, print_curve, print_plan, print_summary
 
 if TYPE_CHECKING:
+    from components.features import RunDir
     from components.predict import Classifier
     from components.progress import Progress
+    from pipeline.config import Config
+    from pipeline.stages import Stages
 
 DONE, NOT_BLESSED = 0, 3
 
@@ -33,15 +37,28 @@ def run_command(options: argparse.Namespace) -> int:
     """topgraft run."""
     from components.features import RunDir
     from pipeline.config import load_config
-    from pipeline.pipeline import run_stages
-    from pipeline.record import write_record
-    from pipeline.stages import Stages, StopAfterStage
+    from pipeline.run_lock import holding
 
-    config = load_config(options.config, options.overrides)
+    config = load_config(options.config, options.overrides, options.flags)
     asked = options.first or options.only
     if asked in TUNING_STAGES and not config.train.finetune:
         raise UserError(f"Stage '{asked}' is part of fine-tuning only: set train.finetune or name another stage.")
     run = RunDir(config.run_folder)
+    with holding(run):
+        stages, record = run_whole(config, run, options)
+    findings = [text for outcome in stages.outcomes.values() for text in getattr(outcome, "warnings", [])]
+    report = run.report / "index.html" if "report" in record["stages"] else None
+    print_summary(record, findings, report, options.quiet)
+    options.answer({**record, "report": report and str(report)})
+    return DONE if record["blessed"] or options.only not in (None, "evaluate", "report") else NOT_BLESSED
+
+
+def run_whole(config: Config, run: RunDir, options: argparse.Namespace) -> tuple[Stages, dict[str, Any]]:
+    """Run the stages, again from that on which wrote what turns out to be damaged; return them and their record."""
+    from pipeline.pipeline import run_stages
+    from pipeline.record import write_record
+    from pipeline.stages import Stages, StopAfterStage
+
     progress = show_progress(options)
     damaged: set[str] = set()
     while True:
@@ -51,20 +68,40 @@ def run_command(options: argparse.Namespace) -> int:
             break
         except StopAfterStage:
             break
-        except DamagedShard as error:
-            if error.path in damaged or not Path(error.path).is_relative_to(run.root):
+        except DamagedFile as error:
+            if error.path in damaged or not as_path(error.path).is_relative_to(run.root):
                 raise
             damaged.add(error.path)
-            Path(error.path).unlink(missing_ok=True)
+            as_path(error.path).unlink(missing_ok=True)
             print(f"topgraft: '{printable(error.path)}' was damaged and is computed again.", file=sys.stderr)
         finally:
             if stages.summary:
                 record = write_record(config, run, stages)
-    findings = [text for outcome in stages.outcomes.values() for text in getattr(outcome, "warnings", [])]
-    report = run.report / "index.html" if "report" in record["stages"] else None
-    print_summary(record, findings, report, options.quiet)
-    options.answer({**record, "report": report and str(report)})
-    return DONE if record["blessed"] or options.only not in (None, "evaluate", "report") else NOT_BLESSED
+    return stages, record
+
+
+def plan_command(options: argparse.Namespace) -> int:
+    """topgraft plan."""
+    from components.makespan import Fleet
+    from pipeline.config import load_config
+    from pipeline.plan import SLOWDOWN, make_plan
+
+    config = load_config(options.config, options.overrides)
+    fleet = options.workers and Fleet(
+        options.workers, options.vcpus, 60 * options.startup, options.slow, SLOWDOWN, options.lost
+    )
+    plan = make_plan(
+        config,
+        [str(options.config), *options.overrides],
+        options.images,
+        fleet,
+        options.price,
+        options.measure,
+        show_progress(options),
+    )
+    print_plan(plan, options.quiet)
+    options.answer(plan.to_dict())
+    return DONE
 
 
 def curve_command(options: argparse.Namespace) -> int:
@@ -72,23 +109,24 @@ def curve_command(options: argparse.Namespace) -> int:
     from components.features import RunDir
     from pipeline.config import load_config
     from pipeline.pipeline import run_curve
+    from pipeline.run_lock import holding
     from pipeline.stages import Stages
 
     given = {"shots": options.shots, "draws": options.draws}
     overrides = [f"curve.{key}={value}" for key, value in given.items() if value is not None]
-    config = load_config(options.config, [*options.overrides, *overrides])
+    config = load_config(options.config, [*options.overrides, *overrides], options.flags)
     run = RunDir(config.run_folder)
     stages = Stages(run, show_progress(options))
-    run_curve(config, run, stages, stages.progress)
+    with holding(run):
+        run_curve(config, run, stages, stages.progress)
 
-    from components.curve_report import summarise_curve
-    from components.data_health import read_table
-    from components.report import write_curve_page
+        from components.curve_report import summarise_curve, write_curve_page
+        from components.tables import read_csv
 
-    points = summarise_curve(read_table(run.curve_rows), config.data.source)
+        points = summarise_curve(read_csv(run.curve_rows), config.data.source)
+        page = write_curve_page(config.name, config.data.source, run)
     ignored = ["The curve is of heads alone, train.finetune plays no part in it."] if config.train.finetune else []
     findings = [*ignored, *getattr(stages.outcomes["curve"], "warnings", [])]
-    page = write_curve_page(config.name, config.data.source, run)
     print_curve(points, findings, page, options.quiet)
     options.answer({"points": [point._asdict() for point in points], "notes": findings, "page": str(page)})
     return DONE
@@ -98,24 +136,25 @@ def predict_command(options: argparse.Namespace) -> int:
     """topgraft predict."""
     from components.predict import load_export
 
-    if options.beam:
+    if options.beam or options.flags:
         return predict_on_beam(options)
     return write_answers(options, lambda progress: load_export(options.export_dir))
 
 
 def predict_on_beam(options: argparse.Namespace) -> int:
-    """topgraft predict --beam."""
+    """topgraft predict --beam, or with flags of Beam."""
     from components.input_files import find_files
     from components.predict_job import predict_by_beam
     from pipeline.config import load_beam
-    from pipeline.settings import make_options
+    from pipeline.runners import check_places, make_options
 
-    settings, progress = load_beam(options.beam), show_progress(options)
+    settings, progress = load_beam(options.beam or (), options.flags), show_progress(options)
+    job = make_options(settings, "predict")
+    places = [("EXPORT_DIR", options.export_dir), *(("PATH", path) for path in options.paths)]
+    check_places(settings.runner, [*places, ("--output", options.output)])
     files = progress.count(find_files(options.paths, options.output), "images")
     with progress.stage("predict"):
-        counts = predict_by_beam(
-            options.export_dir, files, options.output, options.top_k, settings.shards, make_options(settings.runner)
-        )
+        counts = predict_by_beam(options.export_dir, files, options.output, options.top_k, settings.shards, job)
     options.answer({**counts, "output": str(options.output)})
     return DONE
 
@@ -156,10 +195,11 @@ def export_command(options: argparse.Namespace) -> int:
 
     from components.features import RunDir
     from components.tflite import convert_export
+    from pipeline.run_lock import holding
 
-    progress = show_progress(options)
-    with progress.stage("tflite"):
-        folder, comparison = convert_export(RunDir(options.run_dir), progress)
+    progress, run = show_progress(options), RunDir(options.run_dir)
+    with holding(run) if run.root.is_dir() else nullcontext(), progress.stage("tflite"):
+        folder, comparison = convert_export(run, progress)
     print_comparison(comparison, folder, options.quiet)
     options.answer({**asdict(comparison), "folder": str(folder)})
     return DONE

@@ -8,14 +8,17 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Optional, Union, get_args
 
-import yaml
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from components.catalog import Spec, parse_backbone
 from components.errors import UserError
 from components.features import RunDir
-from pipeline.section import Section
+from components.places import as_path, describe_error, storage_errors
+from pipeline.beam_flags import read_flags
+from pipeline.runners import check_runner
+from pipeline.section import Place, Section
 from pipeline.training_config import Abstain, Curve, Head, Train
+from pipeline.yaml_text import InvalidYaml, parse_yaml
 
 
 class Split(Section):
@@ -59,8 +62,8 @@ class Validation(Section):
     """Limits of the data gate: how far splits may differ, and how far the data may from that of a former run."""
 
     split_skew: float = Field(0.1, gt=0, le=1)
-    schema_path: Optional[Path] = Field(None, alias="schema")
-    baseline: Optional[Path] = None
+    schema_path: Optional[Place] = Field(None, alias="schema")
+    baseline: Optional[Place] = None
     drift: float = Field(0.1, gt=0, le=1)
     on_anomaly: Literal["stop", "warn"] = "stop"
 
@@ -110,10 +113,17 @@ class Evaluate(Section):
 
 
 class BeamSettings(Section):
-    """Where Beam runs, and into how many shards the data is cut."""
+    """Where Beam runs, into how many shards the data is cut, and any other option of Beam by its name."""
+
+    model_config = ConfigDict(extra="allow")
 
     runner: str = "DirectRunner"
     shards: Optional[int] = Field(None, ge=1, le=99999)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Beam's own options."""
+        return self.model_extra or {}
 
 
 class Config(Section):
@@ -173,39 +183,54 @@ class Config(Section):
     @property
     def run_folder(self) -> Path:
         """The run directory: output_dir, else runs/<name>."""
-        return Path(self.output_dir or f"runs/{self.name}")
+        return as_path(self.output_dir or f"runs/{self.name}")
 
 
-def load_config(path: Path, overrides: list[str]) -> Config:
-    """Read a YAML file and key=value overrides with dotted keys; raises UserError for the first thing wrong."""
+def load_config(path: Path, overrides: list[str], flags: Sequence[str] = ()) -> Config:
+    """Read a YAML file, key=value overrides with dotted keys, and Beam's flags; raises UserError for the first thing
+    wrong.
+    """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"Cannot read the config '{path}' ({error.strerror}): give the path of a YAML file.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        place = str(error).replace("\n", " ")
-        raise UserError(f"The config '{path}' is not valid YAML ({place}): mend it there.") from error
+        values = parse_yaml(path.read_text(encoding="utf-8"))
+    except storage_errors() as error:
+        raise UserError(
+            f"Cannot read the config '{path}' ({describe_error(error)}): give the path of a YAML file."
+        ) from error
+    except (InvalidYaml, UnicodeDecodeError) as error:
+        raise UserError(f"The config '{path}' is not valid YAML ({error}): mend it there.") from error
     if not isinstance(values, dict):
         raise UserError(
             f"The config '{path}' holds no keys: expected at least 'name' and 'data', see configs/digits.yaml."
         )
     for override in overrides:
         _apply_override(values, override)
+    _apply_flags(values, flags)
     try:
-        return Config.model_validate(values)
+        config = Config.model_validate(values)
     except ValidationError as error:
         raise UserError(f"{_describe(error)} (config '{path}').") from error
+    check_runner(config)
+    return config
 
 
-def load_beam(overrides: Sequence[str]) -> BeamSettings:
-    """Read key=value settings of Beam for a command without a config; raises UserError for the first thing wrong."""
+def load_beam(overrides: Sequence[str], flags: Sequence[str] = ()) -> BeamSettings:
+    """Read key=value settings of Beam and its flags for a command without a config; raises UserError for the first
+    thing wrong.
+    """
     values: dict[str, Any] = {"name": "beam", "data": {"path": "."}}  # what a config cannot be without
     for override in overrides:
         _apply_override(values, f"beam.{override}")
+    _apply_flags(values, flags)
     try:
         return Config.model_validate(values).beam
     except ValidationError as error:
         raise UserError(f"{_describe(error)} (option --beam).") from error
+
+
+def _apply_flags(values: dict[str, Any], flags: Sequence[str]) -> None:
+    beam = values.get("beam") or {}
+    if flags and isinstance(beam, dict):
+        values["beam"] = {**beam, **read_flags(flags, str(beam.get("runner", BeamSettings().runner)))}
 
 
 def _apply_override(values: dict[str, Any], override: str) -> None:
@@ -218,8 +243,8 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         if not isinstance(values, dict):
             raise UserError(f"Cannot set '{key}': '{parent}' is a single value, not a section.")
     try:
-        values[last] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        values[last] = parse_yaml(text)
+    except InvalidYaml as error:
         raise UserError(f"Cannot read the value of '{override}': expected a YAML value, such as {key}=20.") from error
 
 
@@ -235,8 +260,12 @@ def _describe(error: ValidationError) -> str:
     if first["type"] == "missing":
         return f"The key '{key}' is missing: set it"
     message = first["msg"].removeprefix("Value error, ")
-    found = "" if isinstance(first["input"], dict) else f" is {first['input']!r}"
+    found = "" if isinstance(first["input"], dict) else f" is {_shorten(repr(first['input']))}"
     return f"'{key}'{found}: {message[0].lower()}{message[1:]}" if key else message
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def _keys_of(section: type[BaseModel], path: list[str]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Optional
 
@@ -25,13 +25,13 @@ from components.files import fingerprint_file
 from components.listing import list_images
 from components.progress import Progress
 from pipeline.config import Config
+from pipeline.runners import make_options
 from pipeline.settings import (
     data_place,
     make_architecture,
     make_augment,
     make_closeness,
     make_curve_plan,
-    make_options,
     make_origin,
     make_recipe,
     make_rules,
@@ -49,7 +49,7 @@ def run_stages(config: Config, run: RunDir, stages: Stages, progress: Progress) 
     do, seed = stages.do, config.seed
     thresholds, max_drop = config.evaluate.thresholds.model_dump(exclude_none=True), config.evaluate.max_accuracy_drop
     precision = config.abstain.precision if config.abstain else None
-    gate, beam = config.validation, config.beam.runner
+    gate = config.validation
 
     # Read and check every new image, write it to the shard of its key and to the split that its class needs.
     examples = list_and_ingest(config, run, stages, progress)
@@ -58,7 +58,10 @@ def run_stages(config: Config, run: RunDir, stages: Stages, progress: Progress) 
         "validate",
         Validation,
         lambda: components.validate.validate_examples(
-            examples, run, components.validate.Gate(**config.validation.model_dump()), make_options(beam)
+            examples,
+            run,
+            components.validate.Gate(**config.validation.model_dump()),
+            make_options(config.beam, config.name, "validate"),
         ),
         settings=[gate.model_dump(), fingerprint_file(gate.schema_path), fingerprint_file(gate.baseline_statistics)],
         after=["ingest"],
@@ -139,7 +142,7 @@ def run_stages(config: Config, run: RunDir, stages: Stages, progress: Progress) 
         "evaluate",
         Evaluation,
         lambda: components.evaluate.evaluate_model(
-            examples, bottlenecks, export, run, thresholds, max_drop, make_options(beam)
+            examples, bottlenecks, export, run, thresholds, max_drop, make_options(config.beam, config.name, "evaluate")
         ),
         settings=[config.evaluate.model_dump()],
         after=["export"],
@@ -148,25 +151,45 @@ def run_stages(config: Config, run: RunDir, stages: Stages, progress: Progress) 
     do(
         "report",
         Report,
-        lambda: components.report.write_report(
-            examples,
-            validation,
-            bottlenecks,
-            audit,
-            head,
-            export,
-            evaluation,
-            run,
-            config.model_dump(mode="json", by_alias=True),
-            stages.summary,
-            components.model_card.write_card(make_origin(config, thresholds), examples, audit, export, evaluation, run),
-            components.export.read_abstention(export.folder(run)),
+        lambda: present_model(
+            config, examples, validation, bottlenecks, audit, head, export, evaluation, run, stages.summary
         ),
         settings=[
             config.model_dump(mode="json", exclude={"output_dir": True, "data": {"path"}, "beam": True}),
             fingerprint_file(run.curve_rows),
         ],
         after=["audit", "evaluate"],
+    )
+
+
+def present_model(
+    config: Config,
+    examples: Examples,
+    validation: Validation,
+    bottlenecks: Bottlenecks,
+    audit: Audit,
+    head: Head,
+    export: Export,
+    evaluation: Evaluation,
+    run: RunDir,
+    summary: Mapping[str, Mapping[str, Any]],
+) -> Report:
+    """Complete the model's card and write the report, both of what was measured; summary is of the stages before."""
+    measured = components.measured.read_measured(examples, export, evaluation, run)
+    card = components.model_card.write_card(make_origin(config), examples, audit, export, evaluation, measured, run)
+    return components.report.write_report(
+        examples,
+        validation,
+        bottlenecks,
+        audit,
+        head,
+        export,
+        evaluation,
+        measured,
+        card,
+        run,
+        config.model_dump(mode="json", by_alias=True),
+        summary,
     )
 
 
@@ -216,7 +239,12 @@ def list_and_ingest(config: Config, run: RunDir, stages: Stages, progress: Progr
         "ingest",
         Examples,
         lambda: components.ingest.ingest_images(
-            listing, run, config.beam.shards, make_rules(config), make_options(config.beam.runner), progress
+            listing,
+            run,
+            config.beam.shards,
+            make_rules(config),
+            make_options(config.beam, config.name, "ingest"),
+            progress,
         ),
         settings=[
             listing.fingerprint(),
@@ -272,7 +300,7 @@ def extract_from(
             make_closeness(engine),
             make_augment(config),
             run,
-            make_options(config.beam.runner),
+            make_options(config.beam, config.name, name),
             progress,
         ),
         settings=[*origin, engine.model_dump(), augment.model_dump()],

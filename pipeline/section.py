@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+
+from components.places import as_path
+
+
+def _read_place(value: Any) -> Any:
+    return as_path(value) if isinstance(value, str) else value
+
+
+# A local path or one in Google Cloud Storage.
+Place = Annotated[Path, BeforeValidator(_read_place)]
 
 
 class Section(BaseModel):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import components  # its submodules load on first use: a run with nothing to do imports no TensorFlow
@@ -14,8 +14,6 @@ from pipeline.stages import VERSION
 from pipeline.training_config import Curve, Finetune, Head, Train
 
 if TYPE_CHECKING:
-    from apache_beam.options.pipeline_options import PipelineOptions
-
     from components.curve import CurvePlan
     from components.engine_choice import Closeness
     from components.finetune import Tuning
@@ -71,7 +69,7 @@ def make_tuning(finetune: Finetune) -> Tuning:
     return components.finetune.Tuning(**values, distortion=distortion)
 
 
-def make_origin(config: Config, thresholds: Mapping[str, float]) -> Origin:
+def make_origin(config: Config) -> Origin:
     """Return what a model's card says of the config."""
     data = config.data
     path = data.source or "" if not data.path else data.path
@@ -82,18 +80,10 @@ def make_origin(config: Config, thresholds: Mapping[str, float]) -> Origin:
         [path] if isinstance(path, str) else path,
         config.backbone,
         {"seed": config.seed, **{key: section.model_dump(mode="json") for key, section in training.items()}},
-        thresholds,
+        config.evaluate.thresholds.model_dump(exclude_none=True),
     )
 
 
 def make_curve_plan(curve: Curve) -> CurvePlan:
     """Return which trainings a curve is made of."""
     return components.curve.CurvePlan(curve.shots, curve.draws, curve.small_classes, curve.max_test_per_class)
-
-
-def make_options(runner: str) -> PipelineOptions:
-    """Return the options of every Beam pipeline of a run."""
-    from apache_beam.options.pipeline_options import PipelineOptions
-
-    # Since Beam 2.68 the name DirectRunner first tries to download another runner's binary; this is the in-process one.
-    return PipelineOptions(["--runner", "FnApiRunner" if runner == "DirectRunner" else runner])

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Callable, Optional, Protocol, TypeVar
 
-from components.errors import UserError
-from components.features import MODEL_CARD, STAGES, RunDir, Work
-from components.files import write_json
+from components.checksums import read_summed_json, write_summed_json
+from components.errors import DamagedFile, UserError
+from components.features import MODEL_CARD, STAGES, RunDir, Work, is_shard
+from components.places import describe_error, make_folder, remove, storage_errors
+from components.printable import printable
 from components.progress import Progress
+from pipeline.file_states import Differences, FileState, compare_files, examine_files
 
 # A change of what stages write invalidates what earlier versions left.
-VERSION = "0.2.0"
+VERSION = "0.3.0"
+EXPORT = "export"
+# In the record of an export that has begun: the first version that it can have.
+FIRST_VERSION = "first_version"
 
 
 class StopAfterStage(Exception):
@@ -24,7 +32,10 @@ class StopAfterStage(Exception):
 
 
 class Outcome(Protocol):
-    """What a stage returns: a dataclass of plain values that knows its folder."""
+    """What a stage returns: a dataclass of plain values that knows its folder.
+
+    A method `beside`, where it has one, names further files and folders that the stage has written.
+    """
 
     @property
     def work(self) -> Work: ...
@@ -37,12 +48,16 @@ T = TypeVar("T", bound=Outcome)
 
 @dataclass(frozen=True)
 class StageRecord:
-    """One stage's file below stages/: the key of its inputs, its outcome, and the size of every file it left."""
+    """One stage's file below stages/: the key of its inputs, its outcome, and the state of every file it left.
+
+    seconds are those of the clock, core_seconds those of busy cores in this process, 0 where they were not taken.
+    """
 
     key: str
     seconds: float
     outcome: dict[str, Any]
-    files: dict[str, int]
+    files: dict[str, FileState]
+    core_seconds: float = 0.0
 
 
 class Stages:
@@ -65,9 +80,9 @@ class Stages:
         Raises StopAfterStage once the only stage asked for is done.
         """
         key = hash_parts([VERSION, name, *settings, *(self._keys[before] for before in after)])
-        self._keys[name] = key
         record = self._read(name)
-        done = record is not None and record.key == key and self._is_intact(record)
+        differences = compare_files(record.files, self._run.root) if record else Differences([], [])
+        done = record is not None and record.key == key and not any(differences)
         forced = name == self._only or (self._first is not None and STAGES.index(name) >= STAGES.index(self._first))
         if self._only not in (None, name) and not done:
             raise UserError(
@@ -76,32 +91,59 @@ class Stages:
         if done and not forced:
             assert record is not None
             return self._finish(name, record, _restore(kind, record.outcome), skipped=True)
-        self._path(name).unlink(
-            missing_ok=True
-        )  # from here on its files may change: a killed stage must not pass as done
-        started = time.perf_counter()
+        self._discard(name, differences.damaged)
+        self._begin(name)
+        started, busy = time.perf_counter(), time.process_time()
         with self.progress.stage(name):
             outcome = work()
-        seconds = round(time.perf_counter() - started, 3)
-        folder = outcome.folder(self._run)
-        files = {
-            str(file.relative_to(self._run.root)): file.stat().st_size
-            for file in sorted(folder.rglob("*"))
-            if file.is_file()
-        }
-        record = StageRecord(key, seconds, asdict(outcome), files)  # type: ignore[call-overload]
+        seconds, core_seconds = round(time.perf_counter() - started, 3), round(time.process_time() - busy, 3)
+        unfinished = (MODEL_CARD,) if name == EXPORT else ()  # the report completes it
+        files = examine_files(_list_places(outcome, self._run), self._run.root, unfinished)
+        record = StageRecord(key, seconds, asdict(outcome), files, core_seconds)  # type: ignore[call-overload]
         self._drop_overwritten(name, record)
-        write_json(self._path(name), asdict(record))
+        write_summed_json(self._path(name), asdict(record))
         return self._finish(name, record, outcome, skipped=False)
 
     def _drop_overwritten(self, name: str, record: StageRecord) -> None:
         # Extractions for a run and for a curve can share a folder: sizes alone do not tell whose content it holds.
+        written = {file for file in record.files if is_shard(file.rpartition("/")[2])}
         for path in self._run.stages.glob("*.json"):
             other = None if path.stem == name else self._read(path.stem)
-            if other and other.files.keys() & record.files.keys():
+            if other and other.files.keys() & written:
                 path.unlink()
 
+    def _begin(self, name: str) -> None:
+        # From here on its files may change: a killed stage must not pass as done.
+        if name == EXPORT:
+            self._begin_export()
+        else:
+            self._path(name).unlink(missing_ok=True)
+
+    def _begin_export(self) -> None:
+        # Each export has a folder of its own: what a stage killed at its very end has left, no record tells of.
+        exports, path = self._run.exports, self._path(EXPORT)
+        versions = [int(folder.name) for folder in exports.glob("*") if folder.name.isdecimal()]
+        first = None
+        with suppress(FileNotFoundError, DamagedFile):
+            first = read_summed_json(path).get(FIRST_VERSION)
+        for version in versions:
+            if first is not None and version >= first:
+                remove(exports / str(version))
+        first = first or max([int(time.time()), *(version + 1 for version in versions)])
+        write_summed_json(path, {FIRST_VERSION: first})
+
+    def _discard(self, name: str, damaged: Sequence[Path]) -> None:
+        for file in damaged:
+            print(f"topgraft: '{printable(str(file))}' was damaged and is computed again.", file=sys.stderr)
+            if name == EXPORT:  # nobody is to serve what is left of it
+                remove(self._run.exports / file.relative_to(self._run.exports).parts[0])
+            elif not is_shard(file.name) and file.name != MODEL_CARD:  # of these, what is whole is taken over
+                file.unlink()
+
     def _finish(self, name: str, record: StageRecord, outcome: T, skipped: bool) -> T:
+        # With what it found: a stage that has to be done again may, as an export's version does, come out otherwise.
+        found = {key: value for key, value in asdict(outcome).items() if key != "work"}  # type: ignore[call-overload]
+        self._keys[name] = hash_parts([record.key, found])
         self.summary[name] = {"seconds": record.seconds, **asdict(outcome.work), "skipped": skipped}
         self.outcomes[name] = outcome
         if name == self._only:
@@ -113,31 +155,27 @@ class Stages:
 
     def _read(self, name: str) -> Optional[StageRecord]:
         try:
-            return StageRecord(**json.loads(self._path(name).read_text(encoding="utf-8")))
-        except (FileNotFoundError, ValueError, TypeError):
+            values = read_summed_json(self._path(name))
+            files = {file: FileState(*state) for file, state in values.pop("files").items()}
+            return StageRecord(**values, files=files)
+        except (FileNotFoundError, DamagedFile, KeyError, TypeError):  # none, or that of a stage that did not end
             return None
 
-    def _is_intact(self, record: StageRecord) -> bool:
-        for name, size in record.files.items():
-            path = self._run.root / name
-            if not path.is_file():
-                return False
-            # A later stage completes the card.
-            if path.stat().st_size != size and path.name != MODEL_CARD:
-                return False
-        return True
+
+def _list_places(outcome: Outcome, run: RunDir) -> list[Path]:
+    return [outcome.folder(run), *getattr(outcome, "beside", lambda run: ())(run)]
 
 
 def open_run_folder(run: RunDir) -> None:
     """Create the run directory; raises UserError where it cannot be written."""
     try:
-        run.stages.mkdir(parents=True, exist_ok=True)
+        make_folder(run.stages)
         probe = run.stages / "probe"
         probe.touch()
         probe.unlink()
-    except OSError as error:
+    except storage_errors() as error:
         raise UserError(
-            f"Cannot write to '{run.root}' ({error.strerror}): set output_dir to a folder that can be written."
+            f"Cannot write to '{run.root}' ({describe_error(error)}): set output_dir to a folder that can be written."
         ) from error
 
 

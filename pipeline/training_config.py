@@ -10,11 +10,14 @@ from pydantic import Field, field_validator, model_validator
 
 from components.catalog import Spec, parse_backbone
 from components.features import RunDir
-from pipeline.section import Section
+from pipeline.section import Place, Section
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    try:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # an integer of 400 digits
+        return False
 
 
 def _read_number(value: Any) -> Any:
@@ -113,7 +116,7 @@ class Train(Section):
     label_smoothing: float = Field(0, ge=0, lt=1)
     class_weight: Union[Literal["balanced"], dict[str, float], None] = None
     patience: Optional[int] = Field(None, ge=1)
-    warm_start: Optional[Path] = None
+    warm_start: Optional[Place] = None
     max_memory: Optional[int] = Field(None, ge=1)
     finetune: Optional[Finetune] = None
 

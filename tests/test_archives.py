@@ -15,6 +15,7 @@ from conftest import refusal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from components import archives
 from components.archives import unpack
 
 CONTENT = random.Random(0).randbytes(300_000)
@@ -166,6 +167,37 @@ def test_unpacking_stops_at_the_allowed_size(tmp_path, kind):
     assert "99999 bytes" in refusal(unpack, archive, tmp_path / "folder", 99_999)
     assert names(tmp_path) == {"archive"}
     assert unpack(archive, tmp_path / "folder", 100_000).is_dir()
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK])
+def test_a_tar_header_of_megabytes_is_refused_before_it_is_in_memory(tmp_path, kind):
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as tar:
+        header = tarfile.TarInfo("header")
+        header.type, header.size = kind, 64 * 2**20  # tarfile takes as much as the header says, if it is gigabytes
+        tar.addfile(header, io.BytesIO(bytes(header.size)))
+        tar.addfile(tarfile.TarInfo("a"))
+    assert "its headers are larger" in refusal(unpack, put(tmp_path, packed.getvalue()), tmp_path / "folder")
+
+
+def test_a_tar_with_an_endless_map_of_holes_is_refused(tmp_path):
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz", format=tarfile.PAX_FORMAT) as tar:
+        member = tarfile.TarInfo("a")
+        member.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "1"}
+        content = b"9999999\n" + b"0\n" * 2**22
+        member.size = len(content)
+        tar.addfile(member, io.BytesIO(content))
+    assert "its headers are larger" in refusal(unpack, put(tmp_path, packed.getvalue()), tmp_path / "folder")
+
+
+@pytest.mark.parametrize("kind", PACKERS)
+def test_members_and_the_depth_of_folders_are_limited(tmp_path, kind, monkeypatch):
+    deep = put(tmp_path, PACKERS[kind]({"a/" * 64 + "b": b""}))
+    assert "a/a/a" in refusal(unpack, deep, tmp_path / "folder")
+    monkeypatch.setattr(archives, "MAX_MEMBERS", 3)
+    assert "more than the 3 files" in refusal(unpack, put(tmp_path, PACKERS[kind](FILES)), tmp_path / "folder")
+    assert names(tmp_path) == {"archive"}
 
 
 def test_sizes_in_headers_are_not_trusted(tmp_path):

@@ -53,12 +53,12 @@ def audit(tmp_path):
         examples = SimpleNamespace(labels=list(CLASSES), shards=[2], written=len(images))
         outcome = audit_bottlenecks(examples, Bottlenecks(Work(), "toy", "id", DIM), run, near_duplicate, max_images)
         assert outcome.folder(run) == run.audit
-        return outcome, *(read_table(run.audit / name) for name in ("near_duplicates.csv", "suspicious_labels.csv"))
+        return outcome, *(read_csv(run.audit / name) for name in ("near_duplicates.csv", "suspicious_labels.csv"))
 
     return write_and_audit
 
 
-def read_table(path):
+def read_csv(path):
     with open(path, encoding="utf-8", newline="") as file:
         header, *rows = csv.reader(file)
     kind = PairRow if header[0] == "cosine" else LabelRow

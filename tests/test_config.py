@@ -264,6 +264,11 @@ def test_fine_tuning_is_off_unless_asked_for_and_has_defaults(load):
         (GOOD, ["data.split.train=0.9"], "shares sum to 1.3"),
         (GOOD, ["data.split.test=0"], "'data.split.test' is 0"),
         ("a: [", [], "not valid YAML"),
+        ("a: 2001-99-99", [], "not valid YAML"),
+        (GOOD, ["train.l2=" + "9" * 400], "'train.l2' is 999"),
+        (GOOD, ["train.class_weight={a: " + "9" * 400 + "}"], "'train.class_weight'"),
+        (GOOD, ["backbone={frozen_graph: a, scale: [b, 1]}"], "backbone.scale is ['b', 1]"),
+        (GOOD, ["backbone={frozen_graph: a, scale: [-.inf, 1]}"], "backbone.scale is [-inf, 1]"),
         ("just words", [], "holds no keys"),
     ],
 )

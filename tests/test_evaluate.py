@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import confusion_matrix, log_loss, top_k_accuracy_score
 
 from components import features
-from components.evaluate import evaluate_model, find_baseline
+from components.evaluate import evaluate_model, find_baseline, find_last_blessed
 from components.export import list_versions
 from components.features import Bottlenecks, Examples, Export, Head, Work
 from components.head_input import evaluate_from_memory
@@ -97,6 +97,14 @@ def test_without_thresholds_nothing_is_blessed(judge):
     assert not outcome.blessed
     assert "no thresholds" in outcome.reasons[0]
     assert (copy.evaluation / "NOT_BLESSED").exists() and not (copy.evaluation / "BLESSED").exists()
+
+
+def test_a_model_that_stricter_limits_refuse_is_no_longer_the_last_blessed_one(judge):
+    copy, run = judge
+    (version,) = list_versions(copy.exports)
+    assert (version / "BLESSED").exists()
+    assert not run({"loss": 1e-9}).blessed
+    assert find_last_blessed(copy.exports, copy.exports / "99999999999") is None
 
 
 def test_a_missed_threshold_is_named_with_what_was_reached(judge):

@@ -13,15 +13,17 @@ from conftest import COLOURS, paint_images, quiet_progress, refusal, write_confi
 
 from components import finetune
 from components.backbone import BackboneSession, load_graph, read_backbone
+from components.directions import to_directions
 from components.errors import DamagedShard
 from components.export import list_versions
-from components.features import Bottlenecks, Examples, Head, RunDir, TunedHead, Work
+from components.features import SPLITS, Bottlenecks, Examples, Head, RunDir, TunedHead, Work
 from components.finetune import Tuning, finetune_backbone
 from components.image_input import Distortion
 from components.model import Architecture
+from components.neighbours import load_training_images
 from components.optimisation import CONSTANT, SGD, Schedule
 from components.predict import load_export
-from components.shards import IMAGE_SPEC, read_batches, shard_files
+from components.shards import IMAGE_SPEC, read_batches, read_bottlenecks, shard_files
 from components.train import Recipe
 from pipeline.cli import main
 
@@ -128,6 +130,18 @@ def test_fine_tuning_learns_what_the_head_alone_cannot(tuned_run):
     assert list(record["stages"]) == [
         *("ingest", "validate", "extract", "audit", "train", "finetune", "reextract", "export", "evaluate", "report")
     ]
+
+
+def test_the_nearest_of_a_tuned_model_go_by_the_bottlenecks_of_the_audit(tuned_run, blind_config):
+    training = load_training_images(list_versions(tuned_run.exports)[-1])
+    bottlenecks = read_outcome(tuned_run, "extract", Bottlenecks)
+    files = [file for split in SPLITS for file in shard_files(bottlenecks.folder(tuned_run), split, 2)]
+    table = read_bottlenecks(files, bottlenecks.dim)
+    count = len(training.keys)
+    assert training.keys == table.keys[:count]
+    np.testing.assert_allclose(training.directions, to_directions(table.vectors)[:count], atol=1e-5)
+    encoded = [(Path(blind_config["data"]["path"]) / key).read_bytes() for key in table.keys[:4]]
+    np.testing.assert_allclose(training.session.compute_bottlenecks(encoded), table.vectors[:4], atol=1e-4)
 
 
 def test_the_history_begins_with_the_head_alone(tuned_run):

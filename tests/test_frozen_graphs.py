@@ -1,9 +1,10 @@
+import re
 import tarfile
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import check_bottlenecks_agree, paint_images, quiet_progress, write_config
+from conftest import check_bottlenecks_agree, paint_images, quiet_progress, refusal, write_config
 
 from components import catalog, frozen_graphs
 from components.backbone import BackboneSession, prepare_backbone
@@ -11,6 +12,7 @@ from components.catalog import parse_backbone
 from components.downloads import cache_folder
 from components.errors import UserError
 from components.features import RunDir
+from components.network import freeze
 from pipeline.cli import main
 
 CLASSES = 7  # two more than the maps name, as in the original
@@ -130,3 +132,56 @@ def test_an_archive_without_a_graph_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(catalog.FROZEN, "inception_resnet_v2", known)
     with pytest.raises(UserError, match="holds no .pb file"):
         prepare_backbone(parse_backbone("inception_resnet_v2"), tmp_path, quiet_progress())
+
+
+def write_graph(path, *operations, library=()):
+    """Write a GraphDef of a placeholder and nodes of these operations, those of library inside a function."""
+    graph = tf.compat.v1.GraphDef()
+    graph.node.add(name="input", op="Placeholder").attr["dtype"].type = tf.float32.as_datatype_enum
+    for number, operation in enumerate(operations):
+        graph.node.add(name=f"node{number}", op=operation)
+    function = graph.library.function.add()
+    function.signature.name = "inside"
+    for number, operation in enumerate(library):
+        function.node_def.add(name=f"node{number}", op=operation)
+    path.write_bytes(graph.SerializeToString())
+    return path
+
+
+# What TensorFlow 2.15 has to touch files, the network, Python or the process itself.
+ACTING = re.findall(
+    r"\w+",
+    """
+    ReadFile WriteFile MatchingFiles ImmutableConst InitializeTableFromTextFile InitializeTableFromTextFileV2
+    RecordInput LoadAndRemapMatrix GenerateVocabRemapping DecodeProtoV2 EncodeProto SaveV2 RestoreV2
+    MergeV2Checkpoints PrintV2 Print TextLineDataset TFRecordDataset OneShotIterator WholeFileReaderV2 LMDBReader
+    CreateSummaryFileWriter DebugIdentity DebugIdentityV2 DebugNanCount DebugNumericSummary PyFunc PyFuncStateless
+    EagerPyFunc RpcClient RpcCall _Send _HostRecv CollectiveReduceV2 DataServiceDatasetV4 WorkerHeartbeat Abort
+    XlaCustomCall RemoteCall FileSystemSetConfiguration
+    """,
+)
+
+
+@pytest.mark.parametrize("operation", [*ACTING, "NoSuchOperation"])
+def test_a_graph_that_does_more_than_compute_is_refused_wherever_it_does(tmp_path, operation):
+    assert f"'{operation}'" in refusal(frozen_graphs.read_graph_def, write_graph(tmp_path / "a.pb", operation))
+    inside = write_graph(tmp_path / "b.pb", "StatefulPartitionedCall", library=[operation])
+    assert f"'{operation}'" in refusal(frozen_graphs.read_graph_def, inside)
+
+
+def test_a_function_named_as_an_operation_does_not_hide_it(tmp_path):
+    path = write_graph(tmp_path / "a.pb", "inside", "Conv2D")
+    assert len(frozen_graphs.read_graph_def(path).node) == 3
+    graph = tf.compat.v1.GraphDef.FromString(path.read_bytes())
+    graph.library.function[0].signature.name = "WriteFile"
+    graph.node[1].op = "WriteFile"
+    path.write_bytes(graph.SerializeToString())
+    assert "'WriteFile'" in refusal(frozen_graphs.read_graph_def, path)
+
+
+@pytest.mark.parametrize("application", [tf.keras.applications.MobileNetV2, tf.keras.applications.ConvNeXtTiny])
+def test_frozen_networks_of_keras_only_compute(tmp_path, application):
+    network = application(weights=None, input_shape=(64, 64, 3), classes=3)
+    graph_def, _, _ = freeze(network, 64)
+    (tmp_path / "a.pb").write_bytes(graph_def.SerializeToString())
+    assert frozen_graphs.read_graph_def(tmp_path / "a.pb") == graph_def

@@ -250,6 +250,36 @@ def test_a_jpeg_of_thousands_of_scans_is_too_large():
     assert (reason, detail) == ("too_large", "more than 1,000 scans")
 
 
+def test_scans_are_limited_by_the_pixels_that_each_goes_over():
+    content = JPEGS["progressive"]
+    last = content[content.rindex(b"\xff\xda") : -2]
+    assert check_image(content[:-2] + 10 * last + content[-2:], Limits(max_pixels=45 * 33)).height == 33
+    reason, detail = rejection(check_image, content[:-2] + 11 * last + content[-2:], Limits(max_pixels=45 * 33))
+    assert reason == "too_large"
+    assert detail == "21 scans of 45x33 pixels, more than 20 of the most pixels allowed"
+
+
+def test_what_looks_like_scans_inside_segments_and_behind_the_end_is_not_counted():
+    content, scans = JPEGS["progressive"], b"\xff\xda\0\x08" * 2000
+    comment = b"\xff\xfe" + struct.pack(">H", len(scans) + 2) + scans
+    assert check_image(content[:2] + comment + content[2:] + scans, LIMITS).height == 33
+
+
+def png_chunk(kind, content):
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+@pytest.mark.parametrize("kind, head", [(b"zTXt", b"name\0\0"), (b"iTXt", b"name\0\1\0en\0name\0")])
+def test_text_of_a_png_that_unpacks_to_much_is_refused_and_other_text_is_not(kind, head):
+    content = encode(PHOTO, "PNG")
+    text = png_chunk(kind, head + zlib.compress(bytes(2**20)))
+    assert check_image(content[:33] + text * 15 + content[33:], LIMITS).height == 33
+    reason, detail = rejection(check_image, content[:33] + text * 17 + content[33:], LIMITS)
+    assert (reason, detail) == ("too_large", "its text unpacks to more than 16,777,216 bytes")
+    damaged = png_chunk(kind, head + b"no zlib")
+    assert check_image(content[:33] + damaged + content[33:], LIMITS).height == 33
+
+
 def test_tags_that_share_their_data_are_not_read():
     shared = {40000 + number: (1000, 0) for number in range(70)}
     assert check_image(grey_tiff(8, 8), LIMITS).height == 8

@@ -233,15 +233,15 @@ def test_a_damaged_shard_is_noticed_and_only_what_is_lost_is_read_again(root, ru
 def test_a_killed_ingest_leaves_what_it_has_read(root, run, options, monkeypatch):
     from components import example_shards
 
-    read, calls = example_shards.read_images, []
+    serialize, calls = example_shards.serialize_labelled, []
 
-    def fail_late(files, limits):
-        calls.extend(files)
+    def fail_late(record, row):
+        calls.append(row)
         if len(calls) > 20:
             raise SystemError("killed")
-        return read(files, limits)
+        return serialize(record, row)
 
-    monkeypatch.setattr(example_shards, "read_images", fail_late)
+    monkeypatch.setattr(example_shards, "serialize_labelled", fail_late)
     with pytest.raises(Exception, match="killed"):
         ingest(root, run, options, shards=4)
     monkeypatch.undo()

@@ -3,6 +3,7 @@ import pytest
 from sklearn.linear_model import Ridge
 
 from components import label_issues
+from components.directions import to_directions
 from components.label_issues import (
     FEWEST_GROUPS,
     find_components,
@@ -11,7 +12,6 @@ from components.label_issues import (
     list_members,
     predict_left_out,
 )
-from components.near_duplicates import to_directions
 
 
 def draw_clusters(per_class=40, classes=6, dim=24, noise=0.7, seed=0):

@@ -1,7 +1,6 @@
 import json
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +8,12 @@ import pytest
 from conftest import write_config
 from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, precision_score, recall_score
+from test_card_findings import AUDIT, COUNTS, EXAMPLES, FACTS, MEASURED
 
 from components.catalog import Spec
-from components.data_health import read_table
 from components.export import list_versions
-from components.features import Audit, Examples, Work
-from components.model_card import Measured, Origin, build_card, describe_card
+from components.model_card import Origin, build_card
+from components.tables import read_csv
 from pipeline.cli import main
 
 
@@ -45,7 +44,7 @@ def check_interval(metric, hits, images):
 
 
 def test_figures_are_those_of_scikit_learn_on_the_predictions(card, toy_run):
-    rows = read_table(toy_run.predictions)
+    rows = read_csv(toy_run.predictions)
     actual, predicted = ([row[name] for row in rows] for name in ("actual", "label"))
     accuracy = find(card, "accuracy")
     assert accuracy["value"] == pytest.approx(accuracy_score(actual, predicted))
@@ -71,7 +70,7 @@ def test_the_card_counts_the_data_as_the_run_does(card, toy_run, toy_config):
     assert {name: data[name] for name in ("found", "written", "rejected", "duplicates")} == {
         name: counts[name] for name in ("found", "written", "rejected", "duplicates")
     }
-    rows = read_table(toy_run.images)
+    rows = read_csv(toy_run.images)
     for label, splits in data["classes"].items():
         assert splits == {
             split: sum((row["label"], row["split"]) == (label, split) for row in rows) for split in splits
@@ -98,27 +97,7 @@ def test_a_completed_card_leaves_every_stage_as_it_was(toy_run, toy_config, tmp_
     assert (list_versions(toy_run.exports)[-1] / "model_card.json").stat().st_mtime_ns == before
 
 
-EXAMPLES = Examples(Work(), 41, 40, 1, 2, 1, {"train": 20, "val": 4, "test": 16}, ["a", "b"], 1, [])
-COUNTS = {("a", "test"): 12, ("b", "test"): 4, ("a", "train"): 20, ("b", "val"): 4}
-FACTS = {
-    "backbone": {"name": "efficientnet_lite0", "id": "x", "dim": 1280},
-    "classes": ["a", "b"],
-    "images": EXAMPLES.splits,
-    "validation": {},
-    "abstention": None,
-}
-AUDIT = Audit(Work(), 5, 4, 2, 0)
-MEASURED = Measured(
-    np.array([[12, 0], [4, 0]]),
-    {"top5": 1.0, "loss": 0.5},
-    {},
-    {"calibration": {"ece": 0.1}, "abstention": None},
-    3,
-    0.6,
-)
-
-
-def make_card(measured=MEASURED, audit=AUDIT, examples=EXAMPLES, facts=FACTS, reasons=(), **origin):
+def make_card(reasons=(), **origin):
     values = {
         "name": "x",
         "software": "0",
@@ -128,40 +107,7 @@ def make_card(measured=MEASURED, audit=AUDIT, examples=EXAMPLES, facts=FACTS, re
         "thresholds": {},
     }
     verdict = {"reasons": list(reasons), "baseline": None}
-    return build_card(Origin(**{**values, **origin}), "0", facts, examples, COUNTS, "d", audit, measured, verdict)
-
-
-def limits(**values):
-    return " ".join(make_card(**values)["considerations"]["limitations"])
-
-
-def test_a_limit_is_stated_where_the_facts_give_it_and_only_there():
-    text = limits()
-    assert "fewer than 10 test images: b." in text
-    assert "beyond chance: b." in text
-    assert "near-duplicate in training: 3, without these the accuracy is 0.6000." in text
-    assert "in two splits: 4." in text
-    assert "Exact copies among the images found: 2." in text
-    assert "under two classes: 1." in text
-    assert "contradicts: 2." in text
-    assert "no usable images: 1 of 41." in text
-    assert "only on images like those in photos." in text
-    clean = limits(
-        measured=MEASURED._replace(confusion=np.array([[12, 0], [0, 4]]), leaked=0),
-        audit=Audit(Work(), 0, 0, 0, 0),
-        examples=replace(EXAMPLES, rejected=0, duplicates=0, label_conflicts=0),
-    )
-    for word in ("beyond chance", "near-duplicate", "splits", "copies", "two classes", "contradicts", "usable"):
-        assert word not in clean
-
-
-def test_what_it_takes_and_when_it_abstains_follow_from_the_export():
-    assert "answers one of its classes for any image" in limits()
-    chosen = {"threshold": 0.75, "wanted": 0.9, "images": 40, "answered": 30, "precision": 0.95, "low": 0.8, "high": 1}
-    assert "below a probability of 0.7500" in limits(facts={**FACTS, "abstention": chosen})
-    assert "abstains always" in limits(facts={**FACTS, "abstention": {**chosen, "threshold": 2.0}})
-    assert "takes JPEG" in limits()
-    assert "takes bottlenecks of 1280 numbers" in limits(backbones=[Spec(bottlenecks="made")])
+    return build_card(Origin(**{**values, **origin}), "0", FACTS, EXAMPLES, COUNTS, "d", AUDIT, MEASURED, verdict)
 
 
 @pytest.mark.parametrize(
@@ -178,21 +124,10 @@ def test_the_licence_is_named_where_it_is_known(spec, licence):
     assert make_card(backbones=[spec])["model_parameters"]["backbone"][0]["licence"] == licence
 
 
-def test_a_class_that_is_never_predicted_has_no_precision():
-    card = make_card()
-    metric = find(card, "precision", {"class": "b"})
-    assert (metric["value"], metric["images"]) == (None, 0)
-    assert ("precision, class b", "not measured") in describe_card(card)[-1].rows
-
-
-def test_the_description_survives_json(card):
-    for one in (card, make_card(reasons=["loss is 9"])):
-        again = json.loads(json.dumps(one))
-        assert again == one
-        assert describe_card(again) == describe_card(one)
-    titles = [section.title for section in describe_card(card)]
-    assert titles == ["Model", "Intended use", "Limits", "Data", "Test split"]
-    assert "Not blessed: loss is 9." in describe_card(make_card(reasons=["loss is 9"]))[0].sentences
+def test_a_model_of_bottlenecks_alone_takes_no_images():
+    card = make_card(backbones=[Spec(bottlenecks="made")])
+    assert card["model_parameters"]["input_format"] == "bottlenecks of the backbone"
+    assert "takes bottlenecks of 1280 numbers" in " ".join(card["considerations"]["limitations"])
 
 
 def test_the_export_lies_as_tensorflow_serving_looks_for_it(export):

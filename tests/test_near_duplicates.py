@@ -6,7 +6,8 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from components import near_duplicates
-from components.near_duplicates import TWIN_MARGIN, Pair, find_near_duplicates, group_rows, to_directions
+from components.directions import to_directions
+from components.near_duplicates import TWIN_MARGIN, Pair, find_near_duplicates, group_rows
 
 
 def draw_directions(count, dim=16, seed=0, spread=0.4):
@@ -81,23 +82,6 @@ def test_rows_of_zeros_have_no_direction_and_no_pair():
     directions = to_directions(np.zeros((5, 4), np.float32))
     np.testing.assert_array_equal(directions, np.zeros((5, 4)))
     assert find_near_duplicates(directions, np.zeros(5, np.int64), 0.9) == []
-
-
-def test_directions_have_length_one():
-    directions = to_directions(np.random.default_rng(0).gamma(1, 3, (200, 20)).astype(np.float32))
-    assert directions.dtype == np.float32
-    np.testing.assert_allclose(np.linalg.norm(directions, axis=1), 1, atol=1e-5)
-
-
-def test_neither_a_large_unit_nor_one_that_seldom_fires_outweighs_the_others():
-    vectors = np.random.default_rng(0).normal(3, 1, (500, 20)).astype(np.float32)
-    vectors[:, 5] *= 100
-    vectors[:, 6:8] = 0
-    vectors[3, 7] = 1e-3
-    directions = to_directions(vectors)
-    assert directions[:, 5].std() < 10 * directions[:, 0].std()
-    np.testing.assert_array_equal(directions[:, 6], 0)
-    assert abs(directions[3, 7]) < 0.01
 
 
 def test_copies_stand_out_where_all_images_are_alike():

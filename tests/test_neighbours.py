@@ -1,30 +1,26 @@
 import shutil
+from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image
 
 from components import neighbours
-from components.backbone import BackboneSession, read_backbone
 from components.export import list_versions
 from components.neighbours import find_offsets, load_training_images
-from components.shards import read_bottlenecks
+from components.tables import read_csv
 
 
-def test_the_nearest_are_those_of_the_largest_cosine_with_their_own_pictures(toy_run, toy_config, tmp_path):
+def test_a_test_image_has_the_neighbours_that_the_audit_names(toy_run, toy_config):
     training = load_training_images(list_versions(toy_run.exports)[-1])
-    (folder,) = toy_run.backbones.iterdir()
-    backbone = read_backbone(folder)
-    files = sorted(map(str, toy_run.bottlenecks(backbone.id).glob("train-*.tfrecord")))
-    table = read_bottlenecks(files, backbone.dim)
-    buffer = tmp_path / "query.png"
-    Image.fromarray(np.random.default_rng(3).integers(0, 255, (40, 30, 3)).astype(np.uint8)).save(buffer)
-    query = BackboneSession(folder).compute_bottlenecks([buffer.read_bytes()])[0].astype(np.float64)
-    vectors = table.vectors.astype(np.float64)
-    cosines = vectors @ query / np.linalg.norm(vectors, axis=1) / np.linalg.norm(query)
-    found = training.find_nearest(buffer.read_bytes())
-    np.testing.assert_allclose([one.cosine for one in found], np.sort(cosines)[::-1][:5], atol=2e-3)  # float16
-    assert all(one.picture.startswith("data:image/jpeg;base64,") for one in found)
+    named = {}
+    for row in read_csv(toy_run.audit / "nearest.csv"):
+        named.setdefault(row["path"], []).append((row["nearest_path"], row["nearest_label"], float(row["cosine"])))
+    assert len(named) > 30
+    for path, rows in named.items():
+        found = training.find_nearest((Path(toy_config["data"]["path"]) / path).read_bytes())
+        assert [(one.path, one.label) for one in found[: len(rows)]] == [row[:2] for row in rows]
+        np.testing.assert_allclose([one.cosine for one in found[: len(rows)]], [row[2] for row in rows], atol=1e-3)
+        assert all(one.picture.startswith("data:image/jpeg;base64,") for one in found)
 
 
 def test_a_training_image_is_its_own_nearest_with_its_label_and_place(toy_run):
@@ -40,7 +36,7 @@ def test_a_training_image_is_its_own_nearest_with_its_label_and_place(toy_run):
 def test_no_more_vectors_are_kept_than_the_limit(toy_run, monkeypatch):
     monkeypatch.setattr(neighbours, "MOST_VECTORS", 7)
     training = load_training_images(list_versions(toy_run.exports)[-1])
-    assert len(training.directions) == len(training.labels) == len(training.places) == 7
+    assert len(training.directions) == len(training.keys) == len(training.labels) == len(training.places) == 7
 
 
 def test_without_the_run_around_it_an_export_has_no_training_images(toy_run, tmp_path):

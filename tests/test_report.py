@@ -11,6 +11,7 @@ import pytest
 
 from components.calibration import NEVER_ANSWERS, Abstention
 from components.features import Audit, Bottlenecks, Evaluation, Examples, Export, Head, RunDir, Validation, Work
+from components.measured import read_measured
 from components.reliability import collect_reliability, plot_calibration, plot_coverage
 from components.report import write_report
 
@@ -118,8 +119,10 @@ def report_again(run, abstention):
     }
     record = json.loads(run.record.read_text())
     card = json.loads(next(run.exports.glob("*/model_card.json")).read_text())
-    outcomes = [read(stage, kind) for stage, kind in kinds.items()]
-    write_report(*outcomes, run, record["config"], record["stages"], card, abstention)
+    outcomes = {stage: read(stage, kind) for stage, kind in kinds.items()}
+    measured = read_measured(*(outcomes[stage] for stage in ("ingest", "export", "evaluate")), run)
+    measured = measured._replace(reliability=collect_reliability(measured.predictions, abstention))
+    write_report(*outcomes.values(), measured, card, run, record["config"], record["stages"])
     return (run.report / "index.html").read_text()
 
 

@@ -83,7 +83,7 @@ def test_rows_and_columns_equal_what_predict_answers(client, served, expected, v
 def test_the_page_gets_the_top_classes_a_picture_and_the_nearest(served, expected):
     class Training:
         def find_nearest(self, encoded):
-            return [Neighbour("cyan", 0.5, "")] if encoded == expected[0][0] else []
+            return [Neighbour("odd\udcff/1.png", "odd\udcff", 0.5, "")] if encoded == expected[0][0] else []
 
     with TestClient(make_app(served, Training(), "127.0.0.1"), base_url=ADDRESS) as client:
         answer = client.post("/classify", content=expected[0][0]).json()
@@ -92,7 +92,7 @@ def test_the_page_gets_the_top_classes_a_picture_and_the_nearest(served, expecte
     np.testing.assert_allclose([rank["probability"] for rank in answer["ranked"]], expected[0][1][order], atol=1e-6)
     assert answer["abstained"] is False
     assert answer["picture"].startswith("data:image/jpeg;base64,")
-    assert answer["nearest"] == [{"label": "cyan", "cosine": 0.5, "picture": ""}]
+    assert answer["nearest"] == [{"path": "odd\\udcff/1.png", "label": "odd\\udcff", "cosine": 0.5, "picture": ""}]
 
 
 @pytest.mark.parametrize(
@@ -163,6 +163,20 @@ def test_too_many_bodies_or_images_at_once_are_503_and_later_ones_are_answered(c
         assert "try again" in response.json()["error"]
     monkeypatch.undo()
     assert client.post(PREDICT, json=body).status_code == 200
+
+
+def test_a_request_has_only_so_many_values_pixels_and_seconds(client, monkeypatch, expected):
+    response = client.post(PREDICT, content=b'{"instances": [' + b"[]," * 5001 + b"[]]}")
+    assert (response.status_code, "10,000 values" in response.json()["error"]) == (413, True)
+    body = {"instances": instances(expected[0][0], expected[1][0])}
+    monkeypatch.setattr(serving, "MAX_PIXELS", 2 * 50 * 40 - 1)
+    response = client.post(PREDICT, json=body)
+    assert (response.status_code, "3,999 pixels" in response.json()["error"]) == (413, True)
+    monkeypatch.setattr(serving, "MAX_PIXELS", 2 * 50 * 40)
+    assert client.post(PREDICT, json=body).status_code == 200
+    monkeypatch.setattr(serving, "BODY_SECONDS", 0.0)
+    response = client.post(PREDICT, json=body)
+    assert (response.status_code, "0 seconds" in response.json()["error"]) == (408, True)
 
 
 def test_sixteen_clients_share_batches_and_a_bad_image_fails_its_own_request_alone(served, expected):

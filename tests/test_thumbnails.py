@@ -1,4 +1,6 @@
 import io
+import struct
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -42,6 +44,39 @@ def test_a_thumbnail_is_upright_and_of_three_colours():
 @pytest.mark.parametrize("content", [b"", b"\xff\xd8\xff no more", encode(noise(50, 50))[:400]])
 def test_what_pillow_does_not_read_has_none(content):
     assert make_thumbnail(content) is None
+
+
+def share_tags(tags, size):
+    """Return the TIFF structure of EXIF whose many tags all have the same bytes as value."""
+    entries = b"".join(struct.pack("<HHII", 1000 + tag, 7, size, 14 + 12 * tags) for tag in range(tags))
+    return b"II*\0" + struct.pack("<IH", 8, tags) + entries + bytes(4 + size)
+
+
+@pytest.mark.parametrize("junk", [b"", b"\xff", b"\0\0", b"\xff\xd0"])
+def test_exif_is_not_unpacked_whatever_stands_before_it(junk):
+    exif = share_tags(200, 2**20)
+    parts = [b"Exif\0\0" + exif[start : start + 60000] for start in range(0, len(exif), 60000)]
+    content = encode(noise(320, 160), "JPEG")
+    segments = b"".join(b"\xff\xe1" + struct.pack(">H", len(part) + 2) + part for part in parts)
+    tracemalloc.start()
+    assert make_thumbnail(content[:2] + junk + segments + content[2:]).size == (160, 80)
+    assert tracemalloc.get_traced_memory()[1] < 20 * 2**20
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_colours_are_the_same_without_what_else_a_jpeg_holds(mode):
+    image = noise(100, 90).convert(mode)
+    content = encode(image, "JPEG", icc_profile=b"profile" * 20000, comment=b"words", xmp=b"words")
+    with Image.open(io.BytesIO(content)) as opened:
+        np.testing.assert_array_equal(np.asarray(make_thumbnail(content)), np.asarray(opened.convert("RGB")))
+
+
+def test_a_gif_of_a_huge_canvas_has_none():
+    content = bytearray(encode(noise(8, 8), "GIF"))
+    assert make_thumbnail(bytes(content)).size == (160, 160)
+    content[6:10] = struct.pack("<HH", 60000, 60000)
+    assert make_thumbnail(bytes(content)) is None
 
 
 def test_images_are_found_by_key_in_the_splits_asked_for(tmp_path, options):

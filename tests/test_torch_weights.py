@@ -86,6 +86,40 @@ def test_a_tensor_beyond_its_storage_is_refused(shape):
         parse_state_dict(legacy_file({"a": tensor(0, shape, (4, 1)[-len(shape) :])}, {"0": VALUES}), "file")
 
 
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {"a": tensor(0, (2**20, 2**20), (0, 0))},
+        {str(number): tensor(0, (1000,), (1,), 1000) for number in range(100)},
+    ],
+)
+def test_tensors_that_are_larger_than_their_file_are_refused(tensors):
+    values = np.zeros(tensors[next(iter(tensors))][1].id[4], np.float32)
+    with pytest.raises(UserError, match="larger than the file"):
+        parse_state_dict(legacy_file(tensors, {"0": values}), "file")
+
+
+HEADER = dump(MAGIC) + dump(1001) + dump({})
+# A tuple that holds itself twice, a hundred deep: whoever computes its hash does so 2 ** 100 times.
+NESTED = b"\x80\x02})" + b"q\x00h\x00\x86" * 100
+
+
+@pytest.mark.parametrize(
+    ("pickled", "words"),
+    [
+        (b"\x80\x02}r\xff\xff\xff\x7fNs.", "."),  # a memo of 2 ** 31 places
+        (NESTED + b"K\x01s.", "a tuple stands where a str belongs"),  # as a key
+        (b"\x80\x02X\x07\0\0\0storage" + NESTED[3:] + b"K\x01K\x01K\x01tQ.", "."),  # as a storage's type
+        (b"\x80\x02\x96" + b"\xff" * 7 + b"\x0f.", "."),  # an array of an exbibyte
+        (b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n}b.", "a _Name stands where a dict belongs"),  # sets attributes
+        (b"\x80\x02ctorch\nFloatStorage\n)R.", "it calls torch.FloatStorage"),
+    ],
+)
+def test_pickles_that_take_memory_or_time_or_change_classes_are_refused_at_once(pickled, words):
+    with pytest.raises(UserError, match=words):
+        parse_state_dict(HEADER + pickled + dump([]), "file")
+
+
 @given(st.integers(0, 10**6))
 def test_a_truncated_file_is_refused(cut):
     content = legacy_file({"a": tensor(0, (12,), (1,))}, {"0": VALUES})

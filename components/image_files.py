@@ -1,0 +1,47 @@
+"""Image files as they were listed, each read and checked; apart from Beam, which a mere reader does not need."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import components
+from components.image_headers import Limits
+from components.images import CheckedImage, check_images, read_file
+from components.listing import ImageFile
+from components.rejects import UNREADABLE, RejectedImage
+
+
+def read_images(files: Sequence[ImageFile], limits: Limits) -> list[CheckedImage | RejectedImage]:
+    """Read and check files."""
+    if any("://" in file.path for file in files):  # what takes time there is to wait for an answer
+        with ThreadPoolExecutor(len(files)) as pool:
+            contents = list(pool.map(functools.partial(_read_content, limits=limits), files))
+    else:
+        contents = [_read_content(file, limits) for file in files]
+    checked = iter(check_images([content for content in contents if isinstance(content, bytes)], limits))
+    return [next(checked) if isinstance(content, bytes) else content for content in contents]
+
+
+def _read_content(file: ImageFile, limits: Limits) -> bytes | RejectedImage:
+    try:
+        if file.offset < 0:
+            whole = read_file(file.path, limits)
+            _check_unchanged(file)
+            return whole
+        content: bytes = components.example_sets.read_record(file.path, file.offset)
+        return content
+    except OSError as error:  # gone since it was read
+        return RejectedImage(UNREADABLE, error.strerror or str(error))
+    except RejectedImage as rejected:
+        return rejected
+
+
+def _check_unchanged(file: ImageFile) -> None:
+    """Raise RejectedImage for a local file that is no longer as it was listed; the next run lists and reads it anew."""
+    if file.modified_ns and "://" not in file.path:
+        status = os.stat(file.path)
+        if (status.st_size, status.st_mtime_ns) != (file.size, file.modified_ns):
+            raise RejectedImage(UNREADABLE, "changed while the run read it: run again when nothing writes to it")

@@ -1,0 +1,177 @@
+"""Places, local or in Google Cloud Storage (gs://bucket/name): one path for both, listed, measured and copied alike."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+REMOTE = "gs://"
+# What a listing asks for: whole descriptions of a million objects would take gigabytes.
+FIELDS = "items(name,size,generation),nextPageToken"
+PAGE = 1000
+# Requests at a time, where each is answered in its own time.
+CONNECTIONS = 16
+
+
+class Status(NamedTuple):
+    """Bytes and time of change in ns; of an object its generation, which every write changes, as no time is exact."""
+
+    size: int
+    changed: int
+
+
+def is_remote(place: str | os.PathLike[str]) -> bool:
+    """Tell a place in Google Cloud Storage from a local one."""
+    return str(place).startswith(REMOTE)
+
+
+def as_path(place: str | os.PathLike[str]) -> Path:
+    """Return the path of a place, which works alike for both kinds, but for `open`, `os` and `shutil`."""
+    if isinstance(place, Path) or not is_remote(place):
+        return Path(place)
+    from upath import UPath  # loaded where it is used: local runs do without
+
+    # Its own cache of listings knows nothing of what TensorFlow and Beam's workers write.
+    remote: Path = UPath(str(place), use_listings_cache=False)
+    return remote
+
+
+def make_folder(path: Path) -> None:
+    """Create a folder and those above it; an object store has none, and a bucket is not ours to create."""
+    if not is_remote(path):
+        path.mkdir(parents=True, exist_ok=True)
+
+
+def measure(path: Path) -> Status:
+    """Return size and time of change of a file; raises OSError where there is none."""
+    if not is_remote(path):
+        status = path.stat()
+        return Status(status.st_size, status.st_mtime_ns)
+    info = _system(path).info(str(path))
+    return Status(info["size"], int(info.get("generation", 0)))
+
+
+def list_files(folder: Path) -> dict[str, Status]:
+    """Return the files below a folder by their names relative to it, sorted; an object store is asked once a page."""
+    if is_remote(folder):
+        return dict(walk_objects(folder))
+    files = {}
+    for file in folder.rglob("*"):
+        try:
+            if file.is_file():
+                files[file.relative_to(folder).as_posix()] = measure(file)
+        except FileNotFoundError:  # renamed between the listing and here
+            continue
+    return dict(sorted(files.items()))
+
+
+def walk_objects(folder: Path, nested: bool = True) -> Iterator[tuple[str, Status]]:
+    """Yield the objects below a remote folder, or directly below it alone, by name relative to it, in order."""
+    for name, status in _walk(folder, nested):
+        if not name.endswith("/") and name:  # an empty object that stands for a folder
+            yield name, status
+
+
+def _walk(folder: Path, nested: bool) -> Iterator[tuple[str, Status]]:
+    bucket, _, name = str(folder)[len(REMOTE) :].partition("/")
+    prefix, token = f"{name.rstrip('/')}/" if name else "", None
+    while True:
+        query = {"prefix": prefix, "delimiter": None if nested else "/", "pageToken": token}
+        page = _system(folder).call("GET", "b/{}/o", bucket, **query, fields=FIELDS, maxResults=PAGE, json_out=True)
+        for item in page.get("items", ()):
+            yield item["name"][len(prefix) :], Status(int(item["size"]), int(item["generation"]))
+        token = page.get("nextPageToken")
+        if not token:
+            return
+
+
+def match_objects(pattern: Path) -> list[Path]:
+    """Return the objects, and the folders of objects, that a remote pattern matches."""
+    return [as_path(f"{REMOTE}{name}") for name in _system(pattern).glob(str(pattern))]
+
+
+def read_object(place: str) -> bytes:
+    """Return the content of an object, for which TensorFlow asks several times."""
+    content: bytes = _system(as_path(place)).cat_file(place)
+    return content
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder with all that is in it, if it is there."""
+    if not is_remote(path):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+        return
+    names = [f"{path}/{name}" for name, _ in _walk(path, nested=True)]
+    if path.is_file():
+        names.append(str(path))
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
+        list(pool.map(_system(path).rm_file, names))
+
+
+def upload(local: Path, remote: Path, last: str = "") -> None:
+    """Write a local file, or those of a folder, to a remote place; the file named last when all others are there."""
+    if local.is_file():
+        _system(remote).put_file(str(local), str(remote))
+        return
+    names = [name for name in list_files(local) if name != last]
+    if names:
+        _system(remote).put([str(local / name) for name in names], [str(remote / name) for name in names])
+    if last:
+        _system(remote).put_file(str(local / last), str(remote / last))
+
+
+def move_folder(source: Path, target: Path) -> None:
+    """Rename a folder to a name that is free beside it: at once, but object by object in a remote place."""
+    if not is_remote(source):
+        os.replace(source, target)
+        return
+    names = list(list_files(source))
+    _system(source).copy([str(source / name) for name in names], [str(target / name) for name in names])
+    remove(source)
+
+
+@contextmanager
+def local_copy(path: Path) -> Iterator[Path]:
+    """Yield a local path of a file or folder for what reads no other: itself, or a copy for as long as the block."""
+    if not is_remote(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder, path.name)
+        names = list(list_files(path))
+        if names:
+            _system(path).get([str(path / name) for name in names], [str(copy / name) for name in names])
+        else:
+            _system(path).get_file(str(path), str(copy))
+        yield copy
+
+
+def storage_errors() -> tuple[type[Exception], ...]:
+    """Return what reading and writing raises, for an except clause: the storage's own errors are no OSErrors."""
+    if "gcsfs" not in sys.modules:  # then it was none of the storage's
+        return (OSError,)
+    from aiohttp import ClientError
+    from gcsfs.retry import HttpError
+    from google.auth.exceptions import GoogleAuthError
+
+    return OSError, HttpError, GoogleAuthError, ClientError
+
+
+def describe_error(error: Exception) -> str:
+    """Return the reason of such an error in words, one line."""
+    missing = "no such file or folder" if isinstance(error, FileNotFoundError) else ""
+    return getattr(error, "strerror", None) or missing or str(error).partition("\n")[0]
+
+
+def _system(path: Path) -> Any:
+    return path.fs  # type: ignore[attr-defined]

@@ -1,0 +1,73 @@
+"""What files were when a stage ended, and which of them are no longer as they were."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple, Optional
+
+from components.checksums import sum_file
+from components.features import is_shard
+from components.places import Status, is_remote, list_files, measure
+
+
+class FileState(NamedTuple):
+    """A file's bytes and the mark of its content: its CRC-32C, of a remote object its generation.
+
+    A shard has no mark: its reader compares the sums that it holds, so that no run reads all data. None for both means
+    that a later stage completes the file: it must be there.
+    """
+
+    size: Optional[int]
+    mark: Optional[int]
+
+
+class Differences(NamedTuple):
+    """The files that are gone, and those that are not as they were."""
+
+    missing: list[Path]
+    damaged: list[Path]
+
+
+def examine_files(places: Iterable[Path], root: Path, unfinished: Collection[str] = ()) -> dict[str, FileState]:
+    """Return the state of the files in places, some of these names unfinished, by their paths below a root."""
+    files: dict[str, Status] = {}
+    for place in places:
+        below = "/".join(place.parts[len(root.parts) :])
+        if place.is_dir():
+            files |= {f"{below}/{name}": status for name, status in list_files(place).items()}
+        else:
+            files[below] = measure(place)
+    return {
+        name: FileState(None, None)
+        if Path(name).name in unfinished
+        else FileState(status.size, _mark(name, status, root))
+        for name, status in files.items()
+    }
+
+
+def _mark(name: str, status: Status, root: Path) -> Optional[int]:
+    if is_shard(Path(name).name):
+        return None
+    return status.changed if is_remote(root) else sum_file(root / name)
+
+
+def compare_files(states: Mapping[str, FileState], root: Path) -> Differences:
+    """Return how the files below a root differ from their states."""
+    found = Differences([], [])
+    lying = _measure_files(states, root)
+    for name, state in states.items():
+        status = lying.get(name)
+        if status is None:
+            found.missing.append(root / name)
+        elif state.size not in (None, status.size) or state.mark not in (None, _mark(name, status, root)):
+            found.damaged.append(root / name)
+    return found
+
+
+def _measure_files(names: Iterable[str], root: Path) -> dict[str, Status]:
+    if not is_remote(root):
+        return {name: measure(root / name) for name in names if (root / name).is_file()}
+    # A listing a folder, not a request a file.
+    folders = {name.partition("/")[0] for name in names}
+    return {f"{top}/{name}": status for top in folders for name, status in list_files(root / top).items()}

@@ -1,0 +1,136 @@
+"""Where Beam runs: any of its runners, with what Topgraft knows better for Dataflow, checked before work begins."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import unicodedata
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from components.errors import UserError
+from pipeline.beam_flags import find_runner, open_parser, write_flags
+
+if TYPE_CHECKING:
+    from apache_beam.options.pipeline_options import PipelineOptions
+    from apache_beam.runners.runner import PipelineRunner
+
+    from pipeline.config import BeamSettings, Config
+
+# Needs no look at Beam: reading a config with these alone takes no four seconds to import it.
+PLAIN = ("DirectRunner", "FnApiRunner")
+# Such a job ends before its work is done or does none, and the next stage reads what this one wrote.
+WITHOUT_RESULT = ("no_wait_until_finish", "template_location", "dry_run", "output_executable_path")
+DATAFLOW_NEEDS = {
+    "project": "the Google Cloud project that runs the workers",
+    "region": "the region that they run in, such as us-central1",
+    "temp_location": "a folder in a bucket, such as gs://bucket/tmp",
+}
+
+
+def check_runner(config: Config) -> None:
+    """Raise UserError for an option of Beam that is none, or that the runner cannot do with, or for local paths."""
+    if config.beam.runner in PLAIN and not config.beam.options:
+        return
+    make_options(config.beam, config.name)
+    specs = [spec for specs in (config.backbone, *(config.curve.backbones or ())) for spec in specs]
+    paths = (config.data.path,) if isinstance(config.data.path, str) else config.data.path or ()
+    if not paths and is_dataflow(config.beam.runner):
+        raise UserError(
+            f"'data.source' is {config.data.source}, which is fetched to this machine, where Dataflow's workers cannot "
+            f"read it: copy the images to a bucket and set data.path to the gs:// folder."
+        )
+    check_places(
+        config.beam.runner,
+        [
+            *(("data.path", path) for path in paths),
+            ("output_dir", config.output_dir or f"runs/{config.name}"),
+            *(("backbone.bottlenecks", spec.bottlenecks) for spec in specs if spec.bottlenecks),
+        ],
+    )
+
+
+def check_places(runner: str, places: Iterable[tuple[str, object]]) -> None:
+    """Raise UserError for the first of some (name, path) that lies on this machine alone and the runner is Dataflow."""
+    if not is_dataflow(runner):
+        return
+    for name, path in places:
+        if not re.match(r"\w\w+:/", str(path)):
+            raise UserError(
+                f"'{name}' is '{path}', which lies on this machine, out of reach of Dataflow's workers: set it to "
+                f"a gs:// path, or beam.runner to another."
+            )
+
+
+def is_dataflow(runner: str) -> bool:
+    """Tell whether the name of a runner means Google Cloud Dataflow."""
+    return runner.rpartition(".")[2].lower().removesuffix("runner") == "dataflow"
+
+
+def make_options(beam: BeamSettings, *job: str) -> PipelineOptions:
+    """Return Beam's options for a job named by its parts; raises UserError for the first thing wrong with them."""
+    from apache_beam.options.pipeline_options import PipelineOptions
+    from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
+
+    runner = find_runner(beam.runner)
+    parser = open_parser()
+    flags = [flag for key, value in beam.options.items() for flag in write_flags(key, value, parser)]
+    try:
+        parser.parse_args(flags)
+    except (argparse.ArgumentError, ValueError) as error:
+        raise UserError(f"Beam cannot read its options ({error}): mend the section 'beam'.") from error
+    # Since Beam 2.68 the name DirectRunner first tries to download another runner's binary; this is the in-process one.
+    name = "FnApiRunner" if beam.runner.lower() in ("direct", "directrunner") else beam.runner
+    options = PipelineOptions(["--runner", name, *flags])
+    given = options.get_all_options(drop_default=True)
+    for key in WITHOUT_RESULT:
+        if given.get(key):
+            raise UserError(f"'beam.{key}' is set, but a stage reads what the one before it wrote: leave it out.")
+    if is_dataflow(beam.runner):
+        complete_dataflow(options, runner, "-".join(job))
+    # Without the runner: with Dataflow's, Beam would ask Google Cloud about the bucket here already.
+    errors = PipelineOptionsValidator(options, None).validate()
+    if errors:
+        raise UserError(f"Beam refuses its options ({errors[0].rstrip('.')}): mend the section 'beam'.")
+    return options
+
+
+def complete_dataflow(options: PipelineOptions, runner: PipelineRunner, job: str) -> None:
+    """Set what Topgraft knows better than Beam's defaults; raises UserError where the user has to say more."""
+    from apache_beam.options.pipeline_options import DebugOptions, GoogleCloudOptions, SetupOptions, WorkerOptions
+    from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
+
+    cloud, setup = options.view_as(GoogleCloudOptions), options.view_as(SetupOptions)
+    debug, workers = options.view_as(DebugOptions), options.view_as(WorkerOptions)
+    for key, meaning in DATAFLOW_NEEDS.items():
+        if not getattr(cloud, key):
+            raise UserError(f"'beam.{key}' is missing, which DataflowRunner needs: set it to {meaning}.")
+    if not setup.setup_file and not workers.sdk_container_image:
+        raise UserError(
+            "'beam.sdk_container_image' is missing: set it to an image that configs/Dockerfile makes, "
+            "with Topgraft in it, or set beam.setup_file to Topgraft's setup.py, from which each worker installs it."
+        )
+    if setup.setup_file and not (Path(setup.setup_file).name == "setup.py" and Path(setup.setup_file).is_file()):
+        raise UserError(f"'beam.setup_file' is '{setup.setup_file}', which is no setup.py: set it to that of Topgraft.")
+    # Nothing that a worker runs is defined in the main module.
+    setup.save_main_session = bool(setup.save_main_session)
+    cloud.job_name = cloud.job_name or name_job(job)
+    # One process a worker, as TensorFlow takes all its processors: else each of them holds a model of its own.
+    debug.experiments = debug.experiments or ["no_use_multiple_sdk_containers"]
+    validator = PipelineOptionsValidator(options, runner)
+    errors = [
+        *validator.validate_gcs_path(cloud, "temp_location"),
+        *(validator.validate_gcs_path(cloud, "staging_location") if cloud.staging_location else ()),
+        *validator.validate_cloud_options(cloud),
+        *validator.validate_num_workers(workers),
+        *validator.validate_worker_region_zone(workers),
+    ]
+    if errors:
+        raise UserError(f"Dataflow would refuse its options ({errors[0].rstrip('.')}): mend the section 'beam'.")
+
+
+def name_job(text: str) -> str:
+    """Return a job name that Dataflow takes: small letters, digits and dashes, the first one a letter."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+    return "-".join(["topgraft", *re.findall(r"[a-z0-9]+", plain)])

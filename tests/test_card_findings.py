@@ -1,0 +1,75 @@
+from dataclasses import replace
+
+import numpy as np
+
+from components.card_findings import join_names, list_limits, list_metrics
+from components.features import Audit, Examples, Work
+from components.measured import Measured
+from components.reliability import collect_reliability
+
+EXAMPLES = Examples(Work(), 41, 40, 1, 2, 1, {"train": 20, "val": 4, "test": 16}, ["a", "b"], [1], [])
+COUNTS = {("a", "test"): 12, ("b", "test"): 4, ("a", "train"): 20, ("b", "val"): 4}
+FACTS = {
+    "backbone": {"name": "efficientnet_lite0", "id": "x", "dim": 1280},
+    "classes": ["a", "b"],
+    "images": EXAMPLES.splits,
+    "validation": {},
+    "abstention": None,
+}
+AUDIT = Audit(Work(), 5, 4, 2, 0)
+MEASURED = Measured(
+    [],
+    np.array([[12, 0], [4, 0]]),
+    {"top5": 1.0, "loss": 0.5},
+    {},
+    collect_reliability([{"probability": "0.9", "label": "a", "actual": "a"}], None),
+    3,
+    0.6,
+)
+
+
+def limits(facts=FACTS, examples=EXAMPLES, audit=AUDIT, measured=MEASURED, images=True):
+    return " ".join(list_limits(["photos"], facts, examples, COUNTS, audit, measured, images))
+
+
+def test_a_limit_is_stated_where_the_facts_give_it_and_only_there():
+    text = limits()
+    assert "fewer than 10 test images: b." in text
+    assert "beyond chance: b." in text
+    assert "near-duplicate in training: 3, without these the accuracy is 0.6000." in text
+    assert "in two splits: 4." in text
+    assert "Exact copies among the images found: 2." in text
+    assert "under two classes: 1." in text
+    assert "contradicts: 2." in text
+    assert "no usable images: 1 of 41." in text
+    assert "only on images like those in photos." in text
+    clean = limits(
+        measured=MEASURED._replace(confusion=np.array([[12, 0], [0, 4]]), leaked=0),
+        audit=Audit(Work(), 0, 0, 0, 0),
+        examples=replace(EXAMPLES, rejected=0, duplicates=0, label_conflicts=0),
+    )
+    for word in ("beyond chance", "near-duplicate", "splits", "copies", "two classes", "contradicts", "usable"):
+        assert word not in clean
+
+
+def test_what_it_takes_and_when_it_abstains_follow_from_the_export():
+    assert "answers one of its classes for any image" in limits()
+    chosen = {"threshold": 0.75, "wanted": 0.9, "images": 40, "answered": 30, "precision": 0.95, "low": 0.8, "high": 1}
+    assert "below a probability of 0.7500" in limits(facts={**FACTS, "abstention": chosen})
+    assert "abstains always" in limits(facts={**FACTS, "abstention": {**chosen, "threshold": 2.0}})
+    assert "takes JPEG" in limits()
+    assert "takes bottlenecks of 1280 numbers" in limits(images=False)
+
+
+def test_a_class_that_is_never_predicted_has_no_precision():
+    (metric,) = [
+        metric
+        for metric in list_metrics(MEASURED, ["a", "b"])
+        if (metric["type"], metric["slice"]) == ("precision", {"class": "b"})
+    ]
+    assert (metric["value"], metric["images"]) == (None, 0)
+
+
+def test_of_many_names_ten_are_told_and_the_rest_counted():
+    assert join_names([*"abcdefghij"]) == "a, b, c, d, e, f, g, h, i, j"
+    assert join_names([*"abcdefghijkl"]) == "a, b, c, d, e, f, g, h, i, j and 2 more"
