@@ -5,12 +5,14 @@
 Prints a table and writes benchmarks/faults.json: how many faults of each kind were injected, how many were noticed, and
 after how many the run ended with the same results and left nothing over. Kills come at random moments of a run, each
 stage as likely as it is long; damage is a flipped bit in every file of a kind. A full disk is a small tmpfs, for root.
+Harmful images are copies of a healthy one, at whose last bytes a decoder that is changed for this dies, hangs or raises.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import json
 import os
 import random
@@ -25,8 +27,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, Optional
 
+from rich.console import Console
+
 from components.features import STAGES, is_shard
 from components.files import PARTIAL
+from components.progress import Progress
+from pipeline.config import load_config
+from pipeline.settings import data_place
 
 COMMAND = [sys.executable, "-m", "pipeline.cli", "run"]
 ROOT = Path(__file__).parents[1]
@@ -34,6 +41,44 @@ EXACT = (".csv", ".txt", ".jsonl", ".pbtxt")
 NUMBERS = ("predictions.csv", "mistakes.csv")
 # Predictions differ in the last digits with what is beside them in a batch.
 TOLERANCE = 1e-5
+INTERRUPTED = "topgraft: interrupted; the same command continues where it stopped."
+# Python runs a module of this name first in every process, children and workers among them.
+HARMFUL = """
+import importlib.abc, importlib.util, os, signal, sys, time
+
+class Harm(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    def find_spec(self, name, path, target=None):
+        if name != "components.images":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        self.loader, spec.loader = spec.loader, self
+        return spec
+
+    def create_module(self, spec):
+        return self.loader.create_module(spec)
+
+    def exec_module(self, module):
+        self.loader.exec_module(module)
+        inspect_image = module.inspect_image
+
+        def harm(content, limits):
+            if content.endswith(b"killed"):
+                os.kill(os.getpid(), signal.SIGKILL)
+            if content.endswith(b"crashes"):
+                os.kill(os.getpid(), signal.SIGSEGV)
+            if content.endswith(b"hangs"):
+                time.sleep(10**6)
+            if content.endswith(b"raises"):
+                raise SystemError("in a decoder")
+            return inspect_image(content, limits)
+
+        module.inspect_image = harm
+
+sys.meta_path.insert(0, Harm())
+"""
+HARMS = ("killed", "crashes", "hangs", "raises")
+PROCESSES = ("beam.direct_running_mode=multi_processing", "beam.direct_num_workers=2")
 
 
 class Tally(NamedTuple):
@@ -127,8 +172,8 @@ def draw_moments(run: Path, count: int, chance: random.Random) -> list[tuple[str
     return sorted(moments, key=lambda moment: (STAGES.index(moment[0]), moment[1]))
 
 
-def kill_at(bench: Bench, run: Path, stage: str, seconds: float) -> bool:
-    """Start a run and kill it so many seconds after a stage began; tell whether it was still running."""
+def signal_at(bench: Bench, run: Path, stage: str, seconds: float, number: int) -> tuple[int, str]:
+    """Start a run and send a signal so many seconds after a stage began; return its status and what it said."""
     process = bench.start(run)
     names = list(json.loads((bench.undisturbed / "run.json").read_text())["stages"])
     before = names[: names.index(stage)]
@@ -137,22 +182,34 @@ def kill_at(bench: Bench, run: Path, stage: str, seconds: float) -> bool:
     try:
         process.wait(seconds)
     except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGKILL)
-    process.communicate()
-    return process.returncode == -signal.SIGKILL
+        process.send_signal(number)
+    said = process.communicate()[1]
+    return process.returncode, said
 
 
-def inject_kills(bench: Bench, place: Path, runs: int, kills: int, chance: random.Random) -> Iterator[Tally]:
-    """Kill each of several runs several times, let it end, and compare."""
-    for number in range(runs):
-        run = place / f"killed{number}"
-        moments = draw_moments(bench.undisturbed, kills, chance)
-        killed = sum(kill_at(bench, run, *moment) for moment in moments)
-        status, said = bench.finish(run)
-        found = said if status not in (0, 3) else bench.compare(run) or list_left_over(run)
+def inject_signals(
+    bench: Bench, place: Path, number: signal.Signals, runs: int, signals: int, chance: random.Random
+) -> Iterator[Tally]:
+    """End each of several runs several times by a signal, let it finish, and compare."""
+    for _ in range(runs):
+        run = place / "ended"
+        moments = draw_moments(bench.undisturbed, signals, chance)
+        ended = [signal_at(bench, run, *moment, number) for moment in moments]
+        if number == signal.SIGKILL:
+            noticed = injected = sum(status == -number for status, _ in ended)
+        else:
+            injected = sum(status not in (0, 3) for status, _ in ended)
+            noticed = sum(status == 130 and said.strip() == INTERRUPTED for status, said in ended)
+        found = finish_and_compare(bench, run)
         where = ", ".join(f"{stage}+{seconds:.1f}s" for stage, seconds in moments)
-        yield Tally("SIGKILL", killed, killed, 0 if found else killed, f"{where}: {found or 'same'}")
+        yield Tally(number.name, injected, noticed, 0 if found else injected, f"{where}: {found or 'same'}")
         shutil.rmtree(run)
+
+
+def finish_and_compare(bench: Bench, run: Path, *words: str) -> str:
+    """Run to the end; return what is not as in the undisturbed run, '' for nothing."""
+    status, said = bench.finish(run, *words)
+    return said if status not in (0, 3) else bench.compare(run) or list_left_over(run)
 
 
 def list_left_over(run: Path) -> str:
@@ -239,12 +296,42 @@ def inject_full_disks(bench: Bench, place: Path) -> Optional[Tally]:
             noticed += bool(clear)
             detail = detail if clear else said[-300:]
             subprocess.run(["mount", "-o", f"remount,size={needed * 3}", str(disk)], check=True)
-            status, said = bench.finish(disk / "run")
-            found = said if status not in (0, 3) else bench.compare(disk / "run") or list_left_over(disk / "run")
+            found = finish_and_compare(bench, disk / "run")
             survived += not found
             detail = found[-300:] or detail
         (place / "disk").rmdir()
     return Tally("disk full", len(shares), noticed, survived, detail)
+
+
+def inject_harmful_images(bench: Bench, place: Path, processes: Sequence[str]) -> Iterator[Tally]:
+    """Ingest the images with one among them that harms whatever process decodes it, until the command ends well."""
+    (place / "harm").mkdir(exist_ok=True)
+    (place / "harm" / "sitecustomize.py").write_text(HARMFUL)
+    environment = {**os.environ, "PYTHONPATH": f"{place / 'harm'}{os.pathsep}{ROOT}"}
+    images = Path(data_place(load_config(Path(bench.config), bench.overrides), Progress(Console(quiet=True))))
+    for kind in HARMS:
+        run, copy = place / "harmed", place / "images"
+        shutil.copytree(images, copy)
+        first = min(file for file in copy.rglob("*.[jp]*g"))
+        bad = first.with_name(f"bad{first.suffix}")
+        bad.write_bytes(first.read_bytes() + kind.encode())
+        command = [*COMMAND, bench.config, f"output_dir={run}", *bench.overrides, f"data.path={copy}", *processes]
+        started, commands, status = time.perf_counter(), 0, -1
+        while status and commands < 4:
+            ended = subprocess.run([*command, "--only", "ingest"], cwd=ROOT, env=environment, capture_output=True)
+            status, commands = ended.returncode, commands + 1
+        seconds = time.perf_counter() - started
+        rejects = [json.loads(line) for line in (run / "examples" / "rejects.jsonl").read_text().splitlines()]
+        failed = [(row["key"], row["detail"]) for row in rejects if row["reason"] == "failed"]
+        noticed = [key for key, _ in failed] == [bad.relative_to(copy).as_posix()]
+        counts = json.loads((run / "run.json").read_text())["counts"]
+        wanted = json.loads((bench.undisturbed / "run.json").read_text())["counts"]
+        survived = noticed and counts["written"] == wanted["written"] and not list_left_over(run)
+        fault = f"an image {kind}{', worker processes' if processes else ''}"
+        detail = f"commands {commands}, {seconds:.0f} s: {failed[0][1] if failed else ended.stderr[-300:]!r}"
+        yield Tally(fault, 1, int(noticed), int(survived), detail)
+        shutil.rmtree(run)
+        shutil.rmtree(copy)
 
 
 def inject_second_runs(bench: Bench, place: Path) -> Tally:
@@ -295,11 +382,15 @@ def main() -> None:
             raise SystemExit(said)
         print(f"undisturbed run: {time.perf_counter() - started:.1f} s")
         show(inject_second_runs(bench, place))
-        for tally in inject_kills(bench, place, options.runs, options.kills, chance):
-            show(tally)
-        for tally in inject_damage(bench, place, chance):
-            show(tally)
-        for tally in inject_shard_damage(bench, place, chance):
+        tallied = itertools.chain(
+            inject_signals(bench, place, signal.SIGKILL, options.runs, options.kills, chance),
+            inject_signals(bench, place, signal.SIGINT, 1, options.kills, chance),
+            inject_damage(bench, place, chance),
+            inject_shard_damage(bench, place, chance),
+            inject_harmful_images(bench, place, ()),
+            inject_harmful_images(bench, place, PROCESSES),
+        )
+        for tally in tallied:
             show(tally)
         show(inject_full_disks(bench, place))
     injected, survived = sum(tally.injected for tally in tallies), sum(tally.survived for tally in tallies)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from pipeline.stages import Stages
 
 DONE, NOT_BLESSED = 0, 3
+# Worker processes that may die in a run: each takes what it did with it, and the next does that with more care.
+MOST_LOST = 3
 
 
 def show_progress(options: argparse.Namespace) -> Progress:
@@ -54,20 +56,31 @@ def run_command(options: argparse.Namespace) -> int:
 
 
 def run_whole(config: Config, run: RunDir, options: argparse.Namespace) -> tuple[Stages, dict[str, Any]]:
-    """Run the stages, again from that on which wrote what turns out to be damaged; return them and their record."""
+    """Run the stages, again where what one wrote is damaged or a worker died; return them and their record."""
+    from pipeline.lost_workers import LostWorker, noticing_lost_workers
     from pipeline.pipeline import run_stages
     from pipeline.record import write_record
     from pipeline.stages import Stages, StopAfterStage
 
     progress = show_progress(options)
     damaged: set[str] = set()
+    lost = 0
     while True:
         stages = Stages(run, progress, options.first, options.only)
         try:
-            run_stages(config, run, stages, progress)
+            with noticing_lost_workers():
+                run_stages(config, run, stages, progress)
             break
         except StopAfterStage:
             break
+        except LostWorker as error:
+            lost += 1
+            if lost > MOST_LOST:
+                raise UserError(
+                    f"Worker processes died {lost} times, the last with status {error}: see that they have memory, or "
+                    f"set beam.direct_num_workers to fewer, then the same command continues where it stopped."
+                ) from error
+            print(f"topgraft: a worker process died with status {error}: what it did is done again.", file=sys.stderr)
         except DamagedFile as error:
             if error.path in damaged or not as_path(error.path).is_relative_to(run.root):
                 raise

@@ -1,0 +1,52 @@
+"""Notice that a worker process of Beam's local runner has died: the runner itself would wait for it for ever."""
+
+from __future__ import annotations
+
+import re
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Optional
+
+
+class LostWorker(Exception):
+    """A worker process ended on its own; the argument is its exit status."""
+
+
+@contextmanager
+def noticing_lost_workers() -> Iterator[None]:
+    """Raise LostWorker in the main thread, where the block runs a pipeline, once a worker process has died."""
+    lost: list[int] = []
+    interrupted: list[int] = []
+    hook, handler = threading.excepthook, signal.getsignal(signal.SIGINT)
+
+    def notice(failure: threading.ExceptHookArgs) -> None:
+        # Raised by the thread that waits for the process (Beam 2.72, local_job_service.SubprocessSdkWorker.run).
+        found = re.fullmatch(r"Worker subprocess exited with return code (-?\d+)", str(failure.exc_value))
+        if not found:
+            hook(failure)
+        elif not lost and not interrupted:
+            lost.append(int(found[1]))
+            # The main thread waits for an answer, out of which a signal alone gets it.
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    def interrupt(number: int, frame: Optional[FrameType]) -> None:
+        if not lost and handler == signal.SIG_IGN:
+            return
+        if not lost:  # from the keyboard, of which workers die as well
+            interrupted.append(number)
+        raise KeyboardInterrupt
+
+    threading.excepthook = notice
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    except BaseException as error:
+        if lost:
+            raise LostWorker(lost[0]) from error
+        raise
+    finally:
+        threading.excepthook = hook
+        signal.signal(signal.SIGINT, handler)

@@ -1,0 +1,55 @@
+import os
+import signal
+import threading
+
+import pytest
+
+from pipeline.lost_workers import LostWorker, noticing_lost_workers
+
+
+def die(words):
+    """Raise in a thread what Beam's raises for a worker that is gone."""
+
+    def fail():
+        raise RuntimeError(words)
+
+    thread = threading.Thread(target=fail)
+    thread.start()
+    thread.join()
+
+
+def wait():
+    """Wait as a pipeline does for an answer of its worker."""
+    threading.Event().wait(30)
+    pytest.fail("nothing ended the wait")
+
+
+def test_a_wait_for_a_worker_that_died_ends(capsys):
+    with pytest.raises(LostWorker, match="137"), noticing_lost_workers():
+        threading.Timer(0.1, die, ["Worker subprocess exited with return code 137"]).start()
+        wait()
+    assert capsys.readouterr().err == ""
+
+
+def test_an_interrupt_of_which_workers_die_as_well_stays_one():
+    with pytest.raises(KeyboardInterrupt), noticing_lost_workers():
+        try:
+            threading.Timer(0.1, os.kill, [os.getpid(), signal.SIGINT]).start()
+            wait()
+        finally:
+            die("Worker subprocess exited with return code -2")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_other_failures_pass():
+    hook, handler = threading.excepthook, signal.getsignal(signal.SIGINT)
+    seen = []
+    threading.excepthook = seen.append
+    try:
+        with pytest.raises(ValueError, match="other"), noticing_lost_workers():
+            die("something else")
+            raise ValueError("other")
+        assert [str(failure.exc_value) for failure in seen] == ["something else"]
+    finally:
+        threading.excepthook = hook
+    assert signal.getsignal(signal.SIGINT) is handler
