@@ -14,7 +14,7 @@ import tensorflow as tf
 from components import features
 from components.errors import UserError
 from components.images import Limits, RejectedImage, check_image, make_readable, read_file
-from components.places import is_remote
+from components.places import do_side_by_side, is_remote
 
 BATCH_SIZE = 32
 TOP_K = 5
@@ -94,7 +94,7 @@ def predict_files(
     """Yield (path, Answer or Unreadable) in input order, a batch in memory at a time."""
     rows = iter(files)
     while batch := list(islice(rows, BATCH_SIZE)):
-        contents = [_read(path) for path in batch]
+        contents = do_side_by_side(_read, batch, any(map(is_remote, batch)))
         predicted = iter(predict_each(compute, [content for content in contents if isinstance(content, bytes)]))
         for path, content in zip(batch, contents):
             outcome = next(predicted) if isinstance(content, bytes) else content
