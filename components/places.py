@@ -6,11 +6,14 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 REMOTE = "gs://"
 # What a listing asks for: whole descriptions of a million objects would take gigabytes.
@@ -103,6 +106,14 @@ def read_object(place: str) -> bytes:
     return content
 
 
+def do_side_by_side(do: Callable[[T], R], items: Sequence[T], remote: bool) -> list[R]:
+    """Return what do returns for each item; answers of a remote place are awaited together."""
+    if not remote:
+        return list(map(do, items))
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
+        return list(pool.map(do, items))
+
+
 def remove(path: Path) -> None:
     """Remove a file or a folder with all that is in it, if it is there."""
     if not is_remote(path):
@@ -114,8 +125,7 @@ def remove(path: Path) -> None:
     names = [f"{path}/{name}" for name, _ in _walk(path, nested=True)]
     if path.is_file():
         names.append(str(path))
-    with ThreadPoolExecutor(CONNECTIONS) as pool:
-        list(pool.map(_system(path).rm_file, names))
+    do_side_by_side(_system(path).rm_file, names, remote=True)
 
 
 def upload(local: Path, remote: Path, last: str = "") -> None:
@@ -157,14 +167,19 @@ def local_copy(path: Path) -> Iterator[Path]:
 
 
 def storage_errors() -> tuple[type[Exception], ...]:
-    """Return what reading and writing raises, for an except clause: the storage's own errors are no OSErrors."""
-    if "gcsfs" not in sys.modules:  # then it was none of the storage's
-        return (OSError,)
+    """Return what reading and writing raises, for an except clause."""
+    return OSError, *refusals()
+
+
+def refusals() -> tuple[type[Exception], ...]:
+    """Return those errors of Cloud Storage that are no OSErrors, such as for want of credentials."""
+    if "gcsfs" not in sys.modules:  # then none has happened
+        return ()
     from aiohttp import ClientError
     from gcsfs.retry import HttpError
     from google.auth.exceptions import GoogleAuthError
 
-    return OSError, HttpError, GoogleAuthError, ClientError
+    return HttpError, GoogleAuthError, ClientError
 
 
 def describe_error(error: Exception) -> str:

@@ -12,7 +12,7 @@ from typing import Any, NoReturn, Optional
 
 from components.errors import UserError
 from components.features import STAGES
-from components.places import as_path
+from components.places import as_path, describe_error, refusals
 from components.printable import printable
 from pipeline.commands import (
     backbones_command,
@@ -51,6 +51,11 @@ def main(arguments: Optional[list[str]] = None) -> int:
         except UserError as error:
             print(f"topgraft: {printable(str(error))}", file=sys.stderr)
             answer({"error": str(error)})
+            return USER_ERROR
+        except refusals() as error:
+            message = f"Cloud Storage refuses ({describe_error(error)}): check the path and your credentials."
+            print(f"topgraft: {printable(message)}", file=sys.stderr)
+            answer({"error": message})
             return USER_ERROR
         except Exception as error:
             message = describe_failure(error)
@@ -239,6 +244,7 @@ def silence_libraries(verbose: bool) -> None:
     logging.getLogger().setLevel(logging.ERROR)
     for name in ("apache_beam", "tensorflow", "absl", "root"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs what it raises
 
 
 def run_and_exit() -> None:
