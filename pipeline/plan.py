@@ -204,7 +204,7 @@ def list_notes(
     if images / shards > 2 * components.sharding.IMAGES_PER_SHARD:
         notes.append(f"A shard holds {images / shards:,.0f} images: that much is done again when its worker is lost.")
     if driver_bytes > 2**36:
-        notes.append(f"The machine of the command needs {driver_bytes / 2**30:,.0f} GiB of memory, for the audit.")
+        notes.append(f"The machine of the command needs {driver_bytes / 2**30:,.0f} GiB of memory.")
     if len(set(classes)) > 1:
         notes.append(f"Runs of {min(classes):,} and of {max(classes):,} classes are compared.")
     return notes
