@@ -5,7 +5,7 @@
 Prints a table and writes benchmarks/faults.json: how many faults of each kind were injected, how many were noticed, and
 after how many the run ended with the same results and left nothing over. Kills come at random moments of a run, each
 stage as likely as it is long; damage is a flipped bit in every file of a kind. A full disk is a small tmpfs, for root.
-Harmful images are copies of a healthy one, at whose last bytes a decoder that is changed for this dies, hangs or raises.
+Harmful images are copies of a healthy one, on which a decoder that is changed for this dies, hangs or raises.
 """
 
 from __future__ import annotations
