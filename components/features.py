@@ -58,6 +58,10 @@ class RunDir:
         return self.root / "run.json"
 
     @property
+    def throughput(self) -> Path:
+        return self.root / "throughput.json"
+
+    @property
     def stages(self) -> Path:
         return self.root / "stages"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ from components.errors import DamagedFile
 from components.features import SPLITS, Shard, index_name, parse_shard, shard_name
 from components.image_headers import Limits
 from components.listing import ImageFile
+from components.places import Status
 from components.sharding import list_shards
 
 
@@ -96,14 +97,16 @@ def measure_shard(folder: Path, shard: Shard) -> list[int]:
     return [file.stat().st_size for file in files] if all(file.exists() for file in files) else []
 
 
-def plan_shard(folder: Path, shard: Shard, rows: list[Row], limits: Limits) -> bool:
+def plan_shard(folder: Path, shard: Shard, rows: list[Row], limits: Limits, there: Mapping[str, Status]) -> bool:
     """Bring the index of a shard into line with rows in order of key; tell whether its files have to be written.
 
-    If so, the index is their plan: each row has the split in which its record is to lie, and no sizes vouch for files.
+    there are the files of the folder. If they have to, the index is their plan: each row has the split in which its
+    record is to lie, and no sizes vouch for files.
     """
     index = folder / index_name(shard)
     lying, sizes = read_index(index, limits)
-    written = bool(sizes) and sizes == measure_shard(folder, shard)
+    names = [shard_name(split, shard) for split in SPLITS]
+    written = bool(sizes) and sizes == [there[name].size for name in names if name in there]
     written = written and all(row.facts for row in rows) and _list_records(rows) == _list_records(lying)
     if not written or rows != lying:
         write_index(index, rows, limits, sizes if written else [])

@@ -5,22 +5,19 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import components
 from components.image_headers import Limits
 from components.images import CheckedImage, check_images, read_file
 from components.listing import ImageFile
+from components.places import do_side_by_side, is_remote
 from components.rejects import UNREADABLE, RejectedImage
 
 
 def read_images(files: Sequence[ImageFile], limits: Limits) -> list[CheckedImage | RejectedImage]:
     """Read and check files."""
-    if any("://" in file.path for file in files):  # what takes time there is to wait for an answer
-        with ThreadPoolExecutor(len(files)) as pool:
-            contents = list(pool.map(functools.partial(_read_content, limits=limits), files))
-    else:
-        contents = [_read_content(file, limits) for file in files]
+    read = functools.partial(_read_content, limits=limits)
+    contents = do_side_by_side(read, files, any(is_remote(file.path) for file in files))
     checked = iter(check_images([content for content in contents if isinstance(content, bytes)], limits))
     return [next(checked) if isinstance(content, bytes) else content for content in contents]
 

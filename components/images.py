@@ -27,6 +27,7 @@ from components.image_headers import (
     read_orientation,
     read_png_size,
 )
+from components.places import as_path, describe_error, is_remote, measure, read_object, storage_errors
 from components.rejects import (
     CORRUPT,
     NOT_AN_IMAGE,
@@ -60,6 +61,9 @@ class CheckedImage(NamedTuple):
 def read_file(path: str, limits: Limits) -> bytes:
     """Return the content of a file, local or at a URL that TensorFlow reads; raises RejectedImage."""
     try:
+        if is_remote(path):
+            check_bytes(measure(as_path(path)).size, limits)
+            return read_object(path)
         if "://" in path:
             check_bytes(tf.io.gfile.stat(path).length, limits)
             with tf.io.gfile.GFile(path, "rb") as remote:
@@ -71,10 +75,10 @@ def read_file(path: str, limits: Limits) -> bytes:
         check_bytes(status.st_size, limits)
         with open(path, "rb", buffering=0) as file:
             return file.read()
-    except OSError as error:
-        raise RejectedImage(UNREADABLE, error.strerror or str(error)) from error
     except tf.errors.OpError as error:
         raise RejectedImage(UNREADABLE, _explain(error)) from error
+    except storage_errors() as error:
+        raise RejectedImage(UNREADABLE, describe_error(error)) from error
 
 
 def check_image(content: bytes, limits: Limits) -> CheckedImage:

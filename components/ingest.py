@@ -16,11 +16,10 @@ from components.class_names import append_classes, read_labels
 from components.duplicates import Copy, find_copies
 from components.errors import UserError
 from components.example_shards import WriteExampleShard, remove_begun
-from components.features import SPLITS, Examples, RunDir, Shard, Work, index_name
+from components.features import SPLITS, Examples, RunDir, Shard, Work, index_name, shard_name
 from components.file_index import (
     Row,
     encode_text,
-    measure_shard,
     plan_shard,
     read_index,
     read_known,
@@ -30,7 +29,7 @@ from components.files import remove_partials, write_json, write_text
 from components.findings import describe_copies, describe_files, describe_splits
 from components.image_headers import Limits
 from components.listing import ImageFile, Listing
-from components.places import make_folder
+from components.places import list_files, make_folder
 from components.progress import Progress
 from components.rejects import DUPLICATE, Reject
 from components.sharding import choose_shards, keeps_spans, list_shards, place_key, plan_spans
@@ -97,7 +96,7 @@ def ingest_images(
     _check_unchanged(settled, _flatten(written))
     remove_other_shards(run.examples, spans)
     remove_begun(run.examples)
-    if not all(measure_shard(run.examples, shard) for shard in list_shards(spans)):
+    if not {shard_name(split, shard) for split in SPLITS for shard in planned} <= list_files(run.examples).keys():
         raise UserError(f"Shards vanished from '{run.examples}' as they were written: run again, which mends that.")
 
     rejects = _list_rejects(settled, listing, copies)
@@ -159,10 +158,7 @@ def place_files(
 def _read_spans(run: RunDir) -> list[int]:
     try:
         spans: list[int] = json.loads(run.spans.read_text(encoding="utf-8"))
-    except (
-        FileNotFoundError,
-        ValueError,
-    ):  # none, or damaged: all are placed anew, but not read again
+    except (FileNotFoundError, ValueError):  # none, or damaged: all are placed anew, but not read again
         return []
     return spans
 
@@ -201,7 +197,8 @@ def write_rows(
 
     A shard that holds what it should is left alone.
     """
-    changed = [shard for shard, rows in planned.items() if plan_shard(run.examples, shard, rows, limits)]
+    there = list_files(run.examples)  # asked for once: each file alone takes an object store a round trip
+    changed = [shard for shard, rows in planned.items() if plan_shard(run.examples, shard, rows, limits, there)]
     # Now that their plans are there: whatever ends this run, the next one finds each image in its place.
     write_json(run.spans, spans)
     if changed:

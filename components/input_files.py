@@ -11,7 +11,7 @@ from pathlib import Path
 from components.errors import UserError
 from components.files import PARTIAL
 from components.folders import SKIPPED_NAMES
-from components.places import REMOTE, as_path, is_remote, walk_objects
+from components.places import as_path, is_remote, match_objects, walk_objects
 
 
 def find_files(paths: Sequence[Path], output: Path | None = None) -> Iterator[str]:
@@ -36,18 +36,16 @@ def _absolute(place: str) -> str:
 def _expand(path: Path) -> Iterable[str]:
     if path.exists() if is_remote(path) else os.path.lexists(path):  # even with brackets in its name
         return [str(path)]
-    matches = sorted(_match(path)) if glob.has_magic(str(path)) else []
+    find = match_objects if is_remote(path) else _match
+    matches = sorted(find(path)) if glob.has_magic(str(path)) else []
     if not matches:
         kind = "match for" if glob.has_magic(str(path)) else "file or folder"
         raise UserError(f"There is no {kind} '{path}': give paths of images or of folders of images.")
     return _leave_nested(matches)
 
 
-def _match(path: Path) -> Iterator[Path]:
-    if is_remote(path):
-        root = as_path(path.anchor or f"{REMOTE}{path.parts[0]}")
-        return root.glob(str(path)[len(str(root)) :].lstrip("/"))
-    return map(Path, glob.iglob(str(path), recursive=True))
+def _match(pattern: Path) -> list[Path]:
+    return [Path(match) for match in glob.iglob(str(pattern), recursive=True)]
 
 
 def _leave_nested(matches: Iterable[Path]) -> Iterator[str]:

@@ -84,8 +84,10 @@ def _list_remote(paths: Iterable[str]) -> dict[str, Status]:
         try:
             for name, status in walk_objects(as_path(folder), nested=False):
                 listed[f"{folder}/{name}"] = status
-        except storage_errors():  # whatever is to be read there is rejected with the reason
+        except FileNotFoundError:  # ingest rejects what is to be read there
             continue
+        except storage_errors() as error:
+            raise UserError(f"Cannot list {folder!r} ({describe_error(error)}): check its permissions.") from error
     return listed
 
 

@@ -6,15 +6,21 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 REMOTE = "gs://"
 # What a listing asks for: whole descriptions of a million objects would take gigabytes.
 FIELDS = "items(name,size,generation),nextPageToken"
 PAGE = 1000
+# Requests at a time, where each is answered in its own time.
+CONNECTIONS = 16
 
 
 class Status(NamedTuple):
@@ -71,18 +77,41 @@ def list_files(folder: Path) -> dict[str, Status]:
 
 def walk_objects(folder: Path, nested: bool = True) -> Iterator[tuple[str, Status]]:
     """Yield the objects below a remote folder, or directly below it alone, by name relative to it, in order."""
+    for name, status in _walk(folder, nested):
+        if not name.endswith("/") and name:  # an empty object that stands for a folder
+            yield name, status
+
+
+def _walk(folder: Path, nested: bool) -> Iterator[tuple[str, Status]]:
     bucket, _, name = str(folder)[len(REMOTE) :].partition("/")
     prefix, token = f"{name.rstrip('/')}/" if name else "", None
     while True:
         query = {"prefix": prefix, "delimiter": None if nested else "/", "pageToken": token}
         page = _system(folder).call("GET", "b/{}/o", bucket, **query, fields=FIELDS, maxResults=PAGE, json_out=True)
         for item in page.get("items", ()):
-            below = item["name"][len(prefix) :]
-            if below and not below.endswith("/"):  # an empty object that stands for a folder
-                yield below, Status(int(item["size"]), int(item["generation"]))
+            yield item["name"][len(prefix) :], Status(int(item["size"]), int(item["generation"]))
         token = page.get("nextPageToken")
         if not token:
             return
+
+
+def match_objects(pattern: Path) -> list[Path]:
+    """Return the objects, and the folders of objects, that a remote pattern matches."""
+    return [as_path(f"{REMOTE}{name}") for name in _system(pattern).glob(str(pattern))]
+
+
+def read_object(place: str) -> bytes:
+    """Return the content of an object, for which TensorFlow asks several times."""
+    content: bytes = _system(as_path(place)).cat_file(place)
+    return content
+
+
+def do_side_by_side(do: Callable[[T], R], items: Sequence[T], remote: bool) -> list[R]:
+    """Return what do returns for each item; answers of a remote place are awaited together."""
+    if not remote:
+        return list(map(do, items))
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
+        return list(pool.map(do, items))
 
 
 def remove(path: Path) -> None:
@@ -93,9 +122,10 @@ def remove(path: Path) -> None:
         else:
             path.unlink(missing_ok=True)
         return
-    names = [str(path / name) for name in list_files(path)] or ([str(path)] if path.exists() else [])
-    if names:
-        _system(path).rm(names)
+    names = [f"{path}/{name}" for name, _ in _walk(path, nested=True)]
+    if path.is_file():
+        names.append(str(path))
+    do_side_by_side(_system(path).rm_file, names, remote=True)
 
 
 def upload(local: Path, remote: Path, last: str = "") -> None:
@@ -137,13 +167,19 @@ def local_copy(path: Path) -> Iterator[Path]:
 
 
 def storage_errors() -> tuple[type[Exception], ...]:
-    """Return what reading and writing raises, for an except clause: the storage's own errors are no OSErrors."""
-    if "gcsfs" not in sys.modules:  # then it was none of the storage's
-        return (OSError,)
+    """Return what reading and writing raises, for an except clause."""
+    return OSError, *refusals()
+
+
+def refusals() -> tuple[type[Exception], ...]:
+    """Return those errors of Cloud Storage that are no OSErrors, such as for want of credentials."""
+    if "gcsfs" not in sys.modules:  # then none has happened
+        return ()
+    from aiohttp import ClientError
     from gcsfs.retry import HttpError
     from google.auth.exceptions import GoogleAuthError
 
-    return OSError, HttpError, GoogleAuthError
+    return HttpError, GoogleAuthError, ClientError
 
 
 def describe_error(error: Exception) -> str:

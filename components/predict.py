@@ -15,7 +15,7 @@ from components import features
 from components.checksums import find_unlike
 from components.errors import UserError
 from components.images import Limits, RejectedImage, check_image, inspect_image, read_file
-from components.places import is_remote
+from components.places import do_side_by_side, is_remote
 
 BATCH_SIZE = 32
 TOP_K = 5
@@ -106,7 +106,7 @@ def predict_files(
     """Yield (path, Answer or Unreadable) in input order, a batch in memory at a time."""
     rows = iter(files)
     while batch := list(islice(rows, BATCH_SIZE)):
-        contents = [_read(path) for path in batch]
+        contents = do_side_by_side(_read, batch, any(map(is_remote, batch)))
         predicted = iter(predict_each(compute, [content for content in contents if isinstance(content, bytes)]))
         for path, content in zip(batch, contents):
             outcome = next(predicted) if isinstance(content, bytes) else content

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, ProgressColumn, Task, TaskID, TextColumn, T
 from rich.progress import Progress as Bars
 from rich.text import Text
 
-from components.places import Status, list_files
+from components.places import Status, list_files, storage_errors
 
 T = TypeVar("T")
 
@@ -81,7 +81,10 @@ class Progress:
 
         def poll() -> None:
             while not ended.wait(POLL_SECONDS):
-                written = _bytes_written(folder, before)
+                try:
+                    written = _bytes_written(folder, before)
+                except storage_errors():  # the work itself tells of what matters
+                    continue
                 self.report(min(1.0, written / max(expected_bytes, 1)) * items, items, unit)
 
         watcher = threading.Thread(target=poll, daemon=True)

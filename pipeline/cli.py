@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import os
 import sys
 import warnings
@@ -11,13 +12,14 @@ from typing import Any, NoReturn, Optional
 
 from components.errors import UserError
 from components.features import STAGES
-from components.places import as_path
+from components.places import as_path, describe_error, refusals
 from components.printable import printable
 from pipeline.commands import (
     backbones_command,
     classify_command,
     curve_command,
     export_command,
+    plan_command,
     predict_command,
     run_command,
     serve_command,
@@ -49,6 +51,11 @@ def main(arguments: Optional[list[str]] = None) -> int:
         except UserError as error:
             print(f"topgraft: {printable(str(error))}", file=sys.stderr)
             answer({"error": str(error)})
+            return USER_ERROR
+        except refusals() as error:
+            message = f"Cloud Storage refuses ({describe_error(error)}): check the path and your credentials."
+            print(f"topgraft: {printable(message)}", file=sys.stderr)
+            answer({"error": message})
             return USER_ERROR
         except Exception as error:
             message = describe_failure(error)
@@ -101,6 +108,21 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     stage.add_argument("--from", dest="first", choices=STAGES, help="run again from this stage on")
     stage.add_argument("--only", choices=STAGES, help="run just this stage again")
     run.set_defaults(command=run_command)
+
+    plan = commands.add_parser(
+        "plan", parents=[answering], help="hours, bytes, shards and cost of a run, by its last run or short trial runs"
+    )
+    plan.add_argument("config", type=as_path, help="a YAML file, such as configs/caltech101.yaml")
+    plan.add_argument("overrides", nargs="*", metavar="key=value", help="keys of the config to set")
+    plan.add_argument("--images", type=images, help="how many, such as 1e8 (default: those of the config)")
+    plan.add_argument("--workers", type=positive, help="of a Beam runner (default: this machine alone)")
+    plan.add_argument("--vcpus", type=positive, default=4, help="of a worker (default 4)")
+    plan.add_argument("--price", type=at_least_0, help="for a vCPU-hour, in any currency")
+    plan.add_argument("--startup", type=at_least_0, default=4, help="minutes until a worker works (default 4)")
+    plan.add_argument("--slow", type=at_least_0, default=0.02, help="share of stragglers (default 0.02)")
+    plan.add_argument("--lost", type=at_least_0, default=0.01, help="losses of a worker an hour (default 0.01)")
+    plan.add_argument("--measure", action="store_true", help="make trial runs again, beside those that are kept")
+    plan.set_defaults(command=plan_command)
 
     curve = commands.add_parser(
         "curve",
@@ -159,7 +181,11 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     words, flags = split_flags(arguments)
     options, rest = parser.parse_known_args(words)
     options.flags = flags
-    if rest and options.command in (run_command, curve_command) and not any(word.startswith("-") for word in rest):
+    if (
+        rest
+        and options.command in (run_command, plan_command, curve_command)
+        and not any(word.startswith("-") for word in rest)
+    ):
         options.overrides += rest  # overrides that stand behind an option
     elif rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -190,6 +216,25 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def at_least_0(text: str) -> float:
+    """Parse a finite number of at least 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of 0 or more")
+    return number
+
+
+def images(text: str) -> int:
+    """Parse a number of images, which may be written as 1e8."""
+    number = at_least_0(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of 1 or more")
+    return round(number)
+
+
 def silence_libraries(verbose: bool) -> None:
     """Keep the libraries' own messages off the terminal unless they are asked for; call before they are imported."""
     if verbose:
@@ -199,6 +244,7 @@ def silence_libraries(verbose: bool) -> None:
     logging.getLogger().setLevel(logging.ERROR)
     for name in ("apache_beam", "tensorflow", "absl", "root"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs what it raises
 
 
 def run_and_exit() -> None:

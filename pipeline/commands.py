@@ -1,4 +1,4 @@
-"""The commands: topgraft run, curve, predict, classify, export, serve, backbones; each returns its exit status."""
+"""The commands of topgraft: run, plan, curve, predict, classify, export, serve, backbones; they return a status."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from components.errors import DamagedFile, UserError
 from components.features import TUNING_STAGES
 from components.places import as_path
 from components.printable import printable
-from pipeline.terminal import print_comparison, print_curve, print_summary
+from pipeline.terminal import print_comparison, print_curve, print_plan, print_summary
 
 if TYPE_CHECKING:
     from components.features import RunDir
@@ -91,6 +91,30 @@ def run_whole(config: Config, run: RunDir, options: argparse.Namespace) -> tuple
             if stages.summary:
                 record = write_record(config, run, stages)
     return stages, record
+
+
+def plan_command(options: argparse.Namespace) -> int:
+    """topgraft plan."""
+    from components.makespan import Fleet
+    from pipeline.config import load_config
+    from pipeline.plan import SLOWDOWN, make_plan
+
+    config = load_config(options.config, options.overrides)
+    fleet = options.workers and Fleet(
+        options.workers, options.vcpus, 60 * options.startup, options.slow, SLOWDOWN, options.lost
+    )
+    plan = make_plan(
+        config,
+        [str(options.config), *options.overrides],
+        options.images,
+        fleet,
+        options.price,
+        options.measure,
+        show_progress(options),
+    )
+    print_plan(plan, options.quiet)
+    options.answer(plan.to_dict())
+    return DONE
 
 
 def curve_command(options: argparse.Namespace) -> int:

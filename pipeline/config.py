@@ -14,7 +14,8 @@ from components.catalog import Spec, parse_backbone
 from components.errors import UserError
 from components.features import RunDir
 from components.places import as_path, describe_error, storage_errors
-from pipeline.runners import check_runner, read_flags
+from pipeline.beam_flags import read_flags
+from pipeline.runners import check_runner
 from pipeline.section import Place, Section
 from pipeline.training_config import Abstain, Curve, Head, Train
 from pipeline.yaml_text import InvalidYaml, parse_yaml

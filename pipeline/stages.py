@@ -21,7 +21,7 @@ from components.progress import Progress
 from pipeline.file_states import Differences, FileState, compare_files, examine_files
 
 # A change of what stages write invalidates what earlier versions left.
-VERSION = "0.2.0"
+VERSION = "0.3.0"
 EXPORT = "export"
 # In the record of an export that has begun: the first version that it can have.
 FIRST_VERSION = "first_version"
@@ -48,12 +48,16 @@ T = TypeVar("T", bound=Outcome)
 
 @dataclass(frozen=True)
 class StageRecord:
-    """One stage's file below stages/: the key of its inputs, its outcome, and the state of every file it left."""
+    """One stage's file below stages/: the key of its inputs, its outcome, and the state of every file it left.
+
+    seconds are those of the clock, core_seconds those of busy cores in this process, 0 where they were not taken.
+    """
 
     key: str
     seconds: float
     outcome: dict[str, Any]
     files: dict[str, FileState]
+    core_seconds: float = 0.0
 
 
 class Stages:
@@ -89,13 +93,13 @@ class Stages:
             return self._finish(name, record, _restore(kind, record.outcome), skipped=True)
         self._discard(name, differences.damaged)
         self._begin(name)
-        started = time.perf_counter()
+        started, busy = time.perf_counter(), time.process_time()
         with self.progress.stage(name):
             outcome = work()
-        seconds = round(time.perf_counter() - started, 3)
+        seconds, core_seconds = round(time.perf_counter() - started, 3), round(time.process_time() - busy, 3)
         unfinished = (MODEL_CARD,) if name == EXPORT else ()  # the report completes it
         files = examine_files(_list_places(outcome, self._run), self._run.root, unfinished)
-        record = StageRecord(key, seconds, asdict(outcome), files)  # type: ignore[call-overload]
+        record = StageRecord(key, seconds, asdict(outcome), files, core_seconds)  # type: ignore[call-overload]
         self._drop_overwritten(name, record)
         write_summed_json(self._path(name), asdict(record))
         return self._finish(name, record, outcome, skipped=False)

@@ -1,4 +1,4 @@
-"""What a command says: the summary of a run, the table of a curve, or one JSON document for scripts."""
+"""What a command says: the summary of a run, a plan, the table of a curve, or one JSON document for scripts."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from components.printable import printable
 if TYPE_CHECKING:
     from components.curve_report import CurvePoint
     from components.tflite import Comparison
+    from pipeline.plan import Plan
 
 Answer = Callable[[Any], None]
 
@@ -82,6 +83,63 @@ def print_summary(record: dict[str, Any], findings: Sequence[str], report: Optio
         print_line("BLESSED" if record["blessed"] else f"NOT BLESSED: {'; '.join(record['reasons'])}")
     if report and not quiet:
         print_line(f"report: {report}")
+
+
+def print_plan(plan: Plan, quiet: bool) -> None:
+    """Print a line a stage, shards, memory, simulations and notes, then the totals; quiet, these alone."""
+    from rich.console import Console
+    from rich.table import Table
+
+    if not quiet:
+        table = Table("stage", "where", box=None, pad_edge=False)
+        for column in ("time", "core time", "worker-hours", "read", "written"):
+            table.add_column(column, justify="right")
+        for stage in plan.stages:
+            hours = f"{stage.worker_seconds / 3600:,.2f}" if stage.on_workers else ""
+            sizes = [format_bytes(size) for size in (stage.read, stage.written)]
+            place = "workers" if stage.on_workers else "here"
+            times = map(format_seconds, (stage.seconds, stage.core_seconds))
+            table.add_row(stage.stage, place, *times, hours, *sizes)
+        Console().print(table)
+        print()
+        print_line(f"shards: {plan.shards:,} of {plan.images / plan.shards:,.0f} images")
+        print_line(f"memory of the command: {format_bytes(plan.driver_bytes)}")
+        measured = " and ".join(f"{images:,}" for images in plan.measured)
+        print_line(f"measured: runs of {measured} images on {plan.cores} cores")
+    if plan.simulations and not quiet:
+        table = Table(box=None, pad_edge=False)
+        for column in ("workers", "shards", "ideal", "median", "90 %", "worker-hours"):
+            table.add_column(column, justify="right")
+        for row in plan.simulations:
+            times = map(format_seconds, row.makespan)
+            table.add_row(f"{row.workers:,}", f"{row.shards:,}", *times, f"{row.worker_hours:,.1f}")
+        print()
+        print_line("ingest and extract, simulated with stragglers and lost workers:")
+        Console().print(table)
+    if not quiet:
+        for text in plan.notes:
+            print()
+            print_line(f"note: {text}")
+        print()
+    cost = "" if plan.cost is None else f", cost {plan.cost:,.2f}"
+    workers = f", {plan.worker_seconds / 3600:,.1f} worker-hours" if plan.fleet else ""
+    print_line(f"{plan.images:,} images: {format_seconds(plan.seconds)}{workers}{cost}")
+
+
+def format_seconds(seconds: float) -> str:
+    """Return a time in the unit that suits its size."""
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
+
+
+def format_bytes(size: float) -> str:
+    """Return a number of bytes in the unit that suits its size."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:,.1f} TiB"
 
 
 def print_curve(points: Sequence[CurvePoint], findings: Sequence[str], page: Path, quiet: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import yaml
@@ -47,8 +48,8 @@ def _count_values(node: yaml.Node, known: dict[int, int], depth: int) -> int:
     """Return how many values a node stands for, every alias counted in full; raises InvalidYaml for too many."""
     if depth > MAX_DEPTH:  # also of one that is part of itself
         raise InvalidYaml("it is nested too deeply")
-    if isinstance(node, yaml.ScalarNode) and "\0" in node.value:
-        raise InvalidYaml("a null character, which can be part of no path")
+    if isinstance(node, yaml.ScalarNode) and re.search("[\0\ud800-\udfff]", node.value):
+        raise InvalidYaml("a null character or half a surrogate pair, which can be part of no path")
     if id(node) not in known:
         parts = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
         inner = 0 if isinstance(node, yaml.ScalarNode) else sum(_count_values(part, known, depth + 1) for part in parts)

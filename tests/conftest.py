@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from PIL import Image
 
 from components.errors import UserError
 from components.features import RunDir
+from components.places import as_path
 from pipeline.cli import main, silence_libraries
 
 silence_libraries(verbose=False)
@@ -152,6 +155,27 @@ def toy_run(toy_config, tmp_path_factory) -> RunDir:
     config = write_config(tmp_path_factory.mktemp("config") / "toy.yaml", **toy_config)
     assert main(["run", str(config)]) == 0
     return RunDir(Path(toy_config["output_dir"]))
+
+
+@pytest.fixture(scope="session")
+def storage():
+    """An emulator of Cloud Storage, gcsfs's for the session; the environment that makes all libraries use it."""
+    pytest.importorskip("gcp_storage_emulator", reason="the emulator of Cloud Storage needs Python 3.10")
+    from storage_emulator import environment
+
+    command = [sys.executable, str(Path(__file__).with_name("storage_emulator.py"))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        values = environment(int(process.stdout.readline()))
+        os.environ["STORAGE_EMULATOR_HOST"] = values["STORAGE_EMULATOR_HOST"]
+        yield values
+        del os.environ["STORAGE_EMULATOR_HOST"]
+        process.terminate()
+
+
+@pytest.fixture
+def remote(storage, tmp_path) -> Path:
+    """A folder in Cloud Storage with nothing in it."""
+    return as_path(f"gs://bucket/{tmp_path.parent.name}/{tmp_path.name}")
 
 
 @pytest.fixture(scope="module")

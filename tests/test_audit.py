@@ -10,7 +10,7 @@ from components.audit import LabelRow, PairRow, audit_bottlenecks
 from components.bottlenecks import bottleneck_record
 from components.features import Audit, Bottlenecks, RunDir, Shard, Work
 from components.label_issues import LEAST_MARGIN
-from components.sharding import hash_fraction
+from components.sharding import assign_shard, hash_fraction
 from components.shards import writing_shards
 
 DIM, CLASSES, PER_CLASS = 32, ("ant", "bee", "cat"), 30
@@ -38,7 +38,9 @@ def audit(tmp_path):
         keys = sorted(images)
         for shard in range(2):
             with writing_shards(run.bottlenecks("id"), Shard(shard, 2)) as write:
-                for key in keys[shard::2]:
+                for key in keys:
+                    if assign_shard(key, 2) != shard:
+                        continue
                     text, split, vector = images[key]
                     record = {
                         features.KEY: key.encode("utf-8", "surrogateescape"),

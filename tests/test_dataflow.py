@@ -103,7 +103,6 @@ def test_every_job_of_topgraft_is_one_for_dataflow(submit, stage):
     assert STEPS[stage] <= steps
     (pool,) = job.environment.workerPools
     assert {image.containerImage for image in pool.sdkHarnessContainerImages} == {"registry/topgraft:1"}
-    assert not any(image.useSingleCorePerContainer for image in pool.sdkHarnessContainerImages)
     assert (pool.numWorkers, pool.autoscalingSettings.maxNumWorkers) == (2, 8)
     assert (pool.machineType, pool.diskSizeGb, pool.numThreadsPerWorker) == ("n1-standard-4", 50, 4)
     assert job.environment.serviceAccountEmail == BEAM["service_account_email"]

@@ -100,7 +100,7 @@ def test_a_key_below_the_root_of_the_file_system_is_relative_too():
     assert find_key("/a/1.jpg", "/") == find_key("a/1.jpg", "/") == "a/1.jpg"
 
 
-def test_paths_lead_to_the_files_from_wherever_the_manifest_is_named(tmp_path, monkeypatch):
+def test_paths_lead_to_the_files_from_wherever_the_manifest_is_named(storage, tmp_path, monkeypatch):
     outside = fill(tmp_path / "other", "2.jpg")
     fill(tmp_path / "data", "a/1.jpg")
     rows = [("a/1.jpg", "x"), ("../other/2.jpg", "y"), ("gs://bucket/3.jpg", "z")]

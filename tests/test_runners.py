@@ -12,7 +12,7 @@ from components.errors import UserError
 from components.features import RunDir
 from pipeline.cli import main, split_flags
 from pipeline.config import load_beam, load_config
-from pipeline.runners import make_options, name_job, read_flags
+from pipeline.runners import make_options, name_job
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "configs" / "caltech256.yaml"
@@ -103,32 +103,21 @@ def test_flags_go_before_keys_and_stand_in_the_config(load):
     assert options_of(load({**LOCAL, "beam": config.beam.model_dump()})) == options_of(config)
 
 
-def test_every_flag_of_beam_that_takes_a_word_survives_as_a_key(load):
-    from pipeline.runners import list_names, open_parser
-
-    parser = open_parser()
-    for action in parser._actions:
-        words = action.option_strings and action.nargs is None and action.type is None and not action.choices
-        if words and action.dest != "runner":
-            name = action.option_strings[-1][2:]
-            word = '{"a": "b"}' if "json" in str(action.help).lower() else "word"
-            assert name in list_names(parser)
-            assert options_from(read_flags([f"--{name}={word}"], "FnApiRunner")) == options_from_flags(
-                [f"--{name}={word}"]
-            ), name
-
-
-def options_from(keys):
-    from pipeline.runners import open_parser, write_flags
-
-    parser = open_parser()
-    return options_from_flags([flag for key, value in keys.items() for flag in write_flags(key, value, parser)])
-
-
-def options_from_flags(flags):
-    from apache_beam.options.pipeline_options import PipelineOptions
-
-    return PipelineOptions(flags).get_all_options()
+def test_a_runner_of_ones_own_brings_its_own_options(load, tmp_path, monkeypatch):
+    (tmp_path / "my_runner.py").write_text(
+        "from apache_beam.options.pipeline_options import PipelineOptions\n"
+        "from apache_beam.runners.runner import PipelineRunner\n"
+        "class MyOptions(PipelineOptions):\n"
+        "    @classmethod\n"
+        "    def _add_argparse_args(cls, parser):\n"
+        "        parser.add_argument('--my_speed', type=int)\n"
+        "class MyRunner(PipelineRunner):\n"
+        "    pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    config = load(LOCAL, flags=["--runner=my_runner.MyRunner", "--my_speed=3"])
+    assert config.beam.options == {"my_speed": 3}
+    assert options_of(config)["my_speed"] == 3
 
 
 def test_words_behind_two_dashes_are_beams():
@@ -164,6 +153,12 @@ def test_an_unknown_flag_names_the_nearest_and_is_status_2(command, tmp_path, mo
         ),
         (LOCAL, ["beam.runner=no.such.Runner"], [], "Cannot load the runner 'no.such.Runner' (No module named 'no')"),
         (LOCAL, ["beam.runner=json.Runner"], [], "Cannot load the runner 'json.Runner'"),
+        (
+            LOCAL,
+            ["beam.runner=apache_beam.runners.dask.dask_runner.DaskRunner"],
+            [],
+            "runs the last branch of a pipeline",
+        ),
         (LOCAL, ["beam.num_workers=many"], [], "invalid int value: 'many'"),
         (LOCAL, ["beam.autoscaling_algorithm=x"], [], "invalid choice: 'x'"),
         (LOCAL, ["beam.streaming=maybe"], [], "'beam.streaming' is 'maybe': expected true or false"),

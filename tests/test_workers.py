@@ -1,6 +1,7 @@
 """Workers elsewhere: processes of an environment that holds the source distribution and the lock, not this checkout."""
 
 import contextlib
+import csv
 import json
 import os
 import re
@@ -116,6 +117,17 @@ def contents(root, pattern):
     return found
 
 
+def read_predictions(run):
+    """Return what stands in a run's predictions, rows one behind the other: the words, and the probabilities."""
+    with run.predictions.open(newline="") as file:
+        cells = [cell for row in csv.reader(file) for cell in row]
+    numbers = [re.fullmatch(r"\d\.\d{6}", cell) for cell in cells]
+    return (
+        [cell for cell, number in zip(cells, numbers) if not number],
+        [float(number[0]) for number in numbers if number],
+    )
+
+
 def test_the_source_distribution_holds_the_packages_and_what_they_read(sdist):
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames() if archive.getmember(name).isfile()}
@@ -155,25 +167,38 @@ def test_a_run_over_two_pools_of_which_one_is_killed_ends_as_in_process(start, t
         numbers = [re.search(r"\.(\d+)\.partial$", path.name) for path in run.root.glob("bottlenecks/*/*.partial")]
         return [number for number in numbers if number and os.getpgid(int(number[1])) == lost.pid]
 
-    first = start("topgraft", "run", config, stderr=subprocess.PIPE)
+    with open(tmp_path / "errors", "w") as errors:
+        first = start("topgraft", "run", config, stderr=errors)
     wait_for(at_work, first)
     kill(lost)
-    wait_for(lambda: len(written()) == 3, first)
-    # Beam's own job service neither notices that a worker is gone nor tries its work elsewhere (apache/beam#18640).
-    first.send_signal(signal.SIGINT)
-    assert first.wait(PATIENCE) == 130
-    assert len(written()) == 3
+    # Beam's own job service tries nothing again (apache/beam#18640); the other worker finishes what it has in hand.
+    assert first.wait(PATIENCE) not in (0, 2, 3)
+    assert "Channel closed prematurely" in (tmp_path / "errors").read_text()
+    wait_for(lambda: len(written()) == 3, service)
 
     again = start("topgraft", "run", config, "--json", stdout=subprocess.PIPE)
     record = json.loads(again.communicate(timeout=PATIENCE)[0])
     assert again.returncode == 0
     assert record["stages"]["ingest"]["skipped"] and record["stages"]["validate"]["skipped"]
     assert 0 < record["stages"]["extract"]["reused"] < record["stages"]["extract"]["items"]
-    # Statistics and metrics are sums over images, in the order in which the workers come to them.
-    for pattern in ("examples/*", "bottlenecks/**/*", "validation/*.json", "validation/*.pbtxt", "audit/*"):
+    # TFDV and TFMA sum and list in the order in which workers come to the images.
+    for pattern in ("examples/*", "bottlenecks/**/*", "audit/*"):
         assert contents(run.root, pattern) == contents(toy_run.root, pattern)
-    assert run.predictions.read_bytes() == toy_run.predictions.read_bytes()
+    (words, numbers), (expected_words, expected_numbers) = read_predictions(run), read_predictions(toy_run)
+    assert words == expected_words
+    # The last digit depends on what is beside an image in TFMA's batch.
+    assert numbers == pytest.approx(expected_numbers, abs=1e-5)
+    schemas = [(root.validation / "schema.pbtxt").read_text().splitlines() for root in (run, toy_run)]
+    assert sorted(schemas[0]) == sorted(schemas[1])
     assert record["metrics"] == pytest.approx(json.loads(toy_run.record.read_text())["metrics"])
+
+
+def test_predictions_of_several_processes_are_the_very_file_of_the_plain_path(toy_run, toy_config, tmp_path):
+    command = ["predict", str(list_versions(toy_run.exports)[-1]), toy_config["data"]["path"], "--output"]
+    assert main([*command, str(tmp_path / "plain.csv")]) == 0
+    flags = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
+    assert main([*command, str(tmp_path / "job.csv"), "--beam", "shards=2", "--", *flags]) == 0
+    assert (tmp_path / "job.csv").read_bytes() == (tmp_path / "plain.csv").read_bytes()
 
 
 def test_predictions_from_a_pool_are_the_very_file_of_the_plain_path(start, toy_run, toy_config, tmp_path):

@@ -36,6 +36,7 @@ def bomb(first, inner):
         ("a: !!bool x", "does not fit its type"),
         ("a: !!timestamp x", "does not fit its type"),
         ('a: "b\\0"', "null character"),
+        ('a: "\\ud800"', "surrogate"),
         ("a: !!python/object/apply:os.system [ls]", "could not determine a constructor"),
         ("a: [", "expected the node content"),
     ],
