@@ -364,17 +364,15 @@ def main() -> None:
     chance = random.Random(options.seed)
     tallies: list[Tally] = []
 
-    def show(tally: Optional[Tally]) -> None:
-        if tally:
-            tallies.append(tally)
-            print(
-                f"{tally.fault:36} injected {tally.injected:3}  noticed {tally.noticed:3}  "
-                f"survived {tally.survived:3}  {tally.detail}",
-                flush=True,
-            )
-            Path(__file__).with_suffix(".json").write_text(
-                json.dumps([one._asdict() for one in tallies], indent=2) + "\n"
-            )
+    def show(tally: Tally) -> None:
+        tallies.append(tally)
+        print(
+            f"{tally.fault:36} injected {tally.injected:3}  noticed {tally.noticed:3}  "
+            f"survived {tally.survived:3}  {tally.detail}",
+            flush=True,
+        )
+        result = [one._asdict() for one in tallies]
+        Path(__file__).with_suffix(".json").write_text(json.dumps(result, indent=2) + "\n")
 
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
