@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import functools
 import json
 import os
 import random
@@ -22,10 +21,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Callable, NamedTuple
 
 from rich.console import Console
 
@@ -308,7 +307,7 @@ def inject_harmful_images(bench: Bench, place: Path, processes: Sequence[str]) -
     (place / "harm").mkdir(exist_ok=True)
     (place / "harm" / "sitecustomize.py").write_text(HARMFUL)
     environment = {**os.environ, "PYTHONPATH": f"{place / 'harm'}{os.pathsep}{ROOT}"}
-    images = Path(data_place(load_config(Path(bench.config), bench.overrides), Progress(Console(quiet=True))))
+    images = Path(str(data_place(load_config(Path(bench.config), [*bench.overrides]), Progress(Console(quiet=True)))))
     for kind in HARMS:
         run, copy = place / "harmed", place / "images"
         shutil.copytree(images, copy)
@@ -382,13 +381,10 @@ def main() -> None:
         if status not in (0, 3):
             raise SystemExit(said)
         print(f"undisturbed run: {time.perf_counter() - started:.1f} s")
-        signals = {"kill": (signal.SIGKILL, options.runs), "interrupt": (signal.SIGINT, 1)}
-        faults = {
+        faults: dict[str, Callable[[], Iterable[Tally]]] = {
             "second": lambda: [inject_second_runs(bench, place)],
-            **{
-                name: functools.partial(inject_signals, bench, place, number, runs, options.kills, chance)
-                for name, (number, runs) in signals.items()
-            },
+            "kill": lambda: inject_signals(bench, place, signal.SIGKILL, options.runs, options.kills, chance),
+            "interrupt": lambda: inject_signals(bench, place, signal.SIGINT, 1, options.kills, chance),
             "damage": lambda: inject_damage(bench, place, chance),
             "shards": lambda: inject_shard_damage(bench, place, chance),
             "harm": lambda: inject_harmful_images(bench, place, ()),
