@@ -1,18 +1,17 @@
 """Faults injected into runs, each of which is then run again and held against a run that nothing disturbed.
 
-    python benchmarks/faults.py configs/digits.yaml [--runs 5] [--kills 4] [--seed 0] [key=value ...]
+    python benchmarks/faults.py configs/digits.yaml [key=value ...] [--runs 5] [--kills 4] [--faults kill disk]
 
 Prints a table and writes benchmarks/faults.json: how many faults of each kind were injected, how many were noticed, and
 after how many the run ended with the same results and left nothing over. Kills come at random moments of a run, each
 stage as likely as it is long; damage is a flipped bit in every file of a kind. A full disk is a small tmpfs, for root.
-Harmful images are copies of a healthy one, at whose last bytes a decoder that is changed for this dies, hangs or raises.
+Harmful images are copies of a healthy one, on which a decoder that is changed for this dies, hangs or raises.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import itertools
 import json
 import os
 import random
@@ -22,10 +21,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, Optional
+from typing import Callable, NamedTuple
 
 from rich.console import Console
 
@@ -281,10 +280,10 @@ def small_disk(place: Path, size: int) -> Iterator[Path]:
         subprocess.run(["umount", str(place)], check=True)
 
 
-def inject_full_disks(bench: Bench, place: Path) -> Optional[Tally]:
+def inject_full_disks(bench: Bench, place: Path) -> Iterator[Tally]:
     """Run on disks that have room for some of a run, then give them room."""
     if os.geteuid():
-        return None
+        return
     needed = sum(file.stat().st_size for file in bench.undisturbed.rglob("*") if file.is_file())
     noticed = survived = 0
     shares, detail = (0.1, 0.3, 0.5, 0.7, 0.9), ""
@@ -300,7 +299,7 @@ def inject_full_disks(bench: Bench, place: Path) -> Optional[Tally]:
             survived += not found
             detail = found[-300:] or detail
         (place / "disk").rmdir()
-    return Tally("disk full", len(shares), noticed, survived, detail)
+    yield Tally("disk full", len(shares), noticed, survived, detail)
 
 
 def inject_harmful_images(bench: Bench, place: Path, processes: Sequence[str]) -> Iterator[Tally]:
@@ -308,7 +307,7 @@ def inject_harmful_images(bench: Bench, place: Path, processes: Sequence[str]) -
     (place / "harm").mkdir(exist_ok=True)
     (place / "harm" / "sitecustomize.py").write_text(HARMFUL)
     environment = {**os.environ, "PYTHONPATH": f"{place / 'harm'}{os.pathsep}{ROOT}"}
-    images = Path(data_place(load_config(Path(bench.config), bench.overrides), Progress(Console(quiet=True))))
+    images = Path(str(data_place(load_config(Path(bench.config), [*bench.overrides]), Progress(Console(quiet=True)))))
     for kind in HARMS:
         run, copy = place / "harmed", place / "images"
         shutil.copytree(images, copy)
@@ -357,21 +356,22 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--kills", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--faults", nargs="+", help="second kill interrupt damage shards harm processes disk; default all"
+    )
     options = parser.parse_args()
     chance = random.Random(options.seed)
     tallies: list[Tally] = []
 
-    def show(tally: Optional[Tally]) -> None:
-        if tally:
-            tallies.append(tally)
-            print(
-                f"{tally.fault:36} injected {tally.injected:3}  noticed {tally.noticed:3}  "
-                f"survived {tally.survived:3}  {tally.detail}",
-                flush=True,
-            )
-            Path(__file__).with_suffix(".json").write_text(
-                json.dumps([one._asdict() for one in tallies], indent=2) + "\n"
-            )
+    def show(tally: Tally) -> None:
+        tallies.append(tally)
+        print(
+            f"{tally.fault:36} injected {tally.injected:3}  noticed {tally.noticed:3}  "
+            f"survived {tally.survived:3}  {tally.detail}",
+            flush=True,
+        )
+        result = [one._asdict() for one in tallies]
+        Path(__file__).with_suffix(".json").write_text(json.dumps(result, indent=2) + "\n")
 
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
@@ -381,18 +381,19 @@ def main() -> None:
         if status not in (0, 3):
             raise SystemExit(said)
         print(f"undisturbed run: {time.perf_counter() - started:.1f} s")
-        show(inject_second_runs(bench, place))
-        tallied = itertools.chain(
-            inject_signals(bench, place, signal.SIGKILL, options.runs, options.kills, chance),
-            inject_signals(bench, place, signal.SIGINT, 1, options.kills, chance),
-            inject_damage(bench, place, chance),
-            inject_shard_damage(bench, place, chance),
-            inject_harmful_images(bench, place, ()),
-            inject_harmful_images(bench, place, PROCESSES),
-        )
-        for tally in tallied:
-            show(tally)
-        show(inject_full_disks(bench, place))
+        faults: dict[str, Callable[[], Iterable[Tally]]] = {
+            "second": lambda: [inject_second_runs(bench, place)],
+            "kill": lambda: inject_signals(bench, place, signal.SIGKILL, options.runs, options.kills, chance),
+            "interrupt": lambda: inject_signals(bench, place, signal.SIGINT, 1, options.kills, chance),
+            "damage": lambda: inject_damage(bench, place, chance),
+            "shards": lambda: inject_shard_damage(bench, place, chance),
+            "harm": lambda: inject_harmful_images(bench, place, ()),
+            "processes": lambda: inject_harmful_images(bench, place, PROCESSES),
+            "disk": lambda: inject_full_disks(bench, place),
+        }
+        for name in options.faults or faults:
+            for tally in faults[name]():
+                show(tally)
     injected, survived = sum(tally.injected for tally in tallies), sum(tally.survived for tally in tallies)
     print(f"{'all':36} injected {injected:3}  survived {survived:3}  lost {injected - survived}")
 

@@ -1,3 +1,4 @@
+import time
 from dataclasses import dataclass
 
 import pytest
@@ -73,12 +74,101 @@ def test_only_needs_what_stands_before_it(go):
         go(only="train")
 
 
-@pytest.mark.parametrize("harm", ["delete", "truncate"])
-def test_a_missing_or_shortened_file_runs_its_stage_again(go, run, harm):
+@pytest.mark.parametrize("content", [None, "con", "Content"])
+def test_a_missing_or_damaged_file_runs_its_stage_again_and_no_other(go, run, content, capsys):
     go()
     file = run.root / "extract" / "file"
-    file.unlink() if harm == "delete" else file.write_text("con")
-    assert go()[0] == "extract"
+    file.unlink() if content is None else file.write_text(content)
+    assert go() == ["extract"]
+    named = f"'{file}' was damaged and is computed again" in capsys.readouterr().err
+    assert named == (content is not None)
+    assert go() == []
+
+
+def test_a_damaged_file_is_gone_before_its_stage_runs(run, progress):
+    seen = []
+
+    def work():
+        seen.append((run.root / "extract" / "file").exists())
+        (run.root / "extract").mkdir(parents=True, exist_ok=True)
+        (run.root / "extract" / "file").write_text("content")
+        return Made(Work(), "extract")
+
+    for content in (None, "Content"):
+        if content:
+            (run.root / "extract" / "file").write_text(content)
+        Stages(run, progress).do("extract", Made, work)
+    assert seen == [False, False]
+
+
+def test_what_a_stage_wrote_elsewhere_is_watched_too(run, progress):
+    class MadeBeside(Made):
+        def beside(self, run):
+            return [run.root / "other", run.root / "third"]
+
+    def work():
+        for name in ("extract", "other"):
+            (run.root / name).mkdir(parents=True, exist_ok=True)
+            (run.root / name / "file").write_text("content")
+        (run.root / "third").write_text("content")
+        done.append(1)
+        return MadeBeside(Work(), "extract")
+
+    done = []
+    for file in (None, "other/file", "third"):
+        if file:
+            (run.root / file).write_text("Content")
+        for _ in range(2):
+            Stages(run, progress).do("extract", MadeBeside, work)
+    assert len(done) == 3
+
+
+def test_a_stage_that_comes_out_otherwise_runs_those_after_it(run, progress):
+    done = []
+
+    def make(version):
+        def work():
+            done.append(version)
+            (run.exports / version).mkdir(parents=True)
+            (run.exports / version / "file").touch()
+            return Made(Work(), f"export/{version}")
+
+        return work
+
+    def work():
+        done.append("evaluate")
+        (run.root / "evaluation").mkdir(exist_ok=True)
+        return Made(Work(), "evaluation")
+
+    for version in ("1", "2"):
+        for _ in range(2):
+            stages = Stages(run, progress)
+            stages.do("export", Made, make(version))
+            stages.do("evaluate", Made, work, after=["export"])
+        (run.exports / version / "file").unlink()
+    assert done == ["1", "evaluate", "2", "evaluate"]
+
+
+def test_an_export_that_no_record_tells_of_is_removed_and_others_stay(run, progress):
+    """What a stage leaves that is killed between its last rename and its record."""
+    later = str(int(time.time()) + 1000)
+
+    def export(version, killed=False):
+        def work():
+            (run.exports / version).mkdir(parents=True)
+            if killed:
+                raise KeyboardInterrupt
+            return Made(Work(), f"export/{version}")
+
+        Stages(run, progress, first="export").do("export", Made, work)
+
+    (run.exports / "7").mkdir(parents=True)  # of a former run
+    with pytest.raises(KeyboardInterrupt):
+        export(later, killed=True)
+    export(str(int(later) + 1))
+    assert {folder.name for folder in run.exports.iterdir()} == {"7", str(int(later) + 1)}
+    export(str(int(later) + 2))
+    assert {folder.name for folder in run.exports.iterdir()} == {"7", str(int(later) + 1), str(int(later) + 2)}
 
 
 def test_a_stage_that_failed_is_not_taken_for_done(go):
@@ -101,8 +191,12 @@ def test_a_stage_whose_files_another_has_written_runs_again(go, run, progress):
 
 def test_a_damaged_record_runs_its_stage_again(go, run):
     go()
-    (run.stages / "train.json").write_text("{")
-    assert go() == ["train"]
+    record = run.stages / "train.json"
+    healthy = record.read_text()
+    for content in ("{", healthy.replace('"items": 1', '"items": 2')):
+        assert content != healthy
+        record.write_text(content)
+        assert go() == ["train"]
 
 
 def test_a_run_directory_that_cannot_be_written_is_named(tmp_path):
