@@ -133,6 +133,18 @@ def test_a_dark_desktop_gets_a_dark_page_and_prints_a_light_one(toy_run, open_pa
     assert page.evaluate(colour) != "rgb(255, 255, 255)"
 
 
+def test_the_page_may_load_nothing_whatever_a_name_brings_it_to_do(toy_run, browser):
+    page = browser.new_page()
+    page.goto((toy_run.report / "index.html").as_uri())
+    refused = page.evaluate(
+        """() => new Promise(resolve => {
+            document.addEventListener("securitypolicyviolation", event => resolve(event.effectiveDirective));
+            Object.assign(new Image(), { src: "https://elsewhere.invalid/a.png" });
+        })"""
+    )
+    assert refused == "img-src"
+
+
 def test_names_stay_text_in_what_the_script_shows(tmp_path, toy_config, open_page):
     from conftest import paint_images
 
