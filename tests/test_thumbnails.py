@@ -52,7 +52,7 @@ def share_tags(tags, size):
     return b"II*\0" + struct.pack("<IH", 8, tags) + entries + bytes(4 + size)
 
 
-@pytest.mark.parametrize("junk", [b"", b"\xff", b"\0\0", b"\xff\xd0"])
+@pytest.mark.parametrize("junk", [b"", b"\xff", b"\xff\xfe\0\4ab\0\0", b"\xff\xd0"])
 def test_exif_is_not_unpacked_whatever_stands_before_it(junk):
     exif = share_tags(200, 2**20)
     parts = [b"Exif\0\0" + exif[start : start + 60000] for start in range(0, len(exif), 60000)]
