@@ -67,8 +67,11 @@ def replacing_shared_folder(path: Path) -> Iterator[Path]:
 
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text in one step; names that are not Unicode are kept as backslash escapes."""
-    with replacing_file(path) as partial:
-        partial.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
+    with (
+        replacing_file(path) as partial,
+        open(partial, "w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+    ):
+        file.write(text)
 
 
 def write_json(path: Path, value: Any) -> None:
