@@ -157,7 +157,7 @@ def make_workload(config: Config, pair_seconds: tuple[float, float]) -> Workload
         {name: shares[name] for name in SPLITS},
         lambda count: components.train.choose_epochs(count, recipe),
         pair_seconds,
-        getattr(config.audit, "max_images", math.inf),
+        config.audit.max_images,
         tuning.epochs if tuning else 0,
     )
 
