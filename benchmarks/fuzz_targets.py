@@ -218,7 +218,7 @@ CHANGES = {
     **dict.fromkeys(["os.rename", "os.link", "os.symlink", "shutil.move", "shutil.copyfile"], 2),
 }
 STARTS = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "pty.spawn", "ctypes.dlopen")
-DEVICES = ("/dev/null", "/dev/urandom", "/proc/", "/sys/", "/etc/")
+DEVICES = ("/dev/null", "/dev/urandom", "/proc/", "/sys/", "/etc/", "/usr/share/zoneinfo/")
 
 
 def watch_files(folder: Path) -> list[str]:

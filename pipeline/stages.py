@@ -91,7 +91,7 @@ class Stages:
         if done and not forced:
             assert record is not None
             return self._finish(name, record, _restore(kind, record.outcome), skipped=True)
-        self._discard(name, differences.damaged)
+        self._discard(name, differences)
         self._begin(name)
         started, busy = time.perf_counter(), time.process_time()
         with self.progress.stage(name):
@@ -132,12 +132,14 @@ class Stages:
         first = first or max([int(time.time()), *(version + 1 for version in versions)])
         write_summed_json(path, {FIRST_VERSION: first})
 
-    def _discard(self, name: str, damaged: Sequence[Path]) -> None:
-        for file in damaged:
-            print(f"topgraft: '{printable(str(file))}' was damaged and is computed again.", file=sys.stderr)
-            if name == EXPORT:  # nobody is to serve what is left of it
+    def _discard(self, name: str, differences: Differences) -> None:
+        if name == EXPORT:  # nobody is to serve what is left of it, or to compare a new model with that
+            for file in (*differences.missing, *differences.damaged):
                 remove(self._run.exports / file.relative_to(self._run.exports).parts[0])
-            elif not is_shard(file.name) and file.name != MODEL_CARD:  # of these, what is whole is taken over
+        for file in differences.damaged:
+            print(f"topgraft: '{printable(str(file))}' was damaged and is computed again.", file=sys.stderr)
+            # Of shards and the card, what is whole is taken over.
+            if name != EXPORT and not is_shard(file.name) and file.name != MODEL_CARD:
                 file.unlink()
 
     def _finish(self, name: str, record: StageRecord, outcome: T, skipped: bool) -> T:

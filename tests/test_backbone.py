@@ -149,7 +149,7 @@ def test_a_graph_that_would_read_files_is_refused(tmp_path):
         tf.reduce_mean(pixels, [1, 2], name="features") + tf.cast(secret, tf.float32)
     path = tmp_path / "evil.pb"
     path.write_bytes(graph.as_graph_def().SerializeToString())
-    with pytest.raises(UserError, match="operation ReadFile"):
+    with pytest.raises(UserError, match="operation 'ReadFile'"):
         prepare({"frozen_graph": str(path), "input": "input", "bottleneck": "features"}, tmp_path)
 
 

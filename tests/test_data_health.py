@@ -9,7 +9,9 @@ def test_the_health_of_a_run_agrees_with_its_files(toy_run):
     outcome = json.loads((toy_run.stages / "ingest.json").read_text())["outcome"]
     examples = Examples(**{**outcome, "work": Work()})
     audit = json.loads((toy_run.stages / "audit.json").read_text())["outcome"]
-    health = collect_health(examples, Validation(Work(), ["noted"]), Audit(**{**audit, "work": Work()}), toy_run)
+    health = collect_health(
+        examples, Validation(Work(), ["noted"]), Audit(**{**audit, "work": Work(**audit["work"])}), toy_run
+    )
     assert sum(health.reasons.values()) == examples.rejected == 1
     assert health.rejects[0]["key"] == "cyan/broken.jpg"
     assert health.warnings[-1] == "noted"

@@ -70,6 +70,8 @@ def submit(toy_run, toy_config, tmp_path, monkeypatch):
     def run(stage, **beam):
         root = tmp_path / "run"
         shutil.copytree(toy_run.root, root, dirs_exist_ok=True)
+        if stage == "ingest":  # else nothing is new
+            shutil.rmtree(root / "examples")
         options = {**BEAM, **beam}
         if stage == "predict":
             flags = [f"--{key}={value}" for key, value in options.items() if isinstance(value, (str, int))]

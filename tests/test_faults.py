@@ -83,7 +83,15 @@ def copied(toy_run, toy_config, tmp_path):
 def start(config):
     """Start a run in a process of its own."""
     command = [sys.executable, "-m", "pipeline.cli", "run", str(config)]
-    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        # A shell's background jobs, this one's parent perhaps among them, ignore it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 def wait_for(root, pattern, process):

@@ -9,9 +9,9 @@ from components.files import (
     remove_partials,
     replacing_file,
     replacing_folder,
-    write_csv,
     write_text,
 )
+from components.tables import write_csv
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):

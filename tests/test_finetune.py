@@ -135,7 +135,7 @@ def test_fine_tuning_learns_what_the_head_alone_cannot(tuned_run):
 def test_the_nearest_of_a_tuned_model_go_by_the_bottlenecks_of_the_audit(tuned_run, blind_config):
     training = load_training_images(list_versions(tuned_run.exports)[-1])
     bottlenecks = read_outcome(tuned_run, "extract", Bottlenecks)
-    files = [file for split in SPLITS for file in shard_files(bottlenecks.folder(tuned_run), split, 2)]
+    files = [file for split in SPLITS for file in shard_files(bottlenecks.folder(tuned_run), split, [2])]
     table = read_bottlenecks(files, bottlenecks.dim)
     count = len(training.keys)
     assert training.keys == table.keys[:count]

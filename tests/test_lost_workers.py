@@ -31,7 +31,15 @@ def test_a_wait_for_a_worker_that_died_ends(capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_an_interrupt_of_which_workers_die_as_well_stays_one():
+@pytest.fixture
+def interruptible():
+    """Take interrupts as in a terminal: a shell's background jobs, this one perhaps among them, ignore them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupt_of_which_workers_die_as_well_stays_one(interruptible):
     with pytest.raises(KeyboardInterrupt), noticing_lost_workers():
         try:
             threading.Timer(0.1, os.kill, [os.getpid(), signal.SIGINT]).start()

@@ -17,12 +17,12 @@ from components.files import (
     replacing_file,
     replacing_folder,
     replacing_shared_folder,
-    write_csv,
     write_text,
 )
 from components.input_files import find_files
 from components.listing import list_images
 from components.places import as_path, is_remote, list_files, local_copy, measure, remove, upload, walk_objects
+from components.tables import write_csv
 
 
 def contents(folder):

@@ -100,7 +100,7 @@ def test_a_run_in_the_cloud_ends_as_the_same_run_here(toy_run, first):
 
     assert names(first) == names(toy_run)
     same = [name for name in names(first) if name.startswith(("examples/", "bottlenecks/")) and "files-" not in name]
-    assert len(same) == 6 + 6 + 4
+    assert len(same) == 6 + 6 + 5
     for name in (*same, "evaluation/predictions.csv", "audit/near_duplicates.csv", "report/mistakes.csv"):
         assert (first.root / name).read_bytes() == (toy_run.root / name).read_bytes(), name
     assert read_record(first)["metrics"] == pytest.approx(read_record(toy_run)["metrics"])
@@ -145,6 +145,7 @@ def test_an_export_in_the_cloud_is_served_with_its_training_images(answers):
     assert 0.9 < cosine <= 1
 
 
+@pytest.mark.skipif("TOPGRAFT_TEST_SLOW" not in os.environ, reason="takes minutes: set TOPGRAFT_TEST_SLOW")
 def test_runs_in_the_cloud_build_on_others_there(answers, give, tmp_path):
     upload(paint_images(tmp_path / "more", per_class=10, seed=1), BUCKET / "images" / "cyan" / "more")
     (BUCKET / "labels.txt").write_text("yellow\nmagenta\ncyan\n")

@@ -13,6 +13,7 @@ def test_a_folder_of_versions_means_the_newest_and_a_version_itself(toy_run, tmp
     assert find_version(toy_run.exports) == find_version(version) == version
     for name in ("9", "10", "notes"):
         (tmp_path / name).mkdir()
+        (tmp_path / name / "saved_model.pb").touch()
     assert find_version(tmp_path) == tmp_path / "10"
 
 

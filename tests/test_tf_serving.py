@@ -57,7 +57,7 @@ def test_what_a_request_lacks_is_told_in_a_sentence(request_body, status, words)
     assert caught.value.args[1].endswith(".")
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b"[" * 100_000])
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b"[" * 9_000])
 def test_a_body_that_is_not_json_is_refused(body):
     with pytest.raises(RefusedRequest) as caught:
         parse_predict(body)

@@ -144,7 +144,7 @@ def test_a_folder_without_a_usable_export_is_refused_and_nothing_is_written(dama
         (export,) = list_versions(run.exports)
         shutil.rmtree(export) if damage == "no export" else (export / "saved_model.pb").write_bytes(b"no model")
     message = refusal(convert_export, run, progress)
-    assert ("export it again" if damage == "damaged" else "finished run") in message
+    assert ("exports it anew" if damage == "damaged" else "finished run") in message
     assert not list(tmp_path.glob("run/tflite/*"))
 
 
@@ -156,4 +156,5 @@ def test_ready_made_bottlenecks_without_their_network_are_refused(toy_run, tmp_p
     signatures = content.meta_graphs[0].signature_def
     signatures["serving_default"].CopyFrom(signatures["bottleneck"])
     path.write_bytes(content.SerializeToString())
+    (path.parent / "checksums.json").unlink()
     assert "takes bottlenecks only" in refusal(convert_export, run, progress)
