@@ -83,7 +83,9 @@ def walk_remote(root: str, excluded: Excluded) -> tuple[list[Entry], list[Reject
             if not hidden and not excluded(key):
                 entries.append(Entry(key, f"{root.rstrip('/')}/{key}", size, changed))
     except storage_errors() as error:
-        raise UserError(f"Cannot read {root!r} ({describe_error(error)}): check its permissions.") from error
+        raise UserError(
+            f"Cannot read {root!r} ({describe_error(error)}): check the path, your credentials and the network."
+        ) from error
     return sorted(entries), []
 
 

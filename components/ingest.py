@@ -16,23 +16,16 @@ from components.class_names import append_classes, read_labels
 from components.duplicates import Copy, find_copies
 from components.errors import UserError
 from components.example_shards import WriteExampleShard, remove_begun
-from components.features import SPLITS, Examples, RunDir, Shard, Work, index_name, shard_name
-from components.file_index import (
-    Row,
-    encode_text,
-    plan_shard,
-    read_index,
-    read_known,
-    remove_other_shards,
-)
+from components.features import SPLITS, Examples, RunDir, Work, index_name, shard_name
+from components.file_index import Row, plan_shard, read_index, remove_other_shards
 from components.files import remove_partials, write_json, write_text
 from components.findings import describe_copies, describe_files, describe_splits
 from components.image_headers import Limits
-from components.listing import ImageFile, Listing
+from components.listing import Listing
+from components.placement import Planned, place_files
 from components.places import list_files, make_folder
 from components.progress import Progress
 from components.rejects import DUPLICATE, Reject
-from components.sharding import choose_shards, keeps_spans, list_shards, place_key, plan_spans
 from components.split import Member, SplitPlan, assign_splits
 from components.tables import read_csv, write_csv
 
@@ -48,10 +41,6 @@ class IngestRules:
     duplicates: str = "drop"
     label_conflicts: str = "warn"
     max_reject_share: float = 0.05
-
-
-# The rows of each shard, sorted by key.
-Planned = dict[Shard, list[Row]]
 
 
 class FormerSplits(NamedTuple):
@@ -129,38 +118,6 @@ def _check_plan(plan: SplitPlan, listing: Listing) -> None:
             f"data.split.train_per_class is {plan.train_per_class}, but the layout of the data fixes its splits: "
             f"remove one of the two."
         )
-
-
-def place_files(
-    files: Sequence[ImageFile], run: RunDir, shards: int | None, limits: Limits
-) -> tuple[Planned, list[int], bool]:
-    """Return the rows of files in their shards, the shards of each span, and whether the spans of an earlier run stay.
-
-    If so, what lies in their shards stays there, whatever its key.
-    """
-    former = _read_spans(run)
-    known = read_known(run.examples, files, former, limits)
-    stay = keeps_spans(former, len(files), shards)
-    if stay:
-        newest = sum(lies.place is not None and lies.place.span == len(former) - 1 for lies in known)
-        spans = plan_spans(former, newest, sum(lies.place is None for lies in known))
-    else:
-        spans = [shards or choose_shards(len(files))]
-    planned: Planned = {shard: [] for shard in list_shards(spans)}
-    for file, lies in zip(files, known):
-        place = lies.place if stay and lies.place else place_key(file.key, spans)
-        planned[place].append(Row(file, lies.facts))
-    for rows in planned.values():
-        rows.sort(key=lambda row: encode_text(row.file.key))
-    return planned, spans, stay
-
-
-def _read_spans(run: RunDir) -> list[int]:
-    try:
-        spans: list[int] = json.loads(run.spans.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):  # none, or damaged: all are placed anew, but not read again
-        return []
-    return spans
 
 
 def _flatten(planned: Planned) -> list[Row]:

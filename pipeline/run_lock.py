@@ -15,6 +15,7 @@ from pathlib import Path
 from components.errors import UserError
 from components.features import RunDir
 from components.files import remove_partials
+from components.places import is_remote
 
 LOCK_FILE = "lock"
 
@@ -25,7 +26,7 @@ def holding(run: RunDir) -> Iterator[None]:
 
     Raises UserError where another process holds it, where it cannot be written, and where it is removed meanwhile.
     """
-    if "://" in str(run.root):  # there is no lock that an object store would release for a killed holder
+    if is_remote(run.root):  # there is no lock that an object store would release for a killed holder
         yield
         return
     path = run.root / LOCK_FILE

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.errors import UserError
+from components.places import is_remote
 from pipeline.beam_flags import find_runner, open_parser, write_flags
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def check_places(runner: str, places: Iterable[tuple[str, object]]) -> None:
     if not is_dataflow(runner):
         return
     for name, path in places:
-        if not re.match(r"\w\w+:/", str(path)):
+        if not is_remote(str(path)):
             raise UserError(
                 f"'{name}' is '{path}', which lies on this machine, out of reach of Dataflow's workers: set it to "
                 f"a gs:// path, or beam.runner to another."
