@@ -35,7 +35,7 @@ class Trial(NamedTuple):
     stages: dict[str, Timing]
 
 
-class Measured(NamedTuple):
+class TrialRuns(NamedTuple):
     """Trial runs, and what the audit takes for a pair of images, by the clock and by cores."""
 
     trials: list[Trial]
@@ -108,7 +108,7 @@ def measure_shards(run: RunDir) -> float:
     return statistics.stdev(sizes.values()) / statistics.mean(sizes.values()) if len(sizes) > 1 else 0.0
 
 
-def read_measured(file: Path, key: str) -> Measured | None:
+def read_trial_runs(file: Path, key: str) -> TrialRuns | None:
     """Return what was kept under a key, None where there is nothing or it was measured under another."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
@@ -119,12 +119,12 @@ def read_measured(file: Path, key: str) -> Measured | None:
             for trial in content["trials"]
         ]
         clock, cores = content["pair_seconds"]
-        return Measured(trials, (clock, cores))
+        return TrialRuns(trials, (clock, cores))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def write_measured(file: Path, key: str, measured: Measured) -> None:
+def write_trial_runs(file: Path, key: str, measured: TrialRuns) -> None:
     """Keep what was measured under a key, which says for what config and machine it holds."""
     trials = [{**trial._asdict(), "stages": trial.stages} for trial in measured.trials]
     write_json(file, {"key": key, "pair_seconds": measured.pair_seconds, "trials": trials})

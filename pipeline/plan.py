@@ -22,7 +22,7 @@ from components.features import SPLITS, RunDir
 from components.listing import ImageFile, list_images
 from components.makespan import Fleet, Makespan, simulate_makespan
 from components.progress import Progress
-from components.throughput import Measured, measure_shards, read_measured, write_measured
+from components.throughput import TrialRuns, measure_shards, read_trial_runs, write_trial_runs
 from components.workload import StageLaws, Workload, fit_laws
 from pipeline.config import Config
 from pipeline.settings import data_place, make_recipe
@@ -104,7 +104,7 @@ def make_plan(
     Trial runs are made where none are kept in the run directory, or again. Raises UserError without data.
     """
     run, key = RunDir(config.run_folder), trial_key(config)
-    last, kept = read_last_run(config, run), read_measured(run.throughput, key)
+    last, kept = read_last_run(config, run), read_trial_runs(run.throughput, key)
     files: list[ImageFile] = []
     if again or not kept or not images:
         try:
@@ -118,8 +118,8 @@ def make_plan(
         open_run_folder(run)
         fresh = measure(config, words, files, last, progress)
         kept = fresh._replace(trials=[*(kept.trials if kept else []), *fresh.trials])
-        write_measured(run.throughput, key, kept)
-    measured = kept or Measured([], (0.0, 0.0))
+        write_trial_runs(run.throughput, key, kept)
+    measured = kept or TrialRuns([], (0.0, 0.0))
     if last:
         measured = measured._replace(trials=[*measured.trials, last])
     count = images or len(files) or (last.images if last else measured.trials[-1].images)
@@ -127,7 +127,7 @@ def make_plan(
 
 
 def estimate(
-    config: Config, run: RunDir, measured: Measured, images: int, fleet: Optional[Fleet], price: Optional[float]
+    config: Config, run: RunDir, measured: TrialRuns, images: int, fleet: Optional[Fleet], price: Optional[float]
 ) -> Plan:
     """Return the plan that follows from what was measured."""
     cores, trials = count_cores(), measured.trials

@@ -22,7 +22,7 @@ from components.listing import ImageFile
 from components.progress import Progress
 from components.rejects import RejectedImage
 from components.sampling import FEWEST, draw_sample
-from components.throughput import START, Measured, Timing, Trial, read_trial
+from components.throughput import START, Timing, Trial, TrialRuns, read_trial
 from pipeline.config import Config
 from pipeline.stages import VERSION, hash_parts
 
@@ -60,7 +60,7 @@ def read_last_run(config: Config, run: RunDir) -> Trial | None:
 
 def measure(
     config: Config, words: Sequence[str], files: Sequence[ImageFile], last: Trial | None, progress: Progress
-) -> Measured:
+) -> TrialRuns:
     """Time trial runs over samples of files; words are those of the command line that name the config.
 
     One small run where a last run much larger than it tells the rest. Raises UserError where a run cannot be made.
@@ -76,7 +76,7 @@ def measure(
             progress.report(number, len(sizes), "runs")
             trials.append(run_trial(config, words, draw_sample(files, size)))
         pair_seconds = measure_pairs(trials[-1])
-    return Measured(trials, pair_seconds)
+    return TrialRuns(trials, pair_seconds)
 
 
 def run_trial(config: Config, words: Sequence[str], files: Sequence[ImageFile]) -> Trial:

@@ -6,7 +6,7 @@ from conftest import write_config
 
 import pipeline.plan
 from components.features import STAGES, TUNING_STAGES, RunDir
-from components.throughput import START, Measured, Timing, Trial, read_measured, write_measured
+from components.throughput import START, Timing, Trial, TrialRuns, read_trial_runs, write_trial_runs
 from pipeline.cli import main
 from pipeline.config import load_config
 from pipeline.trial_runs import trial_key
@@ -32,7 +32,7 @@ def keep_trials(config):
         timing = Timing(10 + 0.01 * images, 20 + 0.02 * images, 1000 * images)
         return Trial(images, 3, 48, {START: Timing(5.0, 4.0, 0), **dict.fromkeys(RUN_STAGES, timing)})
 
-    write_measured(run.throughput, trial_key(loaded), Measured([trial(100), trial(1000)], (0.0, 0.0)))
+    write_trial_runs(run.throughput, trial_key(loaded), TrialRuns([trial(100), trial(1000)], (0.0, 0.0)))
 
 
 @pytest.fixture
@@ -167,7 +167,7 @@ def test_numbers_that_are_none_are_refused(kept, capsys, words, said):
 
 def test_what_is_measured_again_stands_beside_what_is_kept(kept, capsys, monkeypatch):
     more = Trial(200, 3, 48, {stage: Timing(1.0, 1.0, 1) for stage in (START, *RUN_STAGES)})
-    monkeypatch.setattr(pipeline.plan, "measure", lambda *_: Measured([more], (0.0, 0.0)))
+    monkeypatch.setattr(pipeline.plan, "measure", lambda *_: TrialRuns([more], (0.0, 0.0)))
     assert answer(capsys, kept, "--measure")["measured"] == [100, 200, 1000]
     loaded = load_config(kept, [])
-    assert len(read_measured(RunDir(loaded.run_folder).throughput, trial_key(loaded)).trials) == 3
+    assert len(read_trial_runs(RunDir(loaded.run_folder).throughput, trial_key(loaded)).trials) == 3

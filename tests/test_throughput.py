@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 from components.features import STAGES, TUNING_STAGES, RunDir
 from components.throughput import (
     Law,
-    Measured,
     Timing,
     Trial,
+    TrialRuns,
     fit_law,
     measure_shards,
-    read_measured,
     read_trial,
-    write_measured,
+    read_trial_runs,
+    write_trial_runs,
 )
 
 PARTS = st.floats(0, 1e6)
@@ -84,11 +84,11 @@ def test_shards_are_as_different_as_their_bytes(tmp_path):
 
 def test_what_was_measured_is_kept_for_its_key_alone(tmp_path):
     file = tmp_path / "throughput.json"
-    assert read_measured(file, "key") is None
+    assert read_trial_runs(file, "key") is None
     stages = {"ingest": Timing(1.5, 2.5, 300), "extract": Timing(4.0, 0.0, 10)}
-    measured = Measured([Trial(10, 2, 48, stages), Trial(40, 2, 48, stages)], (1e-8, 2e-8))
-    write_measured(file, "key", measured)
-    assert read_measured(file, "key") == measured
-    assert read_measured(file, "other") is None
+    measured = TrialRuns([Trial(10, 2, 48, stages), Trial(40, 2, 48, stages)], (1e-8, 2e-8))
+    write_trial_runs(file, "key", measured)
+    assert read_trial_runs(file, "key") == measured
+    assert read_trial_runs(file, "other") is None
     file.write_text("[]")
-    assert read_measured(file, "key") is None
+    assert read_trial_runs(file, "key") is None
