@@ -149,11 +149,11 @@ class RunDir:
         return self.root / "report"
 
     def artifacts(self) -> list[Path]:
-        """Return all that a run or curve writes directly below its directory."""
+        """Return all that a run, a curve or a plan writes directly below its directory."""
         return [
             *(self.record, self.stages, self.examples, self.validation, self.backbones, self.root / "bottlenecks"),
             *(self.audit, self.model, self.finetuned, self.exports, self.tflite, self.evaluation),
-            *(self.curve, self.report),
+            *(self.curve, self.report, self.throughput),
         ]
 
 
