@@ -15,8 +15,7 @@ import numpy as np
 import pytest
 from conftest import ingest, paint_images, refusal, write_config
 
-import components
-from components import careful_reader, example_shards, image_files
+from components import careful_reader, example_shards, image_files, placement
 from components.example_shards import begun_file
 from components.export import list_versions
 from components.features import RunDir, Shard, is_shard
@@ -251,7 +250,7 @@ def test_a_run_directory_that_vanishes_before_or_while_shards_are_written_is_not
 
         return do
 
-    monkeypatch.setattr(components.ingest, "read_known", vanish(components.ingest.read_known))
+    monkeypatch.setattr(placement, "read_known", vanish(placement.read_known))
     ingest(images, run, options)
     assert shards_of(run) == shards_of(RunDir(tmp_path / "undisturbed"))
     monkeypatch.undo()
