@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import queue
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -46,7 +47,10 @@ class OpenvinoEngine:
             model = core.read_model(file)
         # With this hint two cores work on one batch; THROUGHPUT was half as fast on batches of 32.
         settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
-        compiled = core.compile_model(model, "CPU", settings)
+        # In a thread of its own: the plug-in gives the thread a stack for signals (AMX needs a large one), and where
+        # models end in another order than they began it puts one back that is gone: the next signal kills the process.
+        with ThreadPoolExecutor(1) as thread:
+            compiled = thread.submit(core.compile_model, model, "CPU", settings).result()
         self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for _ in range(BATCHES_IN_FLIGHT):
             self._requests.put(compiled.create_infer_request())

@@ -1,3 +1,6 @@
+import ctypes
+import sys
+
 import numpy as np
 import pytest
 from conftest import encode_noise, refusal
@@ -42,3 +45,23 @@ def test_each_engine_gives_the_views_of_each_image_together(lite, name):
     for number, image in enumerate(encoded):
         alone = engine.compute_bottlenecks([image], views)
         np.testing.assert_allclose(found[3 * number : 3 * number + 3], alone, atol=1e-4)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the C library of Linux")
+def test_models_that_end_in_another_order_leave_a_stack_for_signals_that_is_there(lite):
+    pytest.importorskip("openvino")
+
+    class Stack(ctypes.Structure):
+        _fields_ = [("place", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t)]
+
+    def read_stack():
+        stack = Stack()
+        assert ctypes.CDLL(None).sigaltstack(None, ctypes.byref(stack)) == 0
+        return stack.place, stack.flags, stack.size
+
+    before = read_stack()
+    first, second = load_engine("openvino", lite), load_engine("openvino", lite)
+    assert read_stack() == before
+    del first
+    del second
+    assert read_stack() == before
