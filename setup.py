@@ -39,7 +39,7 @@ SERVE = ["starlette", "uvicorn"]
 # httpx: Starlette's test client. playwright: drives the report and the page of topgraft serve in a browser.
 # gcp-storage-emulator: Cloud Storage for tests.
 DEVELOPMENT = [
-    *("build", "hypothesis", "mypy", "pytest", "pytest-cov", "pytest-xdist", "ruff", "types-PyYAML"),
+    *("build", "hypothesis", "mypy", "pytest", "pytest-cov", "pytest-timeout", "pytest-xdist", "ruff", "types-PyYAML"),
     *("httpx", "playwright", "gcp-storage-emulator; python_version >= '3.10'"),
     *SERVE,
 ]

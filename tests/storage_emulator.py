@@ -35,6 +35,8 @@ def serve() -> None:
     logging.getLogger("gcp_storage_emulator").setLevel(logging.CRITICAL)
     logging.basicConfig(level=logging.CRITICAL)
     server.RequestHandler.protocol_version = "HTTP/1.1"
+    # Of a hundred connections at once, those that five do not hold are tried again seconds later.
+    server.server.HTTPServer.request_queue_size = 1024
     server.Response.close = _answer
     read_data = server._read_data
     server._read_data = lambda handler, query: _or_empty(handler, read_data(handler, query))
