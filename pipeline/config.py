@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -19,6 +20,9 @@ from pipeline.runners import check_runner
 from pipeline.section import Place, Section
 from pipeline.training_config import Abstain, Curve, Head, Train
 from pipeline.yaml_text import InvalidYaml, parse_yaml
+
+# As Beam's options for credentials are named: s3_secret_access_key, azure_connection_string.
+SECRET = re.compile("access_key|connection_string|password|secret|session_token")
 
 
 class Split(Section):
@@ -184,6 +188,12 @@ class Config(Section):
     def run_folder(self) -> Path:
         """The run directory: output_dir, else runs/<name>."""
         return as_path(self.output_dir or f"runs/{self.name}")
+
+    def describe(self) -> dict[str, Any]:
+        """Return all keys for run.json and the report, which others read: without Beam's keys to stores."""
+        described = self.model_dump(mode="json", by_alias=True)
+        hidden = {name: "(hidden)" for name in self.beam.options if SECRET.search(name)}
+        return {**described, "beam": {**described["beam"], **hidden}}
 
 
 def load_config(path: Path, overrides: list[str], flags: Sequence[str] = ()) -> Config:

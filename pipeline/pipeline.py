@@ -188,7 +188,7 @@ def present_model(
         measured,
         card,
         run,
-        config.model_dump(mode="json", by_alias=True),
+        config.describe(),
         summary,
     )
 

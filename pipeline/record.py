@@ -17,7 +17,7 @@ def write_record(config: Config, run: RunDir, stages: Stages) -> dict[str, Any]:
     """Write and return the record of the stages that have run or been skipped so far."""
     record: dict[str, Any] = {
         "version": VERSION,
-        "config": config.model_dump(mode="json", by_alias=True),
+        "config": config.describe(),
         "backbone": {},
         "stages": stages.summary,
         "counts": {},

@@ -50,7 +50,7 @@ def read_last_run(config: Config, run: RunDir) -> Trial | None:
     """Return what the last run took, if it was one of this config on this kind of runner that began anew."""
     try:
         record = json.loads(run.record.read_text(encoding="utf-8"))
-        former, now = record["config"], config.model_dump(mode="json", by_alias=True)
+        former, now = record["config"], config.describe()
         same = record["version"] == VERSION and all(former[name] == now[name] for name in TIMED)
         local = former["beam"]["runner"] == "DirectRunner"
     except (OSError, ValueError, KeyError):

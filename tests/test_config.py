@@ -307,3 +307,16 @@ def test_any_mapping_is_a_config_or_a_user_error(tmp_path_factory, values):
 def test_a_config_does_not_change():
     with pytest.raises(ValueError, match="frozen"):
         Config.model_validate(GOOD).name = "y"
+
+
+def test_a_config_is_described_without_keys_to_stores_and_passes_them_on(load):
+    config = load({**GOOD, "beam": {"s3_secret_access_key": "open sesame", "num_workers": 2}})
+    described = config.describe()
+    assert described["beam"] == {
+        "runner": "DirectRunner",
+        "shards": None,
+        "s3_secret_access_key": "(hidden)",
+        "num_workers": 2,
+    }
+    assert config.beam.options["s3_secret_access_key"] == "open sesame"
+    assert "open sesame" not in str(described)
