@@ -360,6 +360,8 @@ def main() -> None:
         "--faults", nargs="+", help="second kill interrupt damage shards harm processes disk; default all"
     )
     options = parser.parse_args()
+    # A shell's background jobs ignore interrupts, and so would all that they start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     chance = random.Random(options.seed)
     tallies: list[Tally] = []
 
