@@ -244,7 +244,8 @@ def silence_libraries(verbose: bool) -> None:
     logging.getLogger().setLevel(logging.ERROR)
     for name in ("apache_beam", "tensorflow", "absl", "root"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs what it raises
+    for name in ("gcsfs", "apache_beam.runners.common"):  # they log what they raise
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def run_and_exit() -> None:

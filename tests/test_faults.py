@@ -183,7 +183,7 @@ def test_a_baseline_that_is_damaged_is_named_and_not_compared_with(copied, capsy
     assert main(["run", str(config)]) == 0
 
 
-def test_a_run_out_of_room_says_so_leaves_nothing_and_goes_on(toy_config, toy_run, tmp_path, capsys):
+def test_a_run_out_of_room_says_so_leaves_nothing_and_goes_on(toy_config, toy_run, tmp_path, capsys, caplog):
     run = RunDir(tmp_path / "run")
     config = write_config(tmp_path / "c.yaml", **{**toy_config, "output_dir": str(run.root)})
     largest = max(file.stat().st_size for file in toy_run.examples.glob("*.tfrecord"))
@@ -195,6 +195,7 @@ def test_a_run_out_of_room_says_so_leaves_nothing_and_goes_on(toy_config, toy_ru
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("topgraft: ")]
     assert "cannot be written (file too large)" in said
+    assert [record for record in caplog.records if record.exc_info] == []  # no library prints a traceback before it
     assert [file.name for file in run.root.rglob("*") if file.suffix == ".partial" and "plan" not in file.name] == []
     assert main(["run", str(config), "--only", "ingest"]) == 0
     for file in toy_run.examples.iterdir():
