@@ -9,13 +9,13 @@ UV := uv==0.13.9
 demo: .venv/installed
 	.venv/bin/topgraft run configs/digits.yaml
 
-# A worker process that dies ends the tests: with another in its place xdist waits for ever.
+# A worker process that dies ends the tests: with another in its place xdist 3.8 waits for ever.
 test: lint
 	.venv/bin/python -m pytest -n 2 --dist loadfile --max-worker-restart 0
 
 # Without what runs in other processes, such as Beam's workers: the figure is too low rather than too high.
 coverage: .venv/installed
-	.venv/bin/python -m pytest -n 2 --dist loadfile --cov=pipeline --cov=components --cov-report=term
+	.venv/bin/python -m pytest -n 2 --dist loadfile --max-worker-restart 0 --cov=pipeline --cov=components --cov-report=term
 
 lint: .venv/installed
 	.venv/bin/ruff check .
