@@ -83,6 +83,12 @@ def core_seconds_each(law: StageLaws) -> float:
     return law.core_seconds.each or law.seconds.each
 
 
+def list_unrated(laws: Mapping[str, StageLaws], fleet: Fleet | None) -> list[str]:
+    """Return the stages that go over all images and of which trials showed no time that grows with them."""
+    rates = {stage: core_seconds_each(law) if fleet else law.seconds.each for stage, law in laws.items()}
+    return [stage for stage, rate in rates.items() if rate == 0 and stage in (*ON_WORKERS, "train", "finetune")]
+
+
 def estimate_written(stage: str, images: int, law: StageLaws, workload: Workload) -> float:
     """Return the bytes that a stage writes."""
     return law.written.cost(count_units(stage, images, workload) if stage in BOUNDED else images)

@@ -82,8 +82,26 @@ def analyze_model(
     )
     evaluators = [*tfma.default_evaluators(eval_shared_model=loaders, eval_config=config), write]
     pattern = f"{files[0].rpartition('/')[0]}/test-*.tfrecord"
+    # Without files of plots and attributions, of which this configuration has none.
+    results = {key: str(folder / key) for key in (tfma.METRICS_KEY, tfma.VALIDATIONS_KEY)}
+    writers = [
+        tfma.writers.EvalConfigWriter(
+            str(folder),
+            config,
+            data_location=pattern,
+            data_file_format="tfrecords",
+            model_locations={name: str(path) for name, path in models.items()},
+        ),
+        tfma.writers.MetricsPlotsAndValidationsWriter(results, config),
+    ]
     tfma.run_model_analysis(
-        loaders, config, pattern, output_path=str(folder), evaluators=evaluators, pipeline_options=options
+        loaders,
+        config,
+        pattern,
+        output_path=str(folder),
+        evaluators=evaluators,
+        writers=writers,
+        pipeline_options=options,
     )
 
 

@@ -14,6 +14,7 @@ import tensorflow_data_validation as tfdv
 from apache_beam.options.pipeline_options import PipelineOptions
 from google.protobuf import text_format
 from google.protobuf.json_format import MessageToDict
+from tensorflow_data_validation.statistics.stats_impl import GenerateSlicedStatisticsImpl
 from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2, statistics_pb2
 from tfx_bsl.public import tfxio
 
@@ -27,6 +28,7 @@ IMAGES_FOR_FORMATS = 100
 # A column for statistics alone: TFDV's divergence of numbers compares histograms with different edges, which tells
 # apart two halves of photos that are 240 or 320 pixels wide.
 SIZE_CLASS = "image/size"
+STATISTICS = "statistics.tfrecord"
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,10 @@ def validate_examples(examples: Examples, run: RunDir, gate: Gate, options: Pipe
     With gate.on_anomaly at warn these become warnings too.
     """
     baseline = RunDir(gate.baseline) if gate.baseline else None
-    previous = _load_baseline(baseline.validation) if baseline else None
+    previous = _load_baseline(baseline) if baseline else None
     with replacing_shared_folder(run.validation) as folder:
-        _compute_statistics(run.examples, folder, options)
-        statistics = {split: tfdv.load_statistics(str(_statistics_file(folder, split))) for split in SPLITS}
+        _compute_statistics(run.examples, folder / STATISTICS, options)
+        statistics = load_statistics(folder / STATISTICS)
         schema = _load_schema(gate.schema_path) if gate.schema_path else infer_schema(statistics, examples, gate)
         write_text(folder / "schema.pbtxt", text_format.MessageToString(schema, as_utf8=True))
         anomalies = {"train": tfdv.validate_statistics(statistics["train"], schema, previous_statistics=previous)}
@@ -74,24 +76,32 @@ def validate_examples(examples: Examples, run: RunDir, gate: Gate, options: Pipe
     return Validation(Work(items=examples.written, computed=examples.written), warnings)
 
 
-def _statistics_file(folder: Path, split: str) -> Path:
-    return folder / f"statistics-{split}.tfrecord"
-
-
-def _compute_statistics(examples: Path, folder: Path, options: PipelineOptions) -> None:
+def _compute_statistics(examples: Path, file: Path, options: PipelineOptions) -> None:
     # Told that they are images, TFDV counts formats and sizes of the bytes instead of ranking them as strings.
     images = schema_pb2.Feature(name=features.ENCODED, type=schema_pb2.BYTES, image_domain=schema_pb2.ImageDomain())
     settings = tfdv.StatsOptions(schema=schema_pb2.Schema(feature=[images]), enable_semantic_domain_stats=True)
     with beam.Pipeline(options=options) as pipeline:
+        batches = []
         for split in SPLITS:
             records = tfxio.TFExampleRecord(str(examples / f"{split}-*.tfrecord"), telemetry_descriptors=["topgraft"])
-            _ = (
-                pipeline
-                | f"Read {split} examples" >> records.BeamSource()
-                | f"Add {split} size classes" >> beam.Map(add_size_class)
-                | f"Compute {split} statistics" >> tfdv.GenerateStatistics(settings)
-                | f"Write {split} statistics" >> tfdv.WriteStatisticsToTFRecord(str(_statistics_file(folder, split)))
+            batches.append(
+                pipeline | f"Read {split} examples" >> records.BeamSource() | f"Name {split}" >> beam.WithKeys(split)
             )
+        _ = (
+            batches
+            | "Join splits" >> beam.Flatten()
+            | "Add size classes" >> beam.MapTuple(lambda split, batch: (split, add_size_class(batch)))
+            # What tfdv.GenerateStatistics does behind its slicing functions, which add a slice of all splits, and
+            # without them once a split: a third of the graph, of which small data spends most of its time.
+            | "Compute statistics" >> GenerateSlicedStatisticsImpl(settings, is_slicing_enabled=True)
+            | "Write statistics" >> tfdv.WriteStatisticsToTFRecord(str(file))
+        )
+
+
+def load_statistics(file: Path) -> dict[str, statistics_pb2.DatasetFeatureStatisticsList]:
+    """Return TFDV's statistics of each split."""
+    datasets = tfdv.load_statistics(str(file)).datasets
+    return {data.name: statistics_pb2.DatasetFeatureStatisticsList(datasets=[data]) for data in datasets}
 
 
 def add_size_class(batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -139,13 +149,13 @@ def describe_changes(baseline: RunDir, labels: Sequence[str]) -> list[str]:
     ]
 
 
-def _load_baseline(validation: Path) -> statistics_pb2.DatasetFeatureStatisticsList:
-    file = _statistics_file(validation, "train")
+def _load_baseline(baseline: RunDir) -> statistics_pb2.DatasetFeatureStatisticsList:
+    file = baseline.validation / STATISTICS
     if not file.exists():
         raise UserError(
             f"There is no '{file}': set validation.baseline to the run directory of a run that has passed validate."
         )
-    return tfdv.load_statistics(str(file))
+    return load_statistics(file)["train"]
 
 
 def _load_schema(path: Path) -> schema_pb2.Schema:

@@ -14,6 +14,7 @@ from components.capacity import (
     core_seconds_each,
     estimate_driver_bytes,
     estimate_stages,
+    list_unrated,
     plan_shards,
     price_stages,
 )
@@ -141,6 +142,12 @@ def estimate(
     cost = None if price is None else price_stages(stages, fleet, cores, price)
     sizes = sorted({trial.images for trial in trials})
     notes = list_notes(sizes, images, shards, driver_bytes, [trial.classes for trial in trials])
+    unrated = list_unrated(laws, fleet)
+    if unrated and images > sizes[-1]:
+        notes.append(
+            f"The larger run took no longer than the smaller for {', '.join(unrated)}, which counts as the same for "
+            f"any number of images: too little. Make trial runs again on a machine without other work: --measure."
+        )
     if config.data.split.train_per_class:
         notes.append("data.split.train_per_class plays no part in it: the splits are taken to have their shares.")
     if not suitable / 2 <= shards <= 2 * suitable:

@@ -22,15 +22,18 @@ def finished(toy_run, toy_config, tmp_path):
     return config, RunDir(tmp_path / "run")
 
 
-def keep_trials(config):
-    """Write trial runs of 100 and 1,000 images: 10 s and 0.01 s an image by the clock, twice that of cores."""
+def keep_trials(config, **others):
+    """Write trial runs of 100 and 1,000 images: 10 s and 0.01 s an image by the clock, twice that of cores.
+
+    others are timings of stages that take the same whatever the number of images.
+    """
     loaded = load_config(config, [])
     run = RunDir(loaded.run_folder)
     run.root.mkdir(parents=True, exist_ok=True)
 
     def trial(images):
         timing = Timing(10 + 0.01 * images, 20 + 0.02 * images, 1000 * images)
-        return Trial(images, 3, 48, {START: Timing(5.0, 4.0, 0), **dict.fromkeys(RUN_STAGES, timing)})
+        return Trial(images, 3, 48, {START: Timing(5.0, 4.0, 0), **dict.fromkeys(RUN_STAGES, timing), **others})
 
     write_trial_runs(run.throughput, trial_key(loaded), TrialRuns([trial(100), trial(1000)], (0.0, 0.0)))
 
@@ -86,6 +89,15 @@ def test_a_plan_says_what_was_worked_out_by_hand(kept, capsys):
     assert document["stages"]["extract"]["seconds"] == pytest.approx(60 + 10 + 5 * 2)
     assert document["stages"]["extract"]["worker_seconds"] == pytest.approx(10 * 80)
     assert document["simulations"][0]["ideal"] == pytest.approx(60 + 5 * 4)  # ingest and extract
+
+
+def test_a_stage_that_took_no_longer_over_more_images_is_named(toy_config, tmp_path, capsys):
+    config = write_config(tmp_path / "new.yaml", **{**toy_config, "output_dir": str(tmp_path / "new")})
+    keep_trials(config, ingest=Timing(9.0, 9.0, 1), report=Timing(2.0, 2.0, 1), extract=Timing(9.0, 0.0, 1))
+    for words in ([], ["--workers", 10]):
+        notes = answer(capsys, config, "--images", 10_000, *words)["notes"]
+        assert sum("took no longer than the smaller for ingest, extract, which counts" in note for note in notes) == 1
+    assert not answer(capsys, config, "--images", 500)["notes"]
 
 
 def test_a_plan_is_a_table_and_a_last_line(kept, capsys):

@@ -9,8 +9,8 @@ from google.protobuf import text_format
 from PIL import Image
 
 from components.errors import UserError
-from components.features import SPLITS, RunDir
-from components.validate import Gate, infer_schema, validate_examples
+from components.features import ENCODED, SPLITS, RunDir
+from components.validate import SIZE_CLASS, STATISTICS, Gate, infer_schema, load_statistics, validate_examples
 
 
 @pytest.fixture(scope="module")
@@ -23,13 +23,25 @@ def ingested(tmp_path_factory, options):
 def test_statistics_schema_and_anomalies_are_written(ingested, options):
     run, examples = ingested
     assert validate_examples(examples, run, Gate(split_skew=0.5), options).warnings == []
-    for split, count in examples.splits.items():
-        statistics = tfdv.load_statistics(str(run.validation / f"statistics-{split}.tfrecord"))
-        assert statistics.datasets[0].num_examples == count
+    statistics = load_statistics(run.validation / STATISTICS)
+    assert {split: found.datasets[0].num_examples for split, found in statistics.items()} == examples.splits
     schema = tfdv.load_schema_text(str(run.validation / "schema.pbtxt"))
     assert tfdv.get_feature(schema, "image/encoded").image_domain.minimum_supported_image_fraction == 1.0
     assert list(tfdv.get_domain(schema, "image/class/text").value) == ["cyan", "magenta", "yellow"]
     assert set(json.loads((run.validation / "anomalies.json").read_text())) == {"train", "val", "test"}
+
+
+def test_statistics_of_a_split_are_those_that_tfdv_computes_of_its_files_alone(ingested, options, tmp_path):
+    run, examples = ingested
+    validate_examples(examples, run, Gate(), options)
+    for split, found in load_statistics(run.validation / STATISTICS).items():
+        alone = tfdv.generate_statistics_from_tfrecord(str(run.examples / f"{split}-*.tfrecord"))
+        (expected,), (data,) = alone.datasets, found.datasets
+        # Of the bytes TFDV counts formats here, and ranks them as strings where nothing tells it what they are.
+        here = {feature.path.step[0]: feature for feature in data.features}
+        there = {feature.path.step[0]: feature for feature in expected.features}
+        assert here.keys() - there.keys() == {SIZE_CLASS}
+        assert all(here[name] == there[name] for name in there.keys() - {ENCODED})
 
 
 def test_a_class_that_the_schema_lacks_stops_the_run(ingested, options, tmp_path):
@@ -56,13 +68,14 @@ def test_given_splits_that_differ_more_than_allowed_stop_the_run(options, tmp_pa
     assert json.loads((run.validation / "anomalies.json").read_text())["val"]["anomalyInfo"]
 
 
-def test_chance_is_allowed_for_in_small_splits(ingested):
+def test_chance_is_allowed_for_in_small_splits(ingested, options):
     run, examples = ingested
-    statistics = tfdv.load_statistics(str(run.validation / "statistics-train.tfrecord"))
+    validate_examples(examples, run, Gate(), options)
+    statistics = load_statistics(run.validation / STATISTICS)
     thresholds = []
     for count in (20, 20_000):
         small = replace(examples, splits={"train": count, "val": count, "test": count})
-        schema = infer_schema({"train": statistics}, small, Gate(split_skew=0.1))
+        schema = infer_schema(statistics, small, Gate(split_skew=0.1))
         thresholds.append(tfdv.get_feature(schema, "image/class/text").skew_comparator.infinity_norm.threshold)
     assert thresholds[0] > 0.5
     assert 0.1 < thresholds[1] < 0.12
