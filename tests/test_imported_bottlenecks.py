@@ -1,10 +1,12 @@
 import csv
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import COLOURS, paint_images, write_config
+from conftest import COLOURS, write_config
 
 from components.catalog import Spec
 from components.errors import UserError
@@ -14,9 +16,9 @@ from components.imported_bottlenecks import ImportedBottlenecks, read_vector
 from pipeline.cli import main
 
 
-@pytest.fixture
-def images(tmp_path):
-    return paint_images(tmp_path / "images", per_class=30)
+@pytest.fixture(scope="session")
+def images(toy_config):
+    return Path(toy_config["data"]["path"])
 
 
 def vector_of(key, dim=6):
@@ -45,11 +47,13 @@ def write_array(images, folder):
 
 
 @pytest.fixture
-def run(images, toy_config, tmp_path):
-    def go(backbone, **more):
-        values = {**toy_config, "output_dir": str(tmp_path / "run"), "data": {"path": str(images)}}
-        config = write_config(tmp_path / "c.yaml", **{**values, "backbone": backbone, **more})
-        return main(["run", str(config)])
+def run(toy_run, toy_config, tmp_path):
+    """A function that runs the config of the toy run with another backbone, and the run, which begins as a copy."""
+    shutil.copytree(toy_run.root, tmp_path / "run")
+
+    def go(backbone, *arguments, **more):
+        values = {**toy_config, "output_dir": str(tmp_path / "run"), "backbone": backbone, **more}
+        return main(["run", str(write_config(tmp_path / "c.yaml", **values)), *arguments])
 
     return go, RunDir(tmp_path / "run")
 
@@ -71,7 +75,6 @@ def test_ready_made_bottlenecks_take_the_place_of_extraction(images, run, tmp_pa
 
 def test_with_the_network_that_they_came_from_images_can_be_served(images, run, tmp_path, toy_backbone):
     go, run_dir = run
-    assert go(toy_backbone) == 0
     made = tmp_path / "made"
     keys, vectors = [], []
     from components.shards import read_bottlenecks
@@ -88,12 +91,14 @@ def test_with_the_network_that_they_came_from_images_can_be_served(images, run, 
     assert go({**toy_backbone, "bottlenecks": str(made)}) == 0
     assert run_dir.predictions.read_bytes() == before
     export = list_versions(run_dir.exports)[-1]
-    assert main(["predict", str(export), str(images), "--output", str(tmp_path / "p.csv")]) == 0
+    assert main(["predict", str(export), str(images / "cyan"), "--output", str(tmp_path / "p.csv")]) == 0
 
 
 def test_predicting_images_without_a_network_is_refused(images, run, tmp_path, capsys):
     go, run_dir = run
-    assert go({"bottlenecks": str(write_texts(images, tmp_path / "vectors"))}) == 0
+    vectors = write_texts(images, tmp_path / "vectors")
+    for stage in ("extract", "audit", "train", "export"):
+        assert go({"bottlenecks": str(vectors)}, "--only", stage) == 0
     assert main(["predict", str(list_versions(run_dir.exports)[-1]), str(images)]) == 2
     assert "takes bottlenecks only" in capsys.readouterr().err
 

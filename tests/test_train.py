@@ -381,7 +381,8 @@ def test_a_run_with_an_added_class_begins_with_the_former_head(toy_config, toy_r
 
 def test_a_former_run_that_is_trained_again_is_started_from_again(toy_config, toy_run, tmp_path):
     former = tmp_path / "former"
-    shutil.copytree(toy_run.root, former)
+    for copy in (former, tmp_path / "run"):
+        shutil.copytree(toy_run.root, copy)
     train = {"epochs": 1, "learning_rate": 1e-9, "warm_start": str(former)}
 
     def stages_run():
