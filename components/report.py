@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -42,6 +43,8 @@ from components.tables import read_csv, write_csv
 
 GALLERY_IMAGES = 9
 MISTAKES_SHOWN = 60
+# Test images that the page can list behind its numbers: 5 MB.
+MOST_LISTED = 10_000
 
 
 @dataclass(frozen=True)
@@ -199,14 +202,27 @@ def list_ranks(row: Row) -> list[tuple[str, str]]:
 
 
 def gather_page_data(predictions: Sequence[Row], confusion: np.ndarray, labels: Sequence[str]) -> dict[str, Any]:
-    """Return what the page's script needs to list the images behind a number."""
+    """Return what the page's script needs to list the images behind a number, MOST_LISTED of them at most."""
     index = {label: number for number, label in enumerate(labels)}
+    listed = [predictions[row] for row in choose_listed(predictions, MOST_LISTED)]
     return {
         "labels": list(labels),
         "confusion": confusion.tolist(),
         "similar": order_by_confusion(confusion),
-        "paths": [row["path"] for row in predictions],
-        "actual": [index[row["actual"]] for row in predictions],
-        "predicted": [index[row["label"]] for row in predictions],
-        "probability": [round(float(row["probability"]), 4) for row in predictions],
+        "paths": [row["path"] for row in listed],
+        "actual": [index[row["actual"]] for row in listed],
+        "predicted": [index[row["label"]] for row in listed],
+        "probability": [round(float(row["probability"]), 4) for row in listed],
     }
+
+
+def choose_listed(predictions: Sequence[Row], most: int) -> list[int]:
+    """Return which rows to list, in order: of each cell of the confusion matrix the most probable, as many of each.
+
+    So all mistakes are there where few images are of their kind, and what is left out are images recognised as others.
+    """
+    cells: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
+    for row in sorted(range(len(predictions)), key=lambda row: -float(predictions[row]["probability"])):
+        cells[predictions[row]["actual"], predictions[row]["label"]].append(row)
+    ranked = sorted((rank, row) for rows in cells.values() for rank, row in enumerate(rows))
+    return sorted(row for _, row in ranked[:most])

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from components.calibration import NEVER_ANSWERS, Abstention
 from components.features import Audit, Bottlenecks, Evaluation, Examples, Export, Head, RunDir, Validation, Work
 from components.measured import read_measured
 from components.reliability import collect_reliability, plot_calibration, plot_coverage
-from components.report import write_report
+from components.report import choose_listed, write_report
 
 
 def read_csv(path):
@@ -99,6 +101,23 @@ def test_the_dots_of_the_reliability_diagram_are_as_large_as_their_bins():
     assert list(dots.marker.size) == [1, 1, 1, 2]
     np.testing.assert_allclose(dots.x, [0.6, 0.7, 0.8, 0.9])
     np.testing.assert_allclose(dots.y, [0, 1, 0, 1])
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("abc"), st.integers(0, 9)), max_size=60))
+def test_what_a_page_lists_of_too_many_images_is_the_most_probable_of_each_cell(found):
+    rows = [{"actual": actual, "label": label, "probability": f"0.{digit}"} for actual, label, digit in found]
+    listed = choose_listed(rows, 20)
+    assert listed == sorted(set(listed)) and len(listed) == min(20, len(rows))
+    assert choose_listed(rows, 100) == list(range(len(rows)))
+    left_out = set(range(len(rows))) - set(listed)
+    for cell in {row[:2] for row in found}:
+        of_cell = {number for number, row in enumerate(found) if row[:2] == cell}
+        here, there = of_cell & set(listed), of_cell & left_out
+        if there:
+            assert here and min(found[row][2] for row in here) >= max(found[row][2] for row in there)
+            # No other cell is given more than one image beyond what this one has.
+            sizes = [sum(found[row][:2] == other for row in listed) for other in {row[:2] for row in found}]
+            assert max(sizes) <= len(here) + 1
 
 
 def report_again(run, abstention):

@@ -2,12 +2,14 @@
 
 import csv
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import write_config
 
+from components import report
 from components.features import RunDir
 from pipeline.cli import main
 
@@ -111,6 +113,23 @@ def click_through(page, run: RunDir):
 
 def test_every_section_can_be_used(toy_run, open_page):
     click_through(open_page(toy_run.report / "index.html"), toy_run)
+
+
+def test_a_page_that_cannot_list_all_images_tells_how_many_there_are(
+    toy_run, toy_config, open_page, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(report, "MOST_LISTED", 7)
+    run = RunDir(Path(shutil.copytree(toy_run.root, tmp_path / "run")))
+    config = write_config(tmp_path / "c.yaml", **{**toy_config, "output_dir": str(run.root)})
+    assert main(["run", str(config), "--only", "report"]) == 0
+    page = open_page(run.report / "index.html")
+    row = max(read_csv(run.report / "classes.csv"), key=lambda row: int(row["support"]))
+    page.locator("[data-class]", has_text=row["label"]).click()
+    count = sum(row["label"] in (found["actual"], found["label"]) for found in read_csv(run.predictions))
+    assert page.locator("#images h2").inner_text().endswith(f": {count} images")
+    shown = len(listed_paths(page))
+    assert 0 < shown < count
+    assert page.locator("#images > p").inner_text().startswith(f"{shown} of them, by probability")
 
 
 def test_it_works_by_keyboard_alone(toy_run, open_page):
