@@ -23,9 +23,9 @@ SHARDS_PER_VCPU = 4
 FEWEST_IMAGES = 32
 
 # What ingest does with each image where the command is, to divide the data into splits and shards, measured with 50,000
-# and 300,000 made-up images on a core of the machine of the README; and what it holds of each, of 20,000 and 100,000.
+# and 300,000 made-up images on a core of the machine of the README; and what it holds of each, of 200,000.
 ROW_SECONDS = 0.00014
-ROW_BYTES = 2000
+ROW_BYTES = 1600
 # Copies of its bottlenecks that the audit has at once, as read, joined, as directions and as components: 25.9 KiB an
 # image of 1,280 floats, measured with 5,000 and 15,000.
 AUDIT_COPIES = 5

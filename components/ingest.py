@@ -5,7 +5,8 @@ from __future__ import annotations
 import collections
 import itertools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -27,7 +28,7 @@ from components.places import list_files, make_folder
 from components.progress import Progress
 from components.rejects import DUPLICATE, Reject
 from components.split import Member, SplitPlan, assign_splits
-from components.tables import read_csv, write_csv
+from components.tables import scan_csv, write_csv
 
 COLUMNS = ("path", "label", "source", "split", "rule", "format", "width", "height", "sha256")
 
@@ -46,8 +47,8 @@ class IngestRules:
 class FormerSplits(NamedTuple):
     """The splits that an earlier run of the same rule settled, by key and, for files since renamed, by SHA-256."""
 
-    by_key: Mapping[str, str]
-    by_sha256: Mapping[str, str]
+    by_key: dict[str, str]
+    by_sha256: dict[str, str]
 
 
 def ingest_images(
@@ -186,8 +187,11 @@ def describe_rule(plan: SplitPlan) -> str:
 def _read_former(run: RunDir, plan: SplitPlan) -> FormerSplits:
     if not run.images.exists():
         return FormerSplits({}, {})
-    rows = [row for row in read_csv(run.images) if row["rule"] == describe_rule(plan)]
-    return FormerSplits({row["path"]: row["split"] for row in rows}, {row["sha256"]: row["split"] for row in rows})
+    rule, former = describe_rule(plan), FormerSplits({}, {})
+    for row in scan_csv(run.images):
+        if row["rule"] == rule:
+            former.by_key[row["path"]] = former.by_sha256[row["sha256"]] = sys.intern(row["split"])
+    return former
 
 
 def _write_images(run: RunDir, rows: Iterable[Row], rule: str) -> None:

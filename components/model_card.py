@@ -17,12 +17,13 @@ from typing import Any
 from components.backbone_catalog import licence_of
 from components.card_findings import join_names, list_limits, list_metrics
 from components.catalog import Spec, has_network
+from components.checksums import READ_BYTES
 from components.evaluate import BLESSED, NOT_BLESSED
 from components.export import read_facts
 from components.features import MODEL_CARD, SPLITS, Audit, Evaluation, Examples, Export, RunDir
 from components.files import write_json
 from components.measured import Measured
-from components.tables import read_csv
+from components.tables import scan_csv
 
 
 @dataclass(frozen=True)
@@ -51,10 +52,12 @@ def write_card(
     facts = read_facts(path.parent)
     verdict_file = run.evaluation / (BLESSED if evaluation.blessed else NOT_BLESSED)
     verdict = json.loads(verdict_file.read_text(encoding="utf-8"))
-    images = read_csv(run.images)
-    digest = hashlib.sha256(run.images.read_bytes()).hexdigest()
-    counts = Counter((row["label"], row["split"]) for row in images)
-    card = build_card(origin, export.version, facts, examples, counts, digest, audit, measured, verdict)
+    digest = hashlib.sha256()
+    with run.images.open("rb") as file:
+        while block := file.read(READ_BYTES):
+            digest.update(block)
+    counts = Counter((row["label"], row["split"]) for row in scan_csv(run.images))
+    card = build_card(origin, export.version, facts, examples, counts, digest.hexdigest(), audit, measured, verdict)
     write_json(path, card)
     return card
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,17 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]])
         table.writerows(map(guard_cell, row) for row in rows)
 
 
-def read_csv(path: Path) -> list[dict[str, str]]:
-    """Read a csv file with a header that write_csv wrote."""
+def scan_csv(path: Path) -> Iterator[dict[str, str]]:
+    """Yield the rows of a csv file with a header that write_csv wrote, one by one."""
     with path.open(encoding="utf-8", newline="") as file:
         rows = ([restore_cell(cell) for cell in row] for row in csv.reader(file))
         header = next(rows, [])
-        return [dict(zip(header, row)) for row in rows if row]
+        yield from (dict(zip(header, row)) for row in rows if row)
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """Read a csv file with a header that write_csv wrote."""
+    return [*scan_csv(path)]
 
 
 def guard_cell(value: Any) -> Any:
