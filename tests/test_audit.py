@@ -7,7 +7,7 @@ import pytest
 
 from components import features
 from components.audit import LabelRow, PairRow, audit_bottlenecks
-from components.bottlenecks import bottleneck_record
+from components.bottleneck_shards import bottleneck_record
 from components.features import Audit, Bottlenecks, RunDir, Shard, Work
 from components.label_issues import LEAST_MARGIN
 from components.sharding import assign_shard, hash_fraction

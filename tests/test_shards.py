@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from components import features
-from components.bottlenecks import bottleneck_record
+from components.bottleneck_shards import bottleneck_record
 from components.errors import DamagedShard
 from components.features import SPLITS, Shard, shard_name
 from components.shards import (
