@@ -49,7 +49,8 @@ def evaluate_model(
     with replacing_shared_folder(run.evaluation) as folder:
         config = make_eval_config(thresholds, max_accuracy_drop if baseline else None)
         models = {CANDIDATE: candidate, BASELINE: baseline} if baseline else {"": candidate}
-        analyze_model(config, models, files, examples.labels, folder, folder / run.predictions.name, options)
+        predictions = folder / run.predictions.name
+        analyze_model(config, models, files, examples.splits["test"], examples.labels, folder, predictions, options)
         metrics = read_metrics(folder)
         reasons = describe_failures(tfma.load_validation_result(str(folder)), baseline)
         if not thresholds and max_accuracy_drop is None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import apache_beam as beam
 import numpy as np
 import tensorflow_model_analysis as tfma
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -14,9 +12,8 @@ from tensorflow_model_analysis.extractors.slice_key_extractor import SLICE_KEY_E
 from tensorflow_model_analysis.proto import config_pb2, metrics_for_slice_pb2, validation_result_pb2
 
 from components import features
-from components.predict import prediction_columns, prediction_row
+from components.prediction_table import WritePredictions, join_predictions
 from components.slice_metrics import ACCURACY, CONFUSION, LOSS, METRICS, TOP5
-from components.tables import write_csv
 
 CANDIDATE, BASELINE = "candidate", "baseline"
 
@@ -67,18 +64,24 @@ def analyze_model(
     config: config_pb2.EvalConfig,
     models: Mapping[str, Path],
     files: Sequence[str],
+    images: int,
     labels: Sequence[str],
     folder: Path,
     predictions: Path,
     options: PipelineOptions,
 ) -> None:
-    """Write TFMA's results for models over test shards to a folder, and what the first model predicts to a csv file."""
+    """Write TFMA's results for models to a folder, and what the first one predicts to a csv file in order of key.
+
+    images is the number of them in the test shards.
+    """
     loaders = [
         tfma.default_eval_shared_model(str(path), model_name=name, eval_config=config) for name, path in models.items()
     ]
     # Predictions are those that TFMA measures, so that the models are loaded and run once.
     write = tfma.evaluators.Evaluator(
-        "WritePredictions", SLICE_KEY_EXTRACTOR_STAGE_NAME, WritePredictions(next(iter(models)), labels, predictions)
+        "WritePredictions",
+        SLICE_KEY_EXTRACTOR_STAGE_NAME,
+        WritePredictions(next(iter(models)), labels, predictions, images),
     )
     evaluators = [*tfma.default_evaluators(eval_shared_model=loaders, eval_config=config), write]
     pattern = f"{files[0].rpartition('/')[0]}/test-*.tfrecord"
@@ -103,36 +106,7 @@ def analyze_model(
         writers=writers,
         pipeline_options=options,
     )
-
-
-class WritePredictions(beam.PTransform):
-    """Writes the predictions of one model, sorted by key, from TFMA's extracts; evaluates to nothing."""
-
-    def __init__(self, model: str, labels: Sequence[str], path: Path):
-        super().__init__()
-        self._model = model
-        self._labels = labels
-        self._path = path
-
-    def expand(self, extracts: beam.PCollection) -> dict[str, beam.PCollection]:
-        columns = [*prediction_columns(len(self._labels)), "actual", "source"]
-        _ = (
-            extracts
-            | "Format predictions" >> beam.Map(_format_prediction, self._model, self._labels)
-            | "Collect predictions" >> beam.combiners.ToList()
-            | "Write predictions" >> beam.Map(lambda rows: write_csv(self._path, columns, sorted(rows)))
-        )
-        return {}
-
-
-def _format_prediction(extracts: dict[str, Any], model: str, labels: Sequence[str]) -> list[Any]:
-    def text(name: str) -> str:
-        value: bytes = extracts[tfma.FEATURES_KEY][name].item()
-        return value.decode("utf-8", "surrogateescape")
-
-    predicted = extracts[tfma.PREDICTIONS_KEY]
-    probabilities = (predicted[model] if model else predicted)[features.PROBABILITIES]
-    return [*prediction_row(text(features.KEY), probabilities, labels), text(features.TEXT), text(features.SOURCE)]
+    join_predictions(predictions)
 
 
 def _read_slices(folder: Path) -> list[tuple[str, str, dict[str, metrics_for_slice_pb2.MetricsForSlice]]]:

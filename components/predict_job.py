@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, Union
+from typing import Any, NamedTuple, Union
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
@@ -59,14 +59,12 @@ def predict_by_beam(
     with _work_folder(output) as folder:
         listed = list_shards(files, folder / NAMES, shards)
         with beam.Pipeline(options=options) as pipeline:
-            outcomes = (
+            # Names of files, which need not be Unicode, go by files too: Beam takes no text that is not.
+            _ = (
                 pipeline
                 | "List shards" >> beam.Create(listed)
                 | "Spread shards" >> beam.Reshuffle()
-                | "Predict" >> beam.ParDo(PredictShard(export, folder, output.suffix, top_k)).with_outputs(UNREADABLE)
-            )
-            _ = outcomes[UNREADABLE] | "Write unreadable" >> beam.MapTuple(
-                lambda stem, rows: write_json(folder / f"{stem}.{UNREADABLE}", rows)
+                | "Predict" >> beam.ParDo(PredictShard(export, folder, output.suffix, top_k))
             )
         unreadable = 0
         for shard in listed:
@@ -107,7 +105,7 @@ def list_shards(files: Iterable[str], names: Path, shards: int | None) -> list[S
 
 
 class PredictShard(beam.DoFn):
-    """Writes the predictions of a shard to a file; a second output holds the shard's stem and its unreadable files."""
+    """Writes the predictions of a shard to a file, and a list of its unreadable files to another."""
 
     def __init__(self, export: Path, folder: Path, suffix: str, top_k: int):
         self._export = export.absolute()
@@ -118,7 +116,7 @@ class PredictShard(beam.DoFn):
     def setup(self) -> None:
         self._classifier = load_export(self._export)
 
-    def process(self, shard: Shard) -> Iterator[beam.pvalue.TaggedOutput]:
+    def process(self, shard: Shard) -> Iterator[Any]:
         unreadable: list[Unreadable] = []
 
         def outcomes() -> Iterator[tuple[str, Union[Answer, Unreadable]]]:
@@ -132,7 +130,8 @@ class PredictShard(beam.DoFn):
                     yield path, outcome
 
         WRITERS[self._suffix](self._folder / f"{shard.stem}{self._suffix}", outcomes(), self._classifier, self._top_k)
-        yield beam.pvalue.TaggedOutput(UNREADABLE, (shard.stem, unreadable))
+        write_json(self._folder / f"{shard.stem}.{UNREADABLE}", unreadable)
+        yield from ()
 
 
 def join_shards(shards: Iterable[Path], output: Path) -> None:

@@ -40,6 +40,11 @@ def read_csv(path: Path) -> list[dict[str, str]]:
     return [*scan_csv(path)]
 
 
+def decode_name(encoded: bytes) -> str:
+    """Return a path or name of a record as it stands in a table: bytes that are not Unicode as backslash escapes."""
+    return encoded.decode("utf-8", "surrogateescape").encode("utf-8", "backslashreplace").decode()
+
+
 def guard_cell(value: Any) -> Any:
     """Return a value with an apostrophe before what a spreadsheet would take for a formula; numbers are none."""
     if isinstance(value, str) and FORMULA.match(value) and not NUMBER.fullmatch(value):

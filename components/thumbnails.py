@@ -22,6 +22,7 @@ from components.image_headers import (
 )
 from components.sharding import list_shards
 from components.shards import IMAGE_SPEC, read_batches
+from components.tables import decode_name
 from components.transcoding import set_upright
 
 THUMBNAIL = 160  # pixels, the longer side
@@ -35,7 +36,7 @@ def read_thumbnails(
     files = find_files(keys, splits, examples, shards)
     for batch in read_batches(files, IMAGE_SPEC) if files else ():
         for key, encoded in zip(batch[features.KEY], batch[features.ENCODED]):
-            text = _show(key)
+            text = decode_name(key)
             thumbnail = make_thumbnail(encoded) if text in keys else None
             if thumbnail:
                 yield text, thumbnail
@@ -46,14 +47,9 @@ def find_files(keys: set[str], splits: Sequence[str], examples: Path, shards: Se
     files = []
     for shard in list_shards(shards):
         rows, _ = read_index(examples / index_name(shard))
-        holding = {row.split for row in rows if row.split and _show(encode_text(row.file.key)) in keys}
+        holding = {row.split for row in rows if row.split and decode_name(encode_text(row.file.key)) in keys}
         files += [str(examples / shard_name(split, shard)) for split in splits if split in holding]
     return files
-
-
-def _show(key: bytes) -> str:
-    """Return a key as csv files have it."""
-    return key.decode("utf-8", "backslashreplace")
 
 
 def make_thumbnail(encoded: bytes) -> Image.Image | None:

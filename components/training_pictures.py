@@ -18,6 +18,7 @@ from components.features import INDEX, PROBABILITIES, Examples, RunDir
 from components.head_input import Batches
 from components.model import EVALUATION_SCOPE
 from components.shards import META_SPEC, read_batches
+from components.tables import decode_name
 from components.thumbnails import THUMBNAIL, read_thumbnails
 
 v1 = tf.compat.v1
@@ -69,7 +70,7 @@ def write_pictures(
     predicted = np.array([index for index, _ in answers])
     title = f"validation, epoch {epoch}: {(actual == predicted).sum():,} of {len(answers):,} right"
     picked = np.random.default_rng(seed).permutation(len(answers))[: SHEET_SIDE**2].tolist()
-    names = [keys[row].decode("utf-8", "backslashreplace") for row in picked]
+    names = [decode_name(keys[row]) for row in picked]
     thumbnails: dict[str, Image.Image] = {}
     with suppress(DamagedShard):  # training does not need it; whatever does has it computed again
         thumbnails.update(read_thumbnails(set(names), ["val"], run.examples, examples.shards))

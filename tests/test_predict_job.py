@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -17,11 +18,13 @@ def export(toy_run):
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    """Ninety images and some that are none, so that the last batch is a short one."""
+    """Ninety images, some of odd names and some that are none, so that the last batch is a short one."""
     folder = paint_images(tmp_path_factory.mktemp("job") / "images", per_class=30, seed=5)
     (folder / "cyan" / "bad.jpg").write_bytes(b"\xff\xd8\xff no")
     (folder / "cyan" / "=1+1.png").write_bytes(encode_noise(1)[0])
     (folder / "yellow" / "a text.txt").write_bytes(b"text")
+    for name, content in ((b"\xff.png", encode_noise(1)[0]), (b"\xff.jpg", b"\xff\xd8\xff no")):
+        (folder / "yellow" / os.fsdecode(name)).write_bytes(content)
     return folder
 
 
@@ -34,7 +37,7 @@ def test_a_job_writes_the_very_file_of_the_plain_path(export, images, tmp_path, 
     beam = ["--beam", "runner=DirectRunner", "--beam", f"shards={shards}"]
     assert main(["predict", export, str(images), "--output", str(joined), *beam]) == 0
     assert capsys.readouterr().err == plain_errors
-    assert "91 predicted, 2 unreadable" in plain_errors
+    assert "92 predicted, 3 unreadable" in plain_errors
     assert joined.read_bytes() == plain.read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([plain.name, joined.name])
 

@@ -1,6 +1,7 @@
 import csv
 import json
 import math
+import os
 import re
 import shutil
 from dataclasses import replace
@@ -168,8 +169,15 @@ def test_names_are_text_wherever_they_stand(tmp_path, toy_config, toy_backbone):
     images = paint_images(tmp_path / "images", per_class=20)
     hostile = "<img src=x onerror=alert(1)>"
     (images / "cyan").rename(images / hostile)
+    for file in sorted((images / "magenta").rglob("*.*")):
+        file.rename(file.with_name(os.fsdecode(b"\xff") + file.name))
     config = {**toy_config, "data": {"path": str(images)}, "output_dir": str(tmp_path / "run")}
     assert main(["run", str(write_config(tmp_path / "c.yaml", **config))]) in (0, 3)
     page = (tmp_path / "run" / "report" / "index.html").read_text()
     assert hostile not in page[page.index("<body>") :]
     assert "&lt;img src=x" in page
+    # Names that are not Unicode stand there with escapes, in the tables too, and have their pictures.
+    pictures = json.loads(re.search(r'id="pictures">(.*?)</script>', page)[1])
+    rows = read_csv(tmp_path / "run" / "evaluation" / "predictions.csv")
+    odd = [row["path"] for row in rows if row["actual"] == "magenta"]
+    assert len(odd) == 4 and all("\\udcff" in path and path in pictures for path in odd)
