@@ -79,6 +79,7 @@ def list_images(
     if not listing.files:
         raise UserError(f"{shown} has no image of a class: {EXPECTED}.")
     files = [file if file.group else file._replace(group=find_group(file.key)) for file in listing.files]
+    files = _escape_sources(files)
     check_spelling({file.text: file.key for file in reversed(files)})
     labels = listing.labels
     if labels_file:
@@ -87,6 +88,14 @@ def list_images(
     if len(labels) == 1:
         raise UserError(f"{shown} has the single class {labels[0]!r}: a classifier needs two or more classes.")
     return listing._replace(files=files, labels=labels, ordered=listing.ordered or labels_file is not None)
+
+
+def _escape_sources(files: list[ImageFile]) -> list[ImageFile]:
+    """Return files with escapes for what is not Unicode in their sources: TFMA makes no slice of anything else."""
+    escaped = {source: source.encode("utf-8", "backslashreplace").decode() for source in {f.source for f in files}}
+    if all(map(str.__eq__, escaped, escaped.values())):
+        return files
+    return [file._replace(source=escaped[file.source]) for file in files]
 
 
 def open_train(files: Sequence[ImageFile]) -> tuple[list[ImageFile], tuple[str, ...]]:

@@ -169,8 +169,8 @@ def test_names_are_text_wherever_they_stand(tmp_path, toy_config, toy_backbone):
     images = paint_images(tmp_path / "images", per_class=20)
     hostile = "<img src=x onerror=alert(1)>"
     (images / "cyan").rename(images / hostile)
-    for file in sorted((images / "magenta").rglob("*.*")):
-        file.rename(file.with_name(os.fsdecode(b"\xff") + file.name))
+    for path in sorted((images / "magenta").rglob("*"), reverse=True):  # files before their folders, the sources
+        path.rename(path.with_name(os.fsdecode(b"\xff") + path.name))
     config = {**toy_config, "data": {"path": str(images)}, "output_dir": str(tmp_path / "run")}
     assert main(["run", str(write_config(tmp_path / "c.yaml", **config))]) in (0, 3)
     page = (tmp_path / "run" / "report" / "index.html").read_text()
