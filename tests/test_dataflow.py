@@ -32,10 +32,10 @@ BEAM = {
 }
 STEPS = {
     "ingest": {"List shards", "Spread shards", "Write example shards"},
-    "validate": {"Read train examples", "Add test size classes", "Compute val statistics", "Write test statistics"},
+    "validate": {"Read train examples", "Name test", "Add size classes", "Compute statistics", "Write statistics"},
     "extract": {"List shards", "Spread shards", "Extract shards", "Collect outcomes", "Write outcome"},
     "evaluate": {"ReadFromTFRecordToArrow", "ExtractEvaluateAndWriteResults"},
-    "predict": {"List shards", "Spread shards", "Predict", "Write unreadable"},
+    "predict": {"List shards", "Spread shards", "Predict"},
 }
 
 
