@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -29,21 +30,36 @@ def set_output(linear: Linear, output: str) -> Start:
     return {WEIGHTS: weights, BIASES: biases}
 
 
+class FormerRun(NamedTuple):
+    """A finished run to start from: its record, its classes, its checkpoint."""
+
+    record: dict[str, Any]
+    labels: list[str]
+    reader: Any
+
+
+def open_former_run(former: Path) -> FormerRun:
+    """Return a run whose head was trained; raises UserError where there is none."""
+    run = RunDir(former)
+    try:
+        record = json.loads(run.record.read_text(encoding="utf-8"))
+        names = run.labels.read_text(encoding="utf-8").split("\n")[:-1]
+        reader = tf.train.load_checkpoint(str(run.model))
+        record["backbone"], record["config"]  # as of a run that went so far
+    except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
+        raise UserError(
+            f"train.warm_start names '{former}', which holds no trained run: give the output_dir of a finished run."
+        ) from error
+    return FormerRun(record, names, reader)
+
+
 def read_former_head(former: Path, labels: Sequence[str], backbone_id: str, architecture: Architecture) -> Start:
     """Return the variables of a former run's head for these classes: known ones keep their weights, new ones are zeros.
 
     Raises UserError where there is no such head, or it sits on another backbone, or is built otherwise.
     """
-    run = RunDir(former)
-    try:
-        record = json.loads(run.record.read_text(encoding="utf-8"))
-        backbone, head = record["backbone"], record["config"].get("head", {})
-        names = run.labels.read_text(encoding="utf-8").split("\n")[:-1]
-        reader = tf.train.load_checkpoint(str(run.model))
-    except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
-        raise UserError(
-            f"train.warm_start names '{former}', which holds no trained run: give the output_dir of a finished run."
-        ) from error
+    record, names, reader = open_former_run(former)
+    backbone, head = record["backbone"], record["config"].get("head", {})
     found = backbone.get("id")
     if found != backbone_id:
         raise UserError(

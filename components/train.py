@@ -32,7 +32,7 @@ from components.optimisation import ADAM, Optimisation, Schedule
 from components.progress import Progress
 from components.scaling import measure_scaling, scale_vectors
 from components.shards import naming_damage, shard_files
-from components.start import Start, read_former_head, set_output
+from components.start import Start, open_former_run, read_former_head, set_output
 from components.tables import write_csv
 from components.training_pictures import write_pictures
 
@@ -117,6 +117,14 @@ def train_head(
     assert plan.head.optimisation
     l2 = plan.head.optimisation.l2
     return Head(Work(images, computed=images), best.epoch, best.val_accuracy, best.val_loss, l2)
+
+
+def check_recipe(labels: Sequence[str], architecture: Architecture, recipe: Recipe) -> None:
+    """Raise the UserErrors of train_head that need no bottlenecks: before these are computed, which may take hours."""
+    settle_output(architecture, len(labels))
+    weigh_classes(recipe.class_weight, np.ones(len(labels)), labels)
+    if recipe.warm_start:
+        open_former_run(recipe.warm_start)
 
 
 def write_history(history: Sequence[Epoch], path: Path) -> None:

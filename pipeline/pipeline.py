@@ -235,17 +235,17 @@ def list_and_ingest(config: Config, run: RunDir, stages: Stages, progress: Progr
     data = config.data
     listing = list_images(data_place(config, progress), data.exclude, data.labels, data.group_pattern)
     open_run_folder(run)
+
+    def ingest() -> Examples:
+        # What training would refuse of the config it refuses now, and not once all images are read.
+        components.train.check_recipe(listing.labels, make_architecture(config.head), make_recipe(config.train))
+        rules, options = make_rules(config), make_options(config.beam, config.name, "ingest")
+        return components.ingest.ingest_images(listing, run, config.beam.shards, rules, options, progress)
+
     return stages.do(
         "ingest",
         Examples,
-        lambda: components.ingest.ingest_images(
-            listing,
-            run,
-            config.beam.shards,
-            make_rules(config),
-            make_options(config.beam, config.name, "ingest"),
-            progress,
-        ),
+        ingest,
         settings=[
             listing.fingerprint(),
             {**data.model_dump(exclude={"path", "source"}), "shards": config.beam.shards},

@@ -404,3 +404,18 @@ def test_a_warm_start_from_nowhere_ends_the_run_with_a_sentence(toy_config, tmp_
     status, _ = run_pipeline(tmp_path, toy_config, train={"warm_start": str(tmp_path / "none")})
     assert status == 2
     assert f"train.warm_start names '{tmp_path / 'none'}'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"head": {"output": "sigmoid"}}, "tells two classes apart, and the data has 3"),
+        ({"train": {"class_weight": {"cyann": 2}}}, "train.class_weight names 'cyann'"),
+        ({"train": {"warm_start": "nowhere"}}, "train.warm_start names 'nowhere'"),
+    ],
+)
+def test_what_training_would_refuse_is_refused_before_an_image_is_read(toy_config, tmp_path, capsys, changes, words):
+    config = write_config(tmp_path / "c.yaml", **{**toy_config, **changes, "output_dir": str(tmp_path / "run")})
+    assert main(["run", str(config)]) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "run" / "examples").exists()
