@@ -34,6 +34,7 @@ UNREAD_FORMATS = {
 # Second bytes of JPEG's markers (ITU-T T.81, table B.1).
 START_OF_SCAN, APP1, END_OF_IMAGE = 0xDA, 0xE1, 0xD9
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+PROGRESSIVE = frozenset((0xC2, 0xCA))
 STANDALONE = frozenset(range(0xD0, 0xDB))  # without a length, or the scans that must come behind the frame
 
 METADATA = frozenset(range(APP1, 0xF0)) - {0xEE}
@@ -99,6 +100,21 @@ def count_scans(jpeg: bytes) -> int:
         scans += jpeg[at - 1] == START_OF_SCAN
         at += int.from_bytes(jpeg[at : at + 2], "big")
     return scans
+
+
+def is_cut_off(jpeg: bytes) -> bool:
+    """Tell a JPEG that ends before libjpeg begins to decode: before its first scan or, of a progressive one, its end.
+
+    Of these libjpeg also writes to the terminal that it was called improperly.
+    """
+    at, progressive = 2, False
+    while marker := SEGMENT.search(jpeg, at):
+        at = marker.end()
+        if jpeg[at - 1] == START_OF_SCAN:
+            return progressive and jpeg.find(bytes((0xFF, END_OF_IMAGE)), at) < 0
+        progressive |= jpeg[at - 1] in PROGRESSIVE
+        at += max(int.from_bytes(jpeg[at : at + 2], "big"), 2)
+    return True
 
 
 def read_jpeg_size(jpeg: bytes) -> tuple[int, int] | None:

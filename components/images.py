@@ -21,6 +21,7 @@ from components.image_headers import (
     find_exif,
     find_format,
     inflate_png_text,
+    is_cut_off,
     read_bmp_size,
     read_gif_sizes,
     read_jpeg_size,
@@ -172,6 +173,8 @@ def _read_sizes(encoded: bytes, image_format: str) -> Iterable[tuple[int, int]]:
 
 def _check_header(encoded: bytes, image_format: str, limits: Limits) -> None:
     """Raise RejectedImage for what would take TensorFlow too much memory or time, and OpError for a damaged JPEG."""
+    if image_format == "jpeg" and is_cut_off(encoded):
+        raise RejectedImage(CORRUPT, "damaged JPEG: its end is missing")
     sizes = _read_sizes(encoded, image_format)
     check_pixels(sizes, limits)
     if image_format == "jpeg":

@@ -11,6 +11,7 @@ import tensorflow as tf
 from conftest import shared_data
 from PIL import Image, ImageOps
 
+from components.image_headers import is_cut_off
 from components.images import Limits, RejectedImage, check_image, make_readable, read_file
 
 LIMITS = Limits()
@@ -346,6 +347,25 @@ def test_a_file_cut_off_anywhere_is_rejected(name):
     content = {**JPEGS, **KEPT, **TRANSCODED}[name]
     for length in (8, 20, 30, 60, len(content) // 2, len(content) - 100):
         assert rejection(check_image, content[:length], LIMITS)[0] in ("corrupt", "not_an_image")
+
+
+@pytest.mark.parametrize("name", JPEGS)
+def test_a_jpeg_that_is_found_to_be_cut_off_is_one_that_tensorflow_refuses(name):
+    content = JPEGS[name]
+    assert not is_cut_off(content)
+    for length in range(3, len(content)):
+        if is_cut_off(content[:length]):
+            with pytest.raises(tf.errors.InvalidArgumentError):
+                decode(content[:length])
+    assert is_cut_off(content[:100]) and is_cut_off(content[:-2]) == (name == "progressive")
+
+
+@pytest.mark.parametrize("name", ["baseline", "progressive"])
+def test_libjpeg_says_nothing_of_a_jpeg_that_is_cut_off(name, capfd):
+    content = JPEGS[name]
+    for length in (60, len(content) // 4, len(content) // 2):
+        rejection(check_image, content[:length], LIMITS)
+    assert "JPEG library" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["two pictures", "TIFF of three pages"])
