@@ -24,13 +24,14 @@ from pipeline.commands import (
     run_command,
     serve_command,
 )
-from pipeline.failures import describe_failure
+from pipeline.failures import describe_failure, is_interrupt
 from pipeline.terminal import answering_in_json
 
 # Behind -- stand flags of Beam.
 BEAM_COMMANDS = ("run", "curve", "predict")
 BEAM_FLAGS = "Behind -- stand flags of Apache Beam, such as -- --runner=DataflowRunner --region=us-central1."
 USER_ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
+INTERRUPTION = "interrupted; the same command continues where it stopped."
 
 
 def main(arguments: Optional[list[str]] = None) -> int:
@@ -57,18 +58,14 @@ def main(arguments: Optional[list[str]] = None) -> int:
             print(f"topgraft: {printable(message)}", file=sys.stderr)
             answer({"error": message})
             return USER_ERROR
-        except Exception as error:
-            message = describe_failure(error)
-            if message is None or "--verbose" in words:
+        except (Exception, KeyboardInterrupt) as error:
+            interrupted = isinstance(error, KeyboardInterrupt) or is_interrupt(error)
+            message = INTERRUPTION if interrupted else describe_failure(error)
+            if message is None or ("--verbose" in words and not interrupted):
                 raise
             print(f"topgraft: {printable(message)}", file=sys.stderr)
             answer({"error": message})
-            return USER_ERROR
-        except KeyboardInterrupt:
-            message = "interrupted; the same command continues where it stopped."
-            print(f"topgraft: {message}", file=sys.stderr)
-            answer({"error": message})
-            return INTERRUPTED
+            return INTERRUPTED if interrupted else USER_ERROR
 
 
 class WrongUsage(Exception):

@@ -1,4 +1,4 @@
-"""What the machine did to a command, in words: a full disk, one that cannot be written, no permission."""
+"""What ended a command from outside, in words: a full disk, one that cannot be written, no permission; an interrupt."""
 
 from __future__ import annotations
 
@@ -27,6 +27,11 @@ def describe_failure(error: BaseException) -> Optional[str]:
                     f"place, and the same command continues where it stopped."
                 )
     return None
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """Tell whether an error is an interrupt: one that comes while a step runs Beam hands on as a RuntimeError."""
+    return any("KeyboardInterrupt [while running" in text for text in _list_texts(error))
 
 
 def _list_texts(error: Optional[BaseException]) -> Iterator[str]:

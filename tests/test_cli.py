@@ -1,4 +1,5 @@
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -77,14 +78,36 @@ def test_a_mistake_is_one_sentence_status_2_and_leaves_nothing(tmp_path, toy_con
 
 
 def test_a_refused_model_is_status_3_with_the_reason(tmp_path, toy_run, toy_config, capsys):
-    import shutil
-
     shutil.copytree(toy_run.root, tmp_path / "run")
     strict = {**toy_config, "output_dir": str(tmp_path / "run"), "evaluate": {"thresholds": {"accuracy": 1.0}}}
     assert main(["run", str(write_config(tmp_path / "c.yaml", **strict))]) == 3
     output = capsys.readouterr().out
     assert "NOT BLESSED: accuracy is" in output
     assert output.count("as before") == 6  # all but evaluate and report
+
+
+def interrupt(*arguments):
+    raise KeyboardInterrupt
+
+
+def test_an_interrupt_while_beam_runs_a_step_is_one_sentence_and_status_130(
+    tmp_path, toy_run, toy_config, capsys, monkeypatch
+):
+    shutil.copytree(toy_run.root, tmp_path / "run")
+    config = str(write_config(tmp_path / "c.yaml", **{**toy_config, "output_dir": str(tmp_path / "run")}))
+    export, images = str(next((tmp_path / "run" / "export").iterdir())), toy_config["data"]["path"]
+    monkeypatch.setattr("components.bottleneck_shards.ExtractShard._extract", interrupt)
+    monkeypatch.setattr("components.predict_job.PredictShard.process", interrupt)
+    for words in (
+        ["run", config, "--only", "extract"],
+        ["run", config, "--only", "extract", "--verbose"],
+        ["predict", export, images, "--output", str(tmp_path / "p.csv"), "--beam", "shards=2"],
+    ):
+        assert main(words) == 130
+        error = capsys.readouterr().err
+        assert error.splitlines()[-1] == "topgraft: interrupted; the same command continues where it stopped."
+        assert "Traceback" not in error or "--verbose" in words
+    assert not (tmp_path / "run" / "lock").exists() and not (tmp_path / "p.csv").exists()
 
 
 def test_overrides_may_stand_behind_options(tmp_path, toy_config, capsys):
