@@ -36,6 +36,7 @@ bench: .venv/installed
 	.venv/bin/python benchmarks/training.py runs/bench --images 30607
 	.venv/bin/python benchmarks/label_noise.py runs/bench
 	.venv/bin/python benchmarks/large_report.py
+	.venv/bin/python benchmarks/odd_data.py
 	.venv/bin/python benchmarks/faults.py configs/digits.yaml
 	.venv/bin/python benchmarks/fuzzing.py --inputs 10000
 	.venv/bin/python benchmarks/serving.py runs/bench/export $(DATA)
