@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import write_config
 
-from components import report
+from components import page_pictures, report
 from components.features import RunDir
 from pipeline.cli import main
 
@@ -119,6 +119,7 @@ def test_a_page_that_cannot_list_all_images_tells_how_many_there_are(
     toy_run, toy_config, open_page, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(report, "MOST_LISTED", 7)
+    monkeypatch.setattr(page_pictures, "MOST_SMALL", 0)
     run = RunDir(Path(shutil.copytree(toy_run.root, tmp_path / "run")))
     config = write_config(tmp_path / "c.yaml", **{**toy_config, "output_dir": str(run.root)})
     assert main(["run", str(config), "--only", "report"]) == 0
@@ -129,6 +130,8 @@ def test_a_page_that_cannot_list_all_images_tells_how_many_there_are(
     assert page.locator("#images h2").inner_text().endswith(f": {count} images")
     shown = len(listed_paths(page))
     assert 0 < shown < count
+    cards = page.locator("#images img").count(), page.locator("#images .missing").count()
+    assert sum(cards) == shown and cards[1]
     assert page.locator("#images > p").inner_text().startswith(f"{shown} of them, by probability")
 
 
