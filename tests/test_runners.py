@@ -153,6 +153,7 @@ def test_an_unknown_flag_names_the_nearest_and_is_status_2(command, tmp_path, mo
         ),
         (LOCAL, ["beam.runner=no.such.Runner"], [], "Cannot load the runner 'no.such.Runner' (No module named 'no')"),
         (LOCAL, ["beam.runner=json.Runner"], [], "Cannot load the runner 'json.Runner'"),
+        (LOCAL, ["beam.runner=..Runner"], [], "Cannot load the runner '..Runner'"),
         (
             LOCAL,
             ["beam.runner=apache_beam.runners.dask.dask_runner.DaskRunner"],
