@@ -32,22 +32,8 @@ TOPGRAFT = str(Path(sys.executable).with_name("topgraft"))
 # Formulas, numbers, words of yaml, json and this program, templates, markup, spaces, scripts, and as long as can be.
 NAMES = (
     *("cat", "dog", "A", "a", "NaN", "None", "null", "true", "123", "1e5", ".5", "-5", "+x", "=1+1", "@x", "train"),
-    *(
-        "class",
-        "label",
-        "index",
-        "all",
-        "image",
-        " lead",
-        "trail ",
-        "a,b",
-        'q"uo"te',
-        "it's",
-        "a\\b",
-        "tab\there",
-        "#1",
-    ),
-    *("<b>", "&amp;", "{{7*7}}", "%s", "$HOME", "~", "*", "?", "[x]", "{}", "日本語", "😀", "שלום", "\u200bzero"),
+    *("class", "label", "index", "all", "image", " lead", "trail ", "a,b", 'q"uo"te', "it's", "a\\b", "tab\there"),
+    *("#1", "<b>", "&amp;", "{{7*7}}", "%s", "$HOME", "~", "*", "?", "[x]", "{}", "日本語", "😀", "שלום", "\u200bzero"),
     *("e\u0301", "x" * 200),
 )
 STEMS = ("img", "img", "img", "=img", "i mg", "ï", "\udcff", "n\nl", "'q", "#")
@@ -72,9 +58,8 @@ def paint(hue: np.ndarray, suffix: str, chance: random.Random, noise: np.random.
     kind, modes = FORMATS[suffix]
     buffer = io.BytesIO()
     settings = {"progressive": chance.random() < 0.5} if kind == "JPEG" else {}
-    Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).convert(chance.choice(modes)).save(
-        buffer, kind, **settings
-    )
+    image = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+    image.convert(chance.choice(modes)).save(buffer, kind, **settings)
     return buffer.getvalue()
 
 
@@ -136,26 +121,26 @@ def call(*words: str | Path) -> tuple[int, str]:
     return result.returncode, (result.stderr.strip().splitlines() or [""])[-1]
 
 
-def judge(place: Path) -> str:
-    """Run all over one data set; return done, refused with the sentence, or what went wrong."""
+def judge(place: Path) -> tuple[str, str]:
+    """Run all over one data set; return done, refused or fault, and the words for it."""
     config = place / "odd.yaml"
     status, said = call("run", config)
     if status == 2 and said.startswith("topgraft: "):
-        return f"refused: {said}"
+        return "refused", said
     if status not in (0, 3):
-        return f"run ended with {status}: {said}"
+        return "fault", f"run ended with {status}: {said}"
     export = max((place / "run" / "export").iterdir())
     for name, words in (("plain.csv", []), ("job.csv", ["--beam", "shards=2"])):
         ended, said = call("predict", export, place / "images", "--output", place / name, *words)
         if ended:
-            return f"predict to {name} ended with {ended}: {said}"
+            return "fault", f"predict to {name} ended with {ended}: {said}"
     if (place / "plain.csv").read_bytes() != (place / "job.csv").read_bytes():
-        return "the job's predictions are not those of the plain path"
+        return "fault", "the job's predictions are not those of the plain path"
     if call("run", config)[0] != status:
-        return "the second run ended otherwise than the first"
+        return "fault", "the second run ended otherwise than the first"
     stages = json.loads((place / "run" / "run.json").read_text())["stages"]
     again = [name for name, stage in stages.items() if not stage["skipped"]]
-    return f"the second run did {again} again" if again else "done"
+    return ("fault", f"the second run did {again} again") if again else ("done", "")
 
 
 def main() -> None:
@@ -164,7 +149,7 @@ def main() -> None:
     parser.add_argument("--sets", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    found: dict[int, str] = {}
+    found: dict[int, tuple[str, str]] = {}
     os.environ.setdefault("TOPGRAFT_CACHE", tempfile.mkdtemp(prefix="topgraft-"))
     for seed in range(options.seed, options.seed + options.sets):
         place = Path(tempfile.mkdtemp(prefix=f"odd-{seed}-"))
@@ -173,15 +158,15 @@ def main() -> None:
         write_images(place / "images", chance, noise)
         (place / "odd.yaml").write_text(yaml.safe_dump(draw_config(place, chance), allow_unicode=True))
         started = time.perf_counter()
-        found[seed] = judge(place)
-        fault = found[seed] != "done" and not found[seed].startswith("refused")
-        kept = f" (kept in {place})" if fault else shutil.rmtree(place) or ""
-        print(f"{seed:4} {time.perf_counter() - started:5.0f} s  {found[seed]}{kept}", flush=True)
+        found[seed] = kind, words = judge(place)
+        if kind == "fault":
+            words += f" (kept in {place})"
+        else:
+            shutil.rmtree(place)
+        print(f"{seed:4} {time.perf_counter() - started:5.0f} s  {kind} {words}", flush=True)
         Path(__file__).with_suffix(".json").write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
-    counts = collections.Counter(
-        text.partition(":")[0] if text == "done" or text.startswith("refused") else "fault" for text in found.values()
-    )
-    print(", ".join(f"{count} {what}" for what, count in counts.most_common()))
+    counts = collections.Counter(kind for kind, _ in found.values())
+    print(", ".join(f"{count} {kind}" for kind, count in counts.most_common()))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from components.features import SPLITS
 from components.keys import group_finder, is_excluded, name_roots
 from components.places import as_path, describe_error, storage_errors
 from components.rejects import Reject
+from components.tables import escape_name
 
 # How folders, manifests and TFRecord files name the splits, in any case.
 SPLIT_WORDS = {"train": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}
@@ -92,10 +93,10 @@ def list_images(
 
 def _escape_sources(files: list[ImageFile]) -> list[ImageFile]:
     """Return files with escapes for what is not Unicode in their sources: TFMA makes no slice of anything else."""
-    escaped = {source: source.encode("utf-8", "backslashreplace").decode() for source in {f.source for f in files}}
-    if all(map(str.__eq__, escaped, escaped.values())):
-        return files
-    return [file._replace(source=escaped[file.source]) for file in files]
+    escaped = {source: escape_name(source) for source in {file.source for file in files}}
+    return [
+        file if escaped[file.source] == file.source else file._replace(source=escaped[file.source]) for file in files
+    ]
 
 
 def open_train(files: Sequence[ImageFile]) -> tuple[list[ImageFile], tuple[str, ...]]:

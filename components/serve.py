@@ -28,6 +28,7 @@ from components.predict import TOP_K, Answer, describe_rejected, predict_each, r
 from components.printable import printable
 from components.request_guard import Guard, name_hosts
 from components.served_export import ServedExport
+from components.tables import escape_name
 from components.tf_serving import MODEL_PATH, RefusedRequest, format_answers, format_status, parse_predict
 from components.thumbnails import make_thumbnail
 
@@ -116,7 +117,7 @@ class Service:
         async with self._reading(request) as body:
             parsed = await asyncio.to_thread(parse_predict, body)
             answers = await self._predict(await asyncio.to_thread(_inspect_images, parsed.encoded))
-        labels = [_escape(label) for label in served.classifier.labels]
+        labels = [escape_name(label) for label in served.classifier.labels]
         return JSONResponse(await asyncio.to_thread(format_answers, answers, labels, parsed.columnar))
 
     async def answer_image(self, request: Request) -> Response:
@@ -133,13 +134,14 @@ class Service:
         return JSONResponse(
             {
                 "ranked": [
-                    {"label": _escape(labels[index]), "probability": float(answer.probabilities[index])}
+                    {"label": escape_name(labels[index]), "probability": float(answer.probabilities[index])}
                     for index in ranked
                 ],
                 "abstained": bool(answer.abstained),
                 "picture": encode_uri(thumbnail) if thumbnail else "",
                 "nearest": [
-                    {**near._asdict(), "path": _escape(near.path), "label": _escape(near.label)} for near in nearest
+                    {**near._asdict(), "path": escape_name(near.path), "label": escape_name(near.label)}
+                    for near in nearest
                 ],
             }
         )
@@ -183,11 +185,6 @@ class Service:
             raise RefusedRequest(408, f"The body took longer than the {BODY_SECONDS:.0f} seconds allowed.") from late
         finally:
             self._held -= len(body)
-
-
-def _escape(name: str) -> str:
-    """Return a name with escapes for what is not Unicode, which Starlette's own encoding refuses."""
-    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _inspect_images(contents: list[bytes]) -> list[CheckedImage]:

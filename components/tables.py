@@ -40,9 +40,14 @@ def read_csv(path: Path) -> list[dict[str, str]]:
     return [*scan_csv(path)]
 
 
+def escape_name(name: str) -> str:
+    """Return a path or name as it stands in a table: what is not Unicode in it as backslash escapes."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
 def decode_name(encoded: bytes) -> str:
-    """Return a path or name of a record as it stands in a table: bytes that are not Unicode as backslash escapes."""
-    return encoded.decode("utf-8", "surrogateescape").encode("utf-8", "backslashreplace").decode()
+    """Return a path or name of a record as escape_name has it."""
+    return escape_name(encoded.decode("utf-8", "surrogateescape"))
 
 
 def guard_cell(value: Any) -> Any:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from components import features
 from components.features import index_name, shard_name
-from components.file_index import encode_text, read_index
+from components.file_index import read_index
 from components.image_headers import (
     FORMATS,
     Limits,
@@ -22,7 +22,7 @@ from components.image_headers import (
 )
 from components.sharding import list_shards
 from components.shards import IMAGE_SPEC, read_batches
-from components.tables import decode_name
+from components.tables import decode_name, escape_name
 from components.transcoding import set_upright
 
 THUMBNAIL = 160  # pixels, the longer side
@@ -47,7 +47,7 @@ def find_files(keys: set[str], splits: Sequence[str], examples: Path, shards: Se
     files = []
     for shard in list_shards(shards):
         rows, _ = read_index(examples / index_name(shard))
-        holding = {row.split for row in rows if row.split and decode_name(encode_text(row.file.key)) in keys}
+        holding = {row.split for row in rows if row.split and escape_name(row.file.key) in keys}
         files += [str(examples / shard_name(split, shard)) for split in splits if split in holding]
     return files
 

@@ -30,7 +30,7 @@ def find_runner(name: str) -> PipelineRunner:
     except ValueError as error:
         (nearest,) = get_close_matches(name, StandardOptions.KNOWN_RUNNER_NAMES, 1, 0)
         raise UserError(f"Beam has no runner '{name}'; did you mean '{nearest}'? Set 'beam.runner' to it.") from error
-    except (ImportError, AttributeError, TypeError) as error:  # TypeError of '.Runner', which is relative
+    except (ImportError, AttributeError, TypeError) as error:  # TypeError of '..Runner', a relative module
         raise UserError(
             f"Cannot load the runner '{name}' ({error}): install it, or set 'beam.runner' to another."
         ) from error
