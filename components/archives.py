@@ -14,7 +14,8 @@ from pathlib import Path, PureWindowsPath
 from typing import IO, Any, Callable
 
 from components.errors import UserError
-from components.files import locked, replacing_folder
+from components.files import locked
+from components.ownership import replacing_folder
 from components.places import local_copy
 
 CHUNK = 2**16

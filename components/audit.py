@@ -11,10 +11,10 @@ from components.data_map import lay_out, sample_rows
 from components.directions import to_directions
 from components.duplicates import COPY, LABEL_CONFLICT, LEAK
 from components.features import SPLITS, Audit, Bottlenecks, Examples, RunDir, Work
-from components.files import replacing_folder
 from components.label_issues import LabelIssue, find_label_issues
 from components.near_duplicates import Pair, find_near_duplicates, group_rows
 from components.nearest import find_nearest
+from components.ownership import replacing_folder
 from components.shards import read_bottlenecks, shard_files
 from components.tables import write_csv
 

@@ -21,9 +21,10 @@ from components.catalog import EMBEDDED, Spec, name_specs, source_files
 from components.checksums import read_summed_json, write_summed_json
 from components.decoding import add_decoding
 from components.errors import DamagedFile, UserError
-from components.files import fingerprint_file, replacing_folder
+from components.files import fingerprint_file
 from components.imported_bottlenecks import ImportedBottlenecks
 from components.network import Network, find_tensor, pool
+from components.ownership import replacing_folder
 from components.progress import Progress
 from components.views import WHOLE
 

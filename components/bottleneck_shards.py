@@ -18,10 +18,11 @@ from apache_beam.utils.shared import Shared
 
 from components import features
 from components.engines import BATCH_SIZE, BATCHES_IN_FLIGHT, Engine, load_engine
-from components.errors import DamagedShard
-from components.features import SPLITS, Shard, index_name, shard_name
-from components.file_index import measure_shard, read_index
+from components.errors import DamagedFile, DamagedShard
+from components.features import SPLITS, Shard, index_name, shard_name, shard_names
+from components.file_index import read_index
 from components.imported_bottlenecks import ImportedBottlenecks
+from components.places import measure
 from components.shards import (
     IMAGE_SPEC,
     BottleneckTable,
@@ -48,7 +49,7 @@ class ShardOutcome(NamedTuple):
 class ExtractShard(beam.DoFn):
     """Turns one of the shards of examples into the bottleneck files of its three splits; yields a ShardOutcome.
 
-    Files that hold what they should are left alone.
+    Files that hold what they should are left alone; former are the names of bottleneck files of other spans.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class ExtractShard(beam.DoFn):
         backbone_folder: Path,
         engine: str,
         dim: int,
-        shards: Sequence[int],
+        former: Sequence[str],
         augment: Augment,
         shared: Shared,
         imported: ImportedBottlenecks | None,
@@ -68,7 +69,7 @@ class ExtractShard(beam.DoFn):
         self._backbone_folder = backbone_folder
         self._engine = engine
         self._dim = dim
-        self._shards = shards
+        self._former = former
         self._views = list_views(augment)
         self._average = augment.average
         self._shared = shared
@@ -79,25 +80,33 @@ class ExtractShard(beam.DoFn):
     def process(self, numbers: tuple[int, int, int]) -> Iterator[ShardOutcome]:
         try:
             outcome = self._extract(Shard(*numbers))
-        except DamagedShard as damaged:  # as an outcome: Beam would make a RuntimeError of it
+        except DamagedFile as damaged:  # as an outcome: Beam would make a RuntimeError of it
             outcome = ShardOutcome(0, 0, damaged.path)
         self._reused.inc(outcome.reused)
         self._computed.inc(outcome.computed)
         yield outcome
 
     def _extract(self, shard: Shard) -> ShardOutcome:
-        tables = read_tables(self._bottlenecks, shard, self._shards, self._dim, len(self._views))
-        own = [tables.get(shard_name(split, shard)) for split in SPLITS]
-        if is_complete(own, list_examples(self._examples, shard), self._average):
+        tables = read_tables(self._bottlenecks, shard, self._former, self._dim, len(self._views))
+        own = [tables.get(name) for name in shard_names(shard)]
+        expected = list_examples(self._examples, shard)
+        if is_complete(own, expected, self._average):
             return ShardOutcome(sum(len(table.keys) for table in own if table), 0)
-        known = {sha256: views for table in tables.values() for sha256, views in zip(table.sha256, table.views)}
+        known = {
+            sha256: views for table in tables.values() for sha256, views in zip(table.sha256, table.views, strict=True)
+        }
         reused = computed = 0
+        written = dict.fromkeys(SPLITS, 0)
         with writing_shards(self._bottlenecks, shard) as write:
             for batch in self._complete(read_shard(self._examples, shard), known):
-                for split, record, vector in zip(batch.splits, batch.records, batch.vectors):
+                for split, record, vector in zip(batch.splits, batch.records, batch.vectors, strict=True):
                     write[split](bottleneck_record(record, vector, serve_views(vector, self._average)))
+                    written[split] += 1
                 computed += batch.computed
                 reused += len(batch.records) - batch.computed
+            for split, records in zip(SPLITS, expected, strict=True):
+                if written[split] != len(records):  # cut off between two records, where no checksum tells
+                    raise DamagedShard(str(self._examples / shard_name(split, shard)))
         return ShardOutcome(reused, computed)
 
     def _complete(self, records: Iterable[tuple[str, dict]], known: dict[bytes, np.ndarray]) -> Iterator[_Completed]:
@@ -144,11 +153,16 @@ def read_shard(examples: Path, shard: Shard) -> Iterator[tuple[str, dict]]:
                 yield split, {name: column[row] for name, column in batch.items()}
 
 
-def list_examples(examples: Path, shard: Shard) -> list[list[tuple]] | None:
-    """Return what identifies each record of a shard, split by split, from its index; None where that does not know."""
-    rows, sizes = read_index(examples / index_name(shard))
-    if not sizes or sizes != measure_shard(examples, shard):
-        return None
+def list_examples(examples: Path, shard: Shard) -> list[list[tuple]]:
+    """Return what identifies each record of a shard, split by split, from its index; raises DamagedFile."""
+    index = examples / index_name(shard)
+    rows, sizes = read_index(index)
+    if len(sizes) != len(SPLITS):
+        raise DamagedFile(str(index))
+    for name, size in zip(shard_names(shard), sizes, strict=True):
+        shard_file = examples / name
+        if not shard_file.exists() or measure(shard_file).size != size:
+            raise DamagedShard(str(shard_file))
     records: dict[str, list[tuple]] = {split: [] for split in SPLITS}
     for row in rows:
         if row.split and row.facts:
@@ -157,26 +171,25 @@ def list_examples(examples: Path, shard: Shard) -> list[list[tuple]] | None:
     return [*records.values()]
 
 
-def is_complete(own: Sequence[BottleneckTable | None], records: list[list[tuple]] | None, average: bool) -> bool:
+def is_complete(own: Sequence[BottleneckTable | None], records: Sequence[list[tuple]], average: bool) -> bool:
     """Tell whether the bottlenecks of a shard's splits are those of its records, and served as average has it."""
-    if records is None:
-        return False
-    for table, expected in zip(own, records):
+    for table, expected in zip(own, records, strict=True):
         if table is None or expected != [
-            *zip(table.keys, table.sha256, table.labels.tolist(), table.texts, table.sources)
+            *zip(table.keys, table.sha256, table.labels.tolist(), table.texts, table.sources, strict=True)
         ]:
             return False
         if table.views.shape[1] > 1 and any(
-            not np.array_equal(vector, serve_views(views, average)) for vector, views in zip(table.vectors, table.views)
+            not np.array_equal(vector, serve_views(views, average))
+            for vector, views in zip(table.vectors, table.views, strict=True)
         ):
             return False
     return True
 
 
-def read_tables(folder: Path, shard: Shard, shards: Sequence[int], dim: int, views: int) -> dict[str, BottleneckTable]:
+def read_tables(folder: Path, shard: Shard, former: Sequence[str], dim: int, views: int) -> dict[str, BottleneckTable]:
     """Return by their names the bottleneck files, of any split, that can hold an image of a shard."""
     tables: dict[str, BottleneckTable] = {}
-    for file in find_overlapping(folder, shard, shards):
+    for file in find_overlapping(folder, shard, former):
         # The bottlenecks of a damaged file are computed again and it is replaced.
         with suppress(DamagedShard):
             tables[file.name] = read_bottlenecks([str(file)], dim, views)

@@ -14,13 +14,14 @@ from components.backbone import Backbone, prepare_backbone, write_imported
 from components.bottleneck_shards import ExtractShard, ShardOutcome
 from components.catalog import Spec, has_network
 from components.engine_choice import Closeness, settle_engine
-from components.errors import DamagedShard, UserError
-from components.features import AUTO, TENSORFLOW, Bottlenecks, Examples, RunDir, Work, parse_shard
+from components.errors import DamagedFile, UserError
+from components.features import AUTO, TENSORFLOW, Bottlenecks, Examples, RunDir, Work, shard_names
 from components.files import PARTIAL, remove_partials, write_text
 from components.imported_bottlenecks import ImportedBottlenecks
-from components.places import make_folder
+from components.ownership import claim_files, remove_written
 from components.progress import Progress
 from components.sharding import list_shards
+from components.shards import list_former
 from components.views import Augment, list_views
 
 # Bytes of a bottleneck record beside its floats, for the progress bar.
@@ -52,12 +53,14 @@ def extract_bottlenecks(
     elif engine == AUTO:
         engine = settle_engine(examples, backbone, closeness, run)
     folder = run.bottlenecks(backbone.id, engine, augment.name)
-    make_folder(folder)
+    former = list_former(folder, examples.shards)
+    current = [name for shard in list_shards(examples.shards) for name in shard_names(shard)]
+    claim_files(folder, current)
     remove_partials(folder)
     outcome_file = folder / f"outcome.json{PARTIAL}"
     backbone_folder = run.backbones / backbone.id
     extract = ExtractShard(
-        run.examples, folder, backbone_folder, engine, backbone.dim, examples.shards, augment, Shared(), imported
+        run.examples, folder, backbone_folder, engine, backbone.dim, former, augment, Shared(), imported
     )
     vectors = 1 if len(views) == 1 else 1 + len(views)
     size = examples.written * (4 * backbone.dim * vectors + RECORD_OVERHEAD)
@@ -74,11 +77,14 @@ def extract_bottlenecks(
     outcomes = [ShardOutcome(*row) for row in json.loads(outcome_file.read_text(encoding="utf-8"))]
     outcome_file.unlink()
     for damaged in (outcome.damaged for outcome in outcomes if outcome.damaged):
-        raise DamagedShard(damaged)
-    current = {*list_shards(examples.shards)}
-    for file in folder.glob("*.tfrecord"):
-        if parse_shard(file.name) not in current:
-            file.unlink()
+        raise DamagedFile(damaged)
+    found = sum(outcome.reused + outcome.computed for outcome in outcomes)
+    if len(outcomes) != sum(examples.shards) or found != examples.written:
+        raise RuntimeError(
+            f"extract has {found} bottlenecks of {len(outcomes)} shards, expected {examples.written} of "
+            f"{sum(examples.shards)}"
+        )
+    remove_written(folder, keep=current)
     return Bottlenecks(
         work=Work(
             items=examples.written,

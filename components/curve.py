@@ -17,9 +17,9 @@ from tensorboard.plugins.hparams import api as hparams
 from components.classifier import HeadClassifier
 from components.errors import UserError
 from components.features import INDEX, SPLITS, Bottlenecks, Curve, Examples, RunDir, Work
-from components.files import replacing_folder
 from components.head_input import Vectors, evaluate_from_memory, train_from_memory
 from components.model import PLAIN, Architecture
+from components.ownership import replacing_folder
 from components.progress import Progress
 from components.scaling import MEASURED, Scaling, scale_vectors
 from components.shards import read_bottlenecks, shard_files

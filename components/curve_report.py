@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 
 from components.features import RunDir
 from components.files import write_text
+from components.ownership import claim_files
 from components.pages import embed_figure, load_plotly, load_template
 from components.tables import read_csv
 
@@ -124,5 +125,6 @@ def write_curve_page(name: str, source: str | None, run: RunDir) -> Path:
         curve_plot=embed_figure(plot_curve(points)),
         plotly=load_plotly(),
     )
+    claim_files(run.curve, ["index.html"])
     write_text(run.curve / "index.html", page)
     return run.curve / "index.html"

@@ -9,7 +9,7 @@ from typing import Optional
 from components.archives import unpack
 from components.downloads import Remote, cache_folder, fetch
 from components.errors import UserError
-from components.files import replacing_folder
+from components.ownership import replacing_folder
 from components.progress import Progress
 
 

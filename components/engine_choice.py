@@ -19,6 +19,7 @@ from components.checksums import read_summed_json, write_summed_json
 from components.engines import BATCH_SIZE, BATCHES_IN_FLIGHT, list_engines, load_engine
 from components.errors import DamagedFile
 from components.features import SPLITS, TENSORFLOW, Examples, RunDir
+from components.ownership import claim_files
 from components.shards import IMAGE_SPEC, read_batches, shard_files
 
 # Batches on which engines are tried, the first to warm up.
@@ -60,6 +61,7 @@ def settle_engine(examples: Examples, backbone: Backbone, closeness: Closeness, 
         return TENSORFLOW
     trials = try_engines(run.backbones / backbone.id, batches)
     engine = choose_engine(trials, closeness)
+    claim_files(file.parent, [file.name])
     write_summed_json(
         file, {"engine": engine, "closeness": asdict(closeness), "trials": [trial._asdict() for trial in trials]}
     )

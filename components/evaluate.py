@@ -12,7 +12,7 @@ from components.checksums import find_unlike
 from components.errors import DamagedFile, UserError
 from components.export import list_versions, read_facts
 from components.features import MODEL_CARD, Bottlenecks, Evaluation, Examples, Export, RunDir, Work
-from components.files import replacing_shared_folder, write_json
+from components.files import write_json
 from components.model_analysis import (
     BASELINE,
     CANDIDATE,
@@ -21,6 +21,7 @@ from components.model_analysis import (
     make_eval_config,
     read_metrics,
 )
+from components.ownership import claim_files, replacing_shared_folder
 from components.shards import check_shards, shard_files
 
 BLESSED, NOT_BLESSED = "BLESSED", "NOT_BLESSED"
@@ -65,6 +66,7 @@ def evaluate_model(
     if reasons:
         (candidate / BLESSED).unlink(missing_ok=True)  # laxer limits may have blessed it before
     else:
+        claim_files(candidate, [BLESSED])
         write_json(candidate / BLESSED, verdict)
     count = examples.splits["test"]
     return Evaluation(Work(count, computed=count), metrics, not reasons, reasons)

@@ -23,6 +23,8 @@ from components.image_files import read_images
 from components.image_headers import Limits
 from components.images import CheckedImage
 from components.listing import ImageFile
+from components.ownership import OWN_PREFIX
+from components.places import list_files, remove_file
 from components.rejects import RejectedImage
 from components.shards import find_overlapping, writing_shards
 
@@ -35,23 +37,30 @@ BATCHES_AHEAD = 2 * DECODE_THREADS
 BATCH_SECONDS = 120
 
 
+BEGUN = f"{OWN_PREFIX}-begun-"
+
+
 def begun_file(folder: Path, shard: Shard) -> Path:
     """Return what lies beside a shard while it is written: if its writer was killed, an image may have done that."""
-    return folder / f"begun-{index_name(shard)}"
+    return folder / f"{BEGUN}{index_name(shard)}"
 
 
 def remove_begun(folder: Path) -> None:
     """Remove what killed writers of shards, of whatever number of them, have left to tell of."""
-    for begun in folder.glob("begun-*"):
-        begun.unlink()
+    for name in list_files(folder):
+        if name.startswith(BEGUN):
+            remove_file(folder / name)
 
 
 class WriteExampleShard(beam.DoFn):
-    """Turns a shard of these spans, whose index is a plan, into its three TFRecord files and their index."""
+    """Turns a shard, whose index is a plan, into its three TFRecord files and their index.
 
-    def __init__(self, folder: Path, shards: Sequence[int], limits: Limits):
+    former are the names of shard files of other spans, from which records are taken over.
+    """
+
+    def __init__(self, folder: Path, former: Sequence[str], limits: Limits):
         self._folder = folder
-        self._shards = shards
+        self._former = former
         self._limits = limits
         self._read = Metrics.counter("ingest", "read")
         self._rejected = Metrics.counter("ingest", "rejected")
@@ -61,7 +70,7 @@ class WriteExampleShard(beam.DoFn):
         index = self._folder / index_name(shard)
         rows, _ = read_index(index, self._limits)
         written: list[Row] = []
-        lying = LyingRecords(find_overlapping(self._folder, shard, self._shards))
+        lying = LyingRecords(find_overlapping(self._folder, shard, self._former))
         with (
             _reading(begun_file(self._folder, shard), self._limits) as reader,
             writing_shards(self._folder, shard) as write,
@@ -172,7 +181,7 @@ def _read_records(file: Path) -> Iterator[tuple[bytes, tf.train.Example]]:
             for serialized in batch:
                 record = tf.train.Example.FromString(serialized)
                 yield _bytes(record, features.KEY), record
-    except tf.errors.OpError:  # the images behind the damage are read again
+    except tf.errors.DataLossError:  # the images behind the damage are read again
         return
 
 

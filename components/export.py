@@ -33,9 +33,10 @@ from components.features import (
     RunDir,
     Work,
 )
-from components.files import replacing_folder, write_json
+from components.files import write_json
 from components.head_input import Source, evaluate_from_shards, read_vectors
 from components.model import Architecture
+from components.ownership import replacing_folder
 from components.train import load_classifier, read_source
 from components.views import Augment, list_views
 

@@ -175,6 +175,16 @@ def index_name(shard: Shard) -> str:
     return f"files-{_name_shard(shard)}.json"
 
 
+def shard_names(shard: Shard) -> list[str]:
+    """Return the names of the files of a shard, one a split."""
+    return [shard_name(split, shard) for split in SPLITS]
+
+
+def is_index(name: str) -> bool:
+    """Tell whether a file's name is that of the index of a shard."""
+    return name.startswith("files-") and name.endswith(".json") and parse_shard(name) is not None
+
+
 def _name_shard(shard: Shard) -> str:
     return f"{f'span{shard.span}-' if shard.span else ''}{shard.number:05d}-of-{shard.of:05d}"
 

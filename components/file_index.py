@@ -9,10 +9,12 @@ from typing import NamedTuple
 
 from components.checksums import read_summed_json, write_summed_json
 from components.errors import DamagedFile
-from components.features import SPLITS, Shard, index_name, parse_shard, shard_name
+from components.features import SPLITS, Shard, index_name, is_index, shard_name
 from components.image_headers import Limits
 from components.listing import ImageFile
+from components.ownership import list_written
 from components.places import Status
+from components.rejects import UNREADABLE
 from components.sharding import list_shards
 
 
@@ -55,34 +57,40 @@ def write_index(path: Path, rows: list[Row], limits: Limits, sizes: list[int]) -
 
 
 def read_index(path: Path, limits: Limits | None = None) -> tuple[list[Row], list[int]]:
-    """Return rows and sizes, nothing of a missing or damaged file, and no facts of one written under other limits."""
+    """Return rows and sizes, but no facts and sizes of an index written under other limits.
+
+    Raises FileNotFoundError for a missing index, DamagedFile for one that is not as it was written, and whatever the
+    storage raises for one that cannot be read: only the first of these means that nothing is there.
+    """
+    content = read_summed_json(path)
     try:
-        content = read_summed_json(path)
         rows = [_row(*row) for row in content["rows"]]
         if limits and content["limits"] != [*_limits(limits)]:
             return [row._replace(facts=None) for row in rows], []
         return rows, content["sizes"]
-    except (OSError, DamagedFile, KeyError, TypeError):
-        return [], []
+    except (KeyError, TypeError) as error:
+        raise DamagedFile(str(path)) from error
 
 
 def read_known(folder: Path, files: Sequence[ImageFile], spans: Sequence[int], limits: Limits) -> list[Known]:
     """Return what earlier runs learnt of each file, and in which shard of these spans its record lies.
 
     A file is the same by its key, size, time of change and place in a TFRecord file; it stays where it is by its key.
+    One that could not be read is read again. Raises DamagedFile for a damaged index.
     """
     wanted = {file.key: number for number, file in enumerate(files)}
     found = [Known()] * len(files)
     kept = {index_name(shard): shard for shard in list_shards(spans)}
-    for path in folder.glob("files-*.json"):
-        place = kept.get(path.name)
-        for row in read_index(path, limits)[0]:
+    for name in (name for name in list_written(folder) if is_index(name)):
+        place = kept.get(name)
+        for row in read_index(folder / name, limits)[0]:
             number = wanted.get(row.file.key)
             if number is not None:
                 # Of a file without a time nobody can tell whether it has changed.
                 same = row.file.modified_ns and file_stamp(row.file) == file_stamp(files[number])
+                readable = row.facts is not None and row.facts.reason != UNREADABLE
                 before = found[number]
-                found[number] = Known((same and row.facts) or before.facts, place or before.place)
+                found[number] = Known(row.facts if same and readable else before.facts, place or before.place)
     return found
 
 
@@ -104,7 +112,7 @@ def plan_shard(folder: Path, shard: Shard, rows: list[Row], limits: Limits, ther
     record is to lie, and no sizes vouch for files.
     """
     index = folder / index_name(shard)
-    lying, sizes = read_index(index, limits)
+    lying, sizes = read_index(index, limits) if index.name in there else ([], [])
     names = [shard_name(split, shard) for split in SPLITS]
     written = bool(sizes) and sizes == [there[name].size for name in names if name in there]
     written = written and all(row.facts for row in rows) and _list_records(rows) == _list_records(lying)
@@ -120,14 +128,6 @@ def _list_records(rows: Sequence[Row]) -> list[tuple[str, ...]]:
         for row in rows
         if row.split
     ]
-
-
-def remove_other_shards(folder: Path, shards: Sequence[int]) -> None:
-    """Remove example shards and indexes that are of none of these spans."""
-    wanted = {*list_shards(shards)}
-    for file in (*folder.glob("*.tfrecord"), *folder.glob("files-*.json")):
-        if parse_shard(file.name) not in wanted:
-            file.unlink()
 
 
 def _limits(limits: Limits) -> Iterator[int]:

@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from components.places import is_remote, list_files, make_folder, measure, move_folder, remove, upload
+from components.places import is_remote, list_files, make_folder, measure, remove, upload
 
 # Marks what is being written; whatever bears it after a run is left over from a killed one.
-PARTIAL = ".partial"
+PARTIAL = ".topgraft-partial"
 
 
 @contextmanager
@@ -33,36 +33,6 @@ def replacing_file(path: Path) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
-
-
-@contextmanager
-def replacing_folder(path: Path, last: str = "") -> Iterator[Path]:
-    """Yield a new empty local folder; when the block ends well it takes the place of `path`, else it is removed.
-
-    A remote place gets its files one by one; that named last, which must be there, tells that it has them all.
-    """
-    if is_remote(path):
-        with tempfile.TemporaryDirectory() as folder:
-            yield Path(folder)
-            remove(path)
-            upload(Path(folder), path, last)
-        return
-    with replacing_shared_folder(path) as partial:
-        yield partial
-
-
-@contextmanager
-def replacing_shared_folder(path: Path) -> Iterator[Path]:
-    """Yield a folder as replacing_folder does, but beside `path`: where that is remote, Beam's workers reach both."""
-    partial = beside(path, PARTIAL)
-    remove(partial)
-    make_folder(partial)
-    try:
-        yield partial
-        remove(path)
-        move_folder(partial, path)
-    finally:
-        remove(partial)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -14,10 +14,10 @@ import tensorflow as tf
 from components.backbone import load_graph, write_backbone
 from components.classifier import HeadClassifier, epoch_rank
 from components.features import BOTTLENECK, PIXELS, Bottlenecks, Examples, Head, RunDir, TunedHead, Work
-from components.files import replacing_folder
 from components.image_input import Distortion, ImageSource, evaluate_images, train_images
 from components.model import TRAINING_SCOPE, Architecture, HeadParams, model_fn
 from components.optimisation import Optimisation
+from components.ownership import replacing_folder
 from components.progress import Progress
 from components.shards import naming_damage, shard_files
 from components.start import PARTS, Start

@@ -15,18 +15,21 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from components.class_names import append_classes, read_labels
 from components.duplicates import Copy, find_copies
-from components.errors import UserError
+from components.errors import DamagedFile, UserError
 from components.example_shards import WriteExampleShard, remove_begun
-from components.features import SPLITS, Examples, RunDir, Work, index_name, shard_name
-from components.file_index import Row, plan_shard, read_index, remove_other_shards
+from components.features import SPLITS, Examples, RunDir, Work, index_name, shard_names
+from components.file_index import Row, plan_shard, read_index
 from components.files import remove_partials, write_json, write_text
 from components.findings import describe_copies, describe_files, describe_splits
 from components.image_headers import Limits
 from components.listing import Listing
+from components.ownership import claim_files, remove_written
 from components.placement import Planned, place_files
 from components.places import list_files, make_folder
 from components.progress import Progress
 from components.rejects import DUPLICATE, Reject
+from components.sharding import list_shards
+from components.shards import list_former
 from components.split import Member, SplitPlan, assign_splits
 from components.tables import scan_csv, write_csv
 
@@ -69,6 +72,7 @@ def ingest_images(
     remove_partials(run.examples)
     former = _read_former(run, rules.plan)
     planned, spans, stay = place_files(listing.files, run, shards, rules.limits)
+    claim_files(run.examples, list_artifacts(run, spans))
     if stay and not listing.ordered:
         # Records that stay hold the numbers of their classes: new classes come behind those.
         before = read_labels(str(run.labels)) if run.labels.exists() else []
@@ -84,15 +88,19 @@ def ingest_images(
             written = write_rows(planned, spans, run, rules.limits, options)
     settled, new = _flatten(planned), len(unread)
     _check_unchanged(settled, _flatten(written))
-    remove_other_shards(run.examples, spans)
+    remove_written(run.examples, keep=list_artifacts(run, spans))
     remove_begun(run.examples)
-    if not {shard_name(split, shard) for split in SPLITS for shard in planned} <= list_files(run.examples).keys():
+    if not {name for shard in planned for name in shard_names(shard)} <= list_files(run.examples).keys():
         raise UserError(f"Shards vanished from '{run.examples}' as they were written: run again, which mends that.")
 
     rejects = _list_rejects(settled, listing, copies)
     write_text(run.rejects, "".join(f"{json.dumps(reject._asdict())}\n" for reject in rejects))
     write_text(run.labels, "".join(f"{text}\n" for text in listing.labels))
     kept = sorted(row for row in settled if row.split)
+    if len(kept) + len(rejects) != len(listing.files) + len(listing.rejects):
+        raise RuntimeError(
+            f"ingest accounts for {len(kept) + len(rejects)} of {len(listing.files) + len(listing.rejects)} files"
+        )
     _write_images(run, kept, describe_rule(rules.plan))
     _check_share(rejects, len(kept) + len(rejects), rules.max_reject_share, run)
     _check_classes(kept, listing.labels)
@@ -160,20 +168,33 @@ def write_rows(
     # Now that their plans are there: whatever ends this run, the next one finds each image in its place.
     write_json(run.spans, spans)
     if changed:
+        former = list_former(run.examples, spans)
         with beam.Pipeline(options=options) as pipeline:
             # Only numbers travel: a shard's worker reads its plan and the images and writes straight to its files.
             _ = (
                 pipeline
                 | "List shards" >> beam.Create([tuple(shard) for shard in changed])
                 | "Spread shards" >> beam.Reshuffle()
-                | "Write example shards" >> beam.ParDo(WriteExampleShard(run.examples, spans, limits))
+                | "Write example shards" >> beam.ParDo(WriteExampleShard(run.examples, former, limits))
             )
     written = {**planned}
     for shard in changed:
-        found, _ = read_index(run.examples / index_name(shard), limits)
+        index = run.examples / index_name(shard)
+        found, _ = read_index(index, limits)
+        if [row.file.key for row in found] != [row.file.key for row in planned[shard]]:
+            raise DamagedFile(str(index))
         # The files stay those of the caller, so that their names are in memory but once.
-        written[shard] = [row._replace(facts=lies.facts, split=lies.split) for row, lies in zip(planned[shard], found)]
+        written[shard] = [
+            row._replace(facts=lies.facts, split=lies.split) for row, lies in zip(planned[shard], found, strict=True)
+        ]
     return written
+
+
+def list_artifacts(run: RunDir, spans: Sequence[int]) -> list[str]:
+    """Return the names of all files that ingest leaves in examples/."""
+    tables = (run.labels, run.rejects, run.duplicates, run.images, run.spans)
+    shards = [name for shard in list_shards(spans) for name in (index_name(shard), *shard_names(shard))]
+    return [*(table.name for table in tables), *shards]
 
 
 def describe_rule(plan: SplitPlan) -> str:
@@ -220,7 +241,7 @@ def _write_copies(run: RunDir, copies: list[Copy], rules: IngestRules) -> None:
 
 
 def _check_unchanged(settled: list[Row], written: list[Row]) -> None:
-    for row, found in zip(settled, written):
+    for row, found in zip(settled, written, strict=True):
         if row != found:
             raise UserError(f"'{row.file.path}' changed while it was being read: run again when nothing writes to it.")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+from components.errors import DamagedFile
 from components.features import RunDir, Shard
 from components.file_index import Row, encode_text, read_known
 from components.image_headers import Limits
@@ -42,6 +43,8 @@ def place_files(
 def _read_spans(run: RunDir) -> list[int]:
     try:
         spans: list[int] = json.loads(run.spans.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):  # none, or damaged: all are placed anew, but not read again
+    except FileNotFoundError:
         return []
+    except ValueError as error:
+        raise DamagedFile(str(run.spans)) from error
     return spans

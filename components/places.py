@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -66,13 +66,20 @@ def list_files(folder: Path) -> dict[str, Status]:
     if is_remote(folder):
         return dict(walk_objects(folder))
     files = {}
-    for file in folder.rglob("*"):
-        try:
-            if file.is_file():
-                files[file.relative_to(folder).as_posix()] = measure(file)
-        except FileNotFoundError:  # renamed between the listing and here
-            continue
+    for path, _, names in os.walk(folder, onerror=_raise_unless_missing):
+        for file in (Path(path, name) for name in names):
+            try:
+                if file.is_file():
+                    files[file.relative_to(folder).as_posix()] = measure(file)
+            except FileNotFoundError:  # renamed between the listing and here
+                continue
     return dict(sorted(files.items()))
+
+
+def _raise_unless_missing(error: OSError) -> None:
+    # Without this, and in pathlib's globs, a folder that cannot be read would be one with no files.
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def walk_objects(folder: Path, nested: bool = True) -> Iterator[tuple[str, Status]]:
@@ -118,7 +125,7 @@ def remove(path: Path) -> None:
     """Remove a file or a folder with all that is in it, if it is there."""
     if not is_remote(path):
         if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
+            shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
         return
@@ -126,6 +133,23 @@ def remove(path: Path) -> None:
     if path.is_file():
         names.append(str(path))
     do_side_by_side(_system(path).rm_file, names, remote=True)
+
+
+def remove_file(path: Path) -> None:
+    """Remove a file, if it is there."""
+    if is_remote(path):
+        with suppress(FileNotFoundError):
+            _system(path).rm_file(str(path))
+    else:
+        path.unlink(missing_ok=True)
+
+
+def remove_empty_folders(folder: Path) -> None:
+    """Remove a folder, and those below it, where they hold nothing; an object store has no folders."""
+    if not is_remote(folder) and folder.is_dir() and not folder.is_symlink():
+        for path, _, _ in os.walk(folder, topdown=False, onerror=_raise_unless_missing):
+            if not os.listdir(path):
+                os.rmdir(path)
 
 
 def upload(local: Path, remote: Path, last: str = "") -> None:
@@ -138,6 +162,16 @@ def upload(local: Path, remote: Path, last: str = "") -> None:
         _system(remote).put([str(local / name) for name in names], [str(remote / name) for name in names])
     if last:
         _system(remote).put_file(str(local / last), str(remote / last))
+
+
+def move_file(source: Path, target: Path) -> None:
+    """Move a file to another name, in place of what bears that: at once, but by a copy in a remote place."""
+    if is_remote(source):
+        _system(source).cp_file(str(source), str(target))
+        remove_file(source)
+    else:
+        make_folder(target.parent)
+        os.replace(source, target)
 
 
 def move_folder(source: Path, target: Path) -> None:

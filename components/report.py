@@ -32,8 +32,9 @@ from components.features import (
     Work,
 )
 from components.figures import plot_confusion, plot_history, plot_map
-from components.files import replacing_folder, write_json
+from components.files import write_json
 from components.measured import Measured
+from components.ownership import replacing_folder
 from components.page_pictures import collect_pictures
 from components.pages import embed_figure, load_plotly, load_template
 from components.provenance import list_versions

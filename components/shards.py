@@ -13,8 +13,9 @@ import tensorflow as tf
 
 from components import features
 from components.errors import DamagedShard
-from components.features import SPLITS, Shard, parse_shard, shard_name
+from components.features import SPLITS, Shard, is_shard, parse_shard, shard_name, shard_names
 from components.files import replacing_file
+from components.ownership import list_written
 from components.sharding import hash_fraction, list_shards
 
 Write = Callable[[bytes], None]
@@ -78,18 +79,22 @@ def shard_files(folder: Path, split: str, shards: Sequence[int]) -> list[str]:
     return [str(folder / shard_name(split, shard)) for shard in list_shards(shards)]
 
 
-def find_overlapping(folder: Path, shard: Shard, shards: Sequence[int]) -> list[Path]:
-    """Return the files, of any split, that can hold an image of a shard: its own, and those that earlier spans left.
+def list_former(folder: Path, shards: Sequence[int]) -> list[str]:
+    """Return the names of the shard files in a folder that runs wrote for spans other than these."""
+    current = {*list_shards(shards)}
+    return [name for name in list_written(folder) if is_shard(name) and parse_shard(name) not in current]
+
+
+def find_overlapping(folder: Path, shard: Shard, former: Sequence[str]) -> list[Path]:
+    """Return the files, of any split, that can hold an image of a shard: its own, and those of former names.
 
     An image never goes from one of the spans to another, so the files of their other shards are left alone.
     """
-    others = {*list_shards(shards)} - {shard}
-    found = []
-    for file in sorted(folder.glob("*.tfrecord")):
-        lies = parse_shard(file.name)
-        if lies and lies not in others and _overlap(shard, lies):
-            found.append(file)
-    return found
+    own = [folder / name for name in shard_names(shard)]
+    return sorted(
+        [*(file for file in own if file.exists())]
+        + [folder / name for name in former if (lies := parse_shard(name)) and _overlap(shard, lies)]
+    )
 
 
 def _overlap(shard: Shard, other: Shard) -> bool:

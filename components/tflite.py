@@ -18,7 +18,8 @@ from components import features
 from components.errors import UserError
 from components.export import list_versions
 from components.features import ENCODED, LABEL, MODEL_CARD, RunDir
-from components.files import replacing_folder, write_json
+from components.files import write_json
+from components.ownership import replacing_folder
 from components.predict import check_export
 from components.progress import Progress
 from components.shards import IMAGE_SPEC, read_batches, shard_files

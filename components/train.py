@@ -14,7 +14,6 @@ import tensorflow as tf
 from components.classifier import Epoch, HeadClassifier, epoch_rank
 from components.errors import UserError
 from components.features import AUTO, Bottlenecks, Examples, Head, RunDir, Work
-from components.files import replacing_folder
 from components.head_input import (
     Source,
     Vectors,
@@ -29,6 +28,7 @@ from components.head_input import (
 from components.logistic_regression import Objective, choose_penalty, fit_linear, make_objective, split_folds
 from components.model import SIGMOID, SOFTMAX, Architecture, HeadParams
 from components.optimisation import ADAM, Optimisation, Schedule
+from components.ownership import replacing_folder
 from components.progress import Progress
 from components.scaling import measure_scaling, scale_vectors
 from components.shards import naming_damage, shard_files

@@ -21,7 +21,8 @@ from tfx_bsl.public import tfxio
 from components import features
 from components.errors import UserError
 from components.features import SPLITS, Examples, RunDir, Validation, Work
-from components.files import replacing_shared_folder, write_json, write_text
+from components.files import write_json, write_text
+from components.ownership import replacing_shared_folder
 
 # Below this many values TFDV does not look at the formats of images (ImageStatsGenerator's values_threshold).
 IMAGES_FOR_FORMATS = 100

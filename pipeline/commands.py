@@ -208,10 +208,11 @@ def export_command(options: argparse.Namespace) -> int:
 
     from components.features import RunDir
     from components.tflite import convert_export
+    from pipeline.output_dir import is_run
     from pipeline.run_lock import holding
 
     progress, run = show_progress(options), RunDir(options.run_dir)
-    with holding(run) if run.root.is_dir() else nullcontext(), progress.stage("tflite"):
+    with holding(run) if is_run(run.root) else nullcontext(), progress.stage("tflite"):
         folder, comparison = convert_export(run, progress)
     print_comparison(comparison, folder, options.quiet)
     options.answer({**asdict(comparison), "folder": str(folder)})

@@ -16,6 +16,7 @@ from components.errors import UserError
 from components.features import RunDir
 from components.places import as_path, describe_error, storage_errors
 from pipeline.beam_flags import read_flags
+from pipeline.output_dir import check_output_dir
 from pipeline.runners import check_runner
 from pipeline.section import Place, Section
 from pipeline.training_config import Abstain, Curve, Head, Train
@@ -54,6 +55,11 @@ class Data(Section):
     max_reject_share: float = Field(0.05, ge=0, le=1)
     max_bytes: int = Field(64 * 2**20, ge=1)
     max_pixels: int = Field(100_000_000, ge=1)
+
+    @property
+    def roots(self) -> tuple[str, ...]:
+        """The user's places of images, of which a data set by name has none."""
+        return (self.path,) if isinstance(self.path, str) else self.path or ()
 
     @model_validator(mode="after")
     def _some_place(self) -> Data:
@@ -168,16 +174,6 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def _starts_from_another_run(self) -> Config:
-        former = self.train.warm_start
-        if former and former.resolve() == self.run_folder.resolve():
-            # By the time the head is read, ingest has written this run's classes over those that it is for.
-            raise ValueError(
-                f"'train.warm_start' is '{former}', where this run writes itself: set 'output_dir' or 'name' to another"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _tunable(self) -> Config:
         if self.train.finetune and (len(self.backbone) > 1 or self.backbone[0].bottlenecks):
             found = "ready-made bottlenecks" if self.backbone[0].bottlenecks else "several backbones side by side"
@@ -220,6 +216,7 @@ def load_config(path: Path, overrides: list[str], flags: Sequence[str] = ()) -> 
     except ValidationError as error:
         raise UserError(f"{_describe(error)} (config '{path}').") from error
     check_runner(config)
+    check_output_dir(config)
     return config
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple, Optional
 
 from components.checksums import sum_file
 from components.features import is_shard
+from components.ownership import read_mark
 from components.places import Status, is_remote, list_files, measure
 
 
@@ -30,12 +31,14 @@ class Differences(NamedTuple):
 
 
 def examine_files(places: Iterable[Path], root: Path, unfinished: Collection[str] = ()) -> dict[str, FileState]:
-    """Return the state of the files in places, some of these names unfinished, by their paths below a root."""
+    """Return the state of the files that Topgraft wrote to places, some of these names unfinished, by their paths below
+    a root."""
     files: dict[str, Status] = {}
     for place in places:
         below = "/".join(place.parts[len(root.parts) :])
         if place.is_dir():
-            files |= {f"{below}/{name}": status for name, status in list_files(place).items()}
+            written = read_mark(place)
+            files |= {f"{below}/{name}": status for name, status in list_files(place).items() if name in written}
         else:
             files[below] = measure(place)
     return {

@@ -22,12 +22,11 @@ from components.features import (
     Validation,
 )
 from components.files import fingerprint_file
-from components.listing import list_images
 from components.progress import Progress
 from pipeline.config import Config
 from pipeline.runners import make_options
 from pipeline.settings import (
-    data_place,
+    list_data,
     make_architecture,
     make_augment,
     make_closeness,
@@ -37,7 +36,7 @@ from pipeline.settings import (
     make_rules,
     make_tuning,
 )
-from pipeline.stages import Stages, hash_parts, open_run_folder
+from pipeline.stages import Stages, hash_parts
 
 if TYPE_CHECKING:
     from components.backbone import Backbone
@@ -232,9 +231,7 @@ def name_extraction(spec: Spec, config: Config) -> str:
 
 def list_and_ingest(config: Config, run: RunDir, stages: Stages, progress: Progress) -> Examples:
     """Run or skip ingest; the list of all images, a hundred MiB for a hundred thousand, is held no longer."""
-    data = config.data
-    listing = list_images(data_place(config, progress), data.exclude, data.labels, data.group_pattern)
-    open_run_folder(run)
+    data, listing = config.data, list_data(config, progress)
 
     def ingest() -> Examples:
         # What training would refuse of the config it refuses now, and not once all images are read.

@@ -20,14 +20,15 @@ from components.capacity import (
 )
 from components.errors import UserError
 from components.features import SPLITS, RunDir
-from components.listing import ImageFile, list_images
+from components.listing import ImageFile
 from components.makespan import Fleet, Makespan, simulate_makespan
+from components.ownership import claim_files
 from components.progress import Progress
 from components.throughput import TrialRuns, measure_shards, read_trial_runs, write_trial_runs
 from components.workload import StageLaws, Workload, fit_laws
 from pipeline.config import Config
-from pipeline.settings import data_place, make_recipe
-from pipeline.stages import open_run_folder
+from pipeline.output_dir import check_own
+from pipeline.settings import list_data, make_recipe
 from pipeline.trial_runs import count_cores, measure, read_last_run, trial_key
 
 # By how much equal work differs on rented machines that are to be alike, relative to its mean: J. Schad et al.,
@@ -105,20 +106,19 @@ def make_plan(
     Trial runs are made where none are kept in the run directory, or again. Raises UserError without data.
     """
     run, key = RunDir(config.run_folder), trial_key(config)
+    check_own(run.root)
     last, kept = read_last_run(config, run), read_trial_runs(run.throughput, key)
     files: list[ImageFile] = []
     if again or not kept or not images:
         try:
-            files = list_images(
-                data_place(config, progress), config.data.exclude, config.data.labels, config.data.group_pattern
-            ).files
+            files = list_data(config, progress).files
         except UserError:
             if again or not (kept or last):
                 raise
     if files and (again or not kept):
-        open_run_folder(run)
         fresh = measure(config, words, files, last, progress)
         kept = fresh._replace(trials=[*(kept.trials if kept else []), *fresh.trials])
+        claim_files(run.root, [run.throughput.name])
         write_trial_runs(run.throughput, key, kept)
     measured = kept or TrialRuns([], (0.0, 0.0))
     if last:

@@ -7,6 +7,7 @@ from typing import Any
 
 from components.features import Bottlenecks, Evaluation, Examples, RunDir
 from components.files import write_json
+from components.ownership import claim_files
 from pipeline.config import Config
 from pipeline.stages import VERSION, Stages
 
@@ -45,5 +46,6 @@ def write_record(config: Config, run: RunDir, stages: Stages) -> dict[str, Any]:
             record["backbone"]["trials"] = json.loads(trials.read_text(encoding="utf-8"))["trials"]
     if isinstance(evaluation, Evaluation):
         record.update(metrics=evaluation.metrics, blessed=evaluation.blessed, reasons=evaluation.reasons)
+    claim_files(run.root, [run.record.name])
     write_json(run.record, record)
     return record

@@ -15,23 +15,30 @@ from pathlib import Path
 from components.errors import UserError
 from components.features import RunDir
 from components.files import remove_partials
-from components.places import is_remote
+from components.ownership import MARK, OWN_PREFIX, write_mark
+from components.places import describe_error, is_remote, storage_errors
+from pipeline.output_dir import check_own, is_run
 
-LOCK_FILE = "lock"
+LOCK_FILE = f"{OWN_PREFIX}.lock"
 
 
 @contextmanager
 def holding(run: RunDir) -> Iterator[None]:
     """Hold a run directory, made where it is missing, while the block runs; what a killed holder left is removed first.
 
-    Raises UserError where another process holds it, where it cannot be written, and where it is removed meanwhile.
+    Raises UserError where it holds files that no run wrote and is no run directory, where another process holds it,
+    where it cannot be written, and where it is removed meanwhile.
     """
+    check_own(run.root)
     if is_remote(run.root):  # there is no lock that an object store would release for a killed holder
+        _mark(run.root)
         yield
         return
+    made = not run.root.exists()
     path = run.root / LOCK_FILE
     lock = _take(path)
     try:
+        _mark(run.root)
         for artifact in run.artifacts():
             remove_partials(run.root, artifact.name)
             for folder in (artifact, *(path for path in artifact.rglob("*") if path.is_dir())):
@@ -47,10 +54,23 @@ def holding(run: RunDir) -> Iterator[None]:
         ) from error
     finally:
         if _is_at(lock, path):
+            if {*os.listdir(run.root)} == {MARK, LOCK_FILE}:
+                (run.root / MARK).unlink()  # nothing came of the run
             path.unlink()
         os.close(lock)
-        with suppress(OSError):  # nothing came of the run
-            run.root.rmdir()
+        with suppress(OSError):
+            if made:
+                run.root.rmdir()
+
+
+def _mark(root: Path) -> None:
+    try:
+        if not is_run(root):
+            write_mark(root, ())
+    except storage_errors() as error:
+        raise UserError(
+            f"Cannot write to '{root}' ({describe_error(error)}): set output_dir to a folder that can be written."
+        ) from error
 
 
 def _take(path: Path) -> int:

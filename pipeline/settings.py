@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import components  # its submodules load on first use: a run with nothing to do imports no TensorFlow
-from components.features import SPLITS
+from components.features import SPLITS, RunDir
+from components.listing import Listing, list_images
 from components.progress import Progress
 from components.split import SplitPlan
 from pipeline.config import Config, Extract
+from pipeline.output_dir import check_apart, exclude_runs
 from pipeline.stages import VERSION
 from pipeline.training_config import Curve, Finetune, Head, Train
 
@@ -22,6 +24,17 @@ if TYPE_CHECKING:
     from components.model_card import Origin
     from components.train import Recipe
     from components.views import Augment
+
+
+def list_data(config: Config, progress: Progress) -> Listing:
+    """Return the list of all images, without what runs wrote below them; raises UserError for data that is of no use,
+    and where an image lies in the run directory.
+    """
+    data = config.data
+    exclude = [*data.exclude, *exclude_runs(config)]
+    listing = list_images(data_place(config, progress), exclude, data.labels, data.group_pattern)
+    check_apart(listing, RunDir(config.run_folder))
+    return listing
 
 
 def data_place(config: Config, progress: Progress) -> str | Sequence[str]:

@@ -15,7 +15,7 @@ from typing import Any, Callable, Optional, Protocol, TypeVar
 from components.checksums import read_summed_json, write_summed_json
 from components.errors import DamagedFile, UserError
 from components.features import MODEL_CARD, STAGES, RunDir, Work, is_shard
-from components.places import describe_error, make_folder, remove, storage_errors
+from components.ownership import claim_files, remove_written
 from components.printable import printable
 from components.progress import Progress
 from pipeline.file_states import Differences, FileState, compare_files, examine_files
@@ -114,6 +114,7 @@ class Stages:
 
     def _begin(self, name: str) -> None:
         # From here on its files may change: a killed stage must not pass as done.
+        claim_files(self._run.stages, [self._path(name).name])
         if name == EXPORT:
             self._begin_export()
         else:
@@ -128,14 +129,14 @@ class Stages:
             first = read_summed_json(path).get(FIRST_VERSION)
         for version in versions:
             if first is not None and version >= first:
-                remove(exports / str(version))
+                remove_written(exports / str(version))
         first = first or max([int(time.time()), *(version + 1 for version in versions)])
         write_summed_json(path, {FIRST_VERSION: first})
 
     def _discard(self, name: str, differences: Differences) -> None:
         if name == EXPORT:  # nobody is to serve what is left of it, or to compare a new model with that
             for file in (*differences.missing, *differences.damaged):
-                remove(self._run.exports / file.relative_to(self._run.exports).parts[0])
+                remove_written(self._run.exports / file.relative_to(self._run.exports).parts[0])
         for file in differences.damaged:
             print(f"topgraft: '{printable(str(file))}' was damaged and is computed again.", file=sys.stderr)
             # Of shards and the card, what is whole is taken over.
@@ -166,19 +167,6 @@ class Stages:
 
 def _list_places(outcome: Outcome, run: RunDir) -> list[Path]:
     return [outcome.folder(run), *getattr(outcome, "beside", lambda run: ())(run)]
-
-
-def open_run_folder(run: RunDir) -> None:
-    """Create the run directory; raises UserError where it cannot be written."""
-    try:
-        make_folder(run.stages)
-        probe = run.stages / "probe"
-        probe.touch()
-        probe.unlink()
-    except storage_errors() as error:
-        raise UserError(
-            f"Cannot write to '{run.root}' ({describe_error(error)}): set output_dir to a folder that can be written."
-        ) from error
 
 
 def _restore(kind: type[T], values: dict[str, Any]) -> T:

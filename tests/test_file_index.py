@@ -1,12 +1,16 @@
 import os
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.features import Shard, index_name, shard_name
-from components.file_index import Facts, Known, Row, read_index, read_known, remove_other_shards, write_index
+from components.errors import DamagedFile
+from components.features import Shard, index_name
+from components.file_index import Facts, Known, Row, read_index, read_known, write_index
 from components.image_headers import Limits
 from components.listing import ImageFile
+from components.ownership import claim_files
+from components.rejects import UNREADABLE
 
 
 def image(key, modified_ns=7):
@@ -33,13 +37,18 @@ def test_a_name_that_is_no_text_survives(tmp_path):
     assert read_index(tmp_path / "i", Limits())[0] == [row]
 
 
-def test_an_index_that_is_missing_or_damaged_knows_nothing_and_one_of_other_limits_only_what_lies_there(tmp_path):
+def test_a_missing_index_a_damaged_one_and_one_that_cannot_be_read_are_three_things(tmp_path):
     write_index(tmp_path / "good", [Row(image("a"), Facts("", "", "sum"))], Limits(), [1])
     (tmp_path / "cut").write_bytes((tmp_path / "good").read_bytes()[:40])
     (tmp_path / "other").write_text('{"limits": null}')
     assert read_index(tmp_path / "good", Limits(max_pixels=5)) == ([Row(image("a"))], [])
-    for name in ("cut", "other", "none"):
-        assert read_index(tmp_path / name, Limits()) == ([], [])
+    for name in ("cut", "other"):
+        with pytest.raises(DamagedFile, match=name):
+            read_index(tmp_path / name, Limits())
+    with pytest.raises(FileNotFoundError):
+        read_index(tmp_path / "none", Limits())
+    with pytest.raises(IsADirectoryError):
+        read_index(tmp_path, Limits())
 
 
 def test_facts_are_known_by_what_tells_a_file_from_itself_after_a_change(tmp_path):
@@ -48,6 +57,7 @@ def test_facts_are_known_by_what_tells_a_file_from_itself_after_a_change(tmp_pat
         Row(image("a/2")),
         Row(image("a/3", 0), Facts("", "", "sum")),
     )
+    claim_files(tmp_path, [index_name(Shard(0, 1))])
     write_index(tmp_path / index_name(Shard(0, 1)), [known, unread, untimed], Limits(), [])
     files = [row.file for row in (known, unread, untimed)]
     changed = [known.file._replace(**{what: 9}) for what in ("size", "modified_ns", "offset")]
@@ -56,9 +66,14 @@ def test_facts_are_known_by_what_tells_a_file_from_itself_after_a_change(tmp_pat
         assert read_known(tmp_path, [file], [1], Limits()) == [Known(None, Shard(0, 1))]
 
 
-def test_shards_and_indexes_of_other_numbers_are_removed(tmp_path):
-    keep = [shard_name("val", Shard(1, 2)), index_name(Shard(0, 2)), "labels.txt"]
-    for name in [*keep, shard_name("val", Shard(1, 4)), index_name(Shard(3, 4))]:
-        (tmp_path / name).touch()
-    remove_other_shards(tmp_path, [2])
-    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(keep)
+def test_a_file_that_could_not_be_read_is_read_again(tmp_path):
+    row = Row(image("a"), Facts(UNREADABLE, "input/output error"))
+    claim_files(tmp_path, [index_name(Shard(0, 1))])
+    write_index(tmp_path / index_name(Shard(0, 1)), [row], Limits(), [])
+    assert read_known(tmp_path, [row.file], [1], Limits()) == [Known(None, Shard(0, 1))]
+
+
+def test_an_index_that_no_run_wrote_tells_nothing(tmp_path):
+    row = Row(image("a"), Facts("", "", "sum"))
+    write_index(tmp_path / index_name(Shard(0, 1)), [row], Limits(), [])
+    assert read_known(tmp_path, [row.file], [1], Limits()) == [Known()]

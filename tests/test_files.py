@@ -8,7 +8,6 @@ from components.files import (
     fingerprint_file,
     remove_partials,
     replacing_file,
-    replacing_folder,
     write_text,
 )
 from components.tables import write_csv
@@ -22,18 +21,6 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
         raise RuntimeError
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_failed_folder_leaves_the_old_folder_and_nothing_else(tmp_path):
-    folder = tmp_path / "folder"
-    for content in ("one", "two"):
-        with replacing_folder(folder) as partial:
-            (partial / content).touch()
-    with pytest.raises(RuntimeError), replacing_folder(folder) as partial:
-        (partial / "half").touch()
-        raise RuntimeError
-    assert [file.name for file in folder.iterdir()] == ["two"]
-    assert list(tmp_path.iterdir()) == [folder]
 
 
 def test_left_overs_of_a_killed_run_are_removed(tmp_path):

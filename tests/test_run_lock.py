@@ -1,5 +1,6 @@
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,9 @@ from conftest import refusal
 
 from components.errors import UserError
 from components.features import RunDir
-from pipeline.run_lock import holding
+from components.files import PARTIAL
+from components.ownership import MARK, write_mark
+from pipeline.run_lock import LOCK_FILE, holding
 
 ROOT = Path(__file__).parents[1]
 HOLD = """
@@ -56,28 +59,56 @@ def test_the_lock_of_a_killed_process_is_taken_over_and_nothing_stays(run, other
     other.wait()
     with holding(run):
         run.record.touch()
-        assert str(os.getpid()) in (run.root / "lock").read_text()
+        assert str(os.getpid()) in (run.root / LOCK_FILE).read_text()
         assert "since" in refusal(hold, run)
     hold(run)
-    assert os.listdir(run.root) == ["run.json"]
+    assert sorted(os.listdir(run.root)) == [MARK, "run.json"]
 
 
 def test_what_a_killed_run_left_half_written_is_removed_and_nothing_else(run):
-    (run.root / "model.partial" / "inner").mkdir(parents=True)
-    (run.root / "mine.partial").touch()
+    (run.root / f"model{PARTIAL}" / "inner").mkdir(parents=True)
+    write_mark(run.root, ())
     for name in (
-        "run.json.123.partial",
-        "stages/train.json.7.partial",
-        "export/12.partial/variables",
+        "model.partial",
+        f"mine{PARTIAL}",
+        f"run.json.123{PARTIAL}",
+        f"stages/train.json.7{PARTIAL}",
+        "stages/mine.partial",
+        f"export/12{PARTIAL}/variables",
         "export/11/model",
     ):
         (run.root / name).parent.mkdir(parents=True, exist_ok=True)
         (run.root / name).touch()
     hold(run)
     assert {str(file.relative_to(run.root)) for file in run.root.rglob("*") if file.is_file()} == {
-        "mine.partial",
+        MARK,
+        "model.partial",
+        f"mine{PARTIAL}",
+        "stages/mine.partial",
         "export/11/model",
     }
+
+
+def test_a_folder_with_files_of_others_is_refused_and_left_as_it_is(run):
+    run.root.mkdir()
+    (run.root / "notes.txt").touch()
+    assert "holds 'notes.txt' and is not the folder of a run" in refusal(hold, run)
+    assert os.listdir(run.root) == ["notes.txt"]
+
+
+def test_an_empty_folder_is_taken_and_stays(run):
+    run.root.mkdir()
+    hold(run)
+    assert os.listdir(run.root) == []
+
+
+def test_files_that_a_person_put_beside_those_of_a_run_stay(run):
+    with holding(run):
+        run.record.touch()
+    for name in ("lock", "probe", "notes.partial"):
+        (run.root / name).write_text("mine")
+    hold(run)
+    assert [(run.root / name).read_text() for name in ("lock", "probe", "notes.partial")] == ["mine"] * 3
 
 
 def test_a_directory_of_which_nothing_came_is_not_left(run):
@@ -88,8 +119,7 @@ def test_a_directory_of_which_nothing_came_is_not_left(run):
 def test_a_directory_that_is_removed_meanwhile_is_named(run):
     def lose():
         with holding(run):
-            (run.root / "lock").unlink()
-            run.root.rmdir()
+            shutil.rmtree(run.root)
             raise FileNotFoundError
 
     assert "was removed while the run wrote to it" in refusal(lose)

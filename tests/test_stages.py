@@ -5,7 +5,8 @@ import pytest
 
 from components.errors import UserError
 from components.features import RunDir, Work
-from pipeline.stages import Stages, StopAfterStage, open_run_folder
+from components.ownership import claim_files
+from pipeline.stages import Stages, StopAfterStage
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,12 @@ def run(tmp_path):
     return RunDir(tmp_path / "run")
 
 
+def write(run, name, content="content"):
+    """Write a file as a stage does."""
+    claim_files(run.root / name, ["file"])
+    (run.root / name / "file").write_text(content)
+
+
 @pytest.fixture
 def go(run, progress):
     """Run ingest -> extract -> train, and return which of them did something."""
@@ -33,8 +40,7 @@ def go(run, progress):
             def make():
                 if name == fail:
                     raise RuntimeError(name)
-                (run.root / name).mkdir(parents=True, exist_ok=True)
-                (run.root / name / "file").write_text("content")
+                write(run, name)
                 done.append(name)
                 return Made(Work(1, 0, 1), name)
 
@@ -90,8 +96,7 @@ def test_a_damaged_file_is_gone_before_its_stage_runs(run, progress):
 
     def work():
         seen.append((run.root / "extract" / "file").exists())
-        (run.root / "extract").mkdir(parents=True, exist_ok=True)
-        (run.root / "extract" / "file").write_text("content")
+        write(run, "extract")
         return Made(Work(), "extract")
 
     for content in (None, "Content"):
@@ -108,8 +113,7 @@ def test_what_a_stage_wrote_elsewhere_is_watched_too(run, progress):
 
     def work():
         for name in ("extract", "other"):
-            (run.root / name).mkdir(parents=True, exist_ok=True)
-            (run.root / name / "file").write_text("content")
+            write(run, name)
         (run.root / "third").write_text("content")
         done.append(1)
         return MadeBeside(Work(), "extract")
@@ -129,8 +133,7 @@ def test_a_stage_that_comes_out_otherwise_runs_those_after_it(run, progress):
     def make(version):
         def work():
             done.append(version)
-            (run.exports / version).mkdir(parents=True)
-            (run.exports / version / "file").touch()
+            write(run, f"export/{version}")
             return Made(Work(), f"export/{version}")
 
         return work
@@ -155,14 +158,14 @@ def test_an_export_that_no_record_tells_of_is_removed_and_others_stay(run, progr
 
     def export(version, killed=False):
         def work():
-            (run.exports / version).mkdir(parents=True)
+            write(run, f"export/{version}")
             if killed:
                 raise KeyboardInterrupt
             return Made(Work(), f"export/{version}")
 
         Stages(run, progress, first="export").do("export", Made, work)
 
-    (run.exports / "7").mkdir(parents=True)  # of a former run
+    write(run, "export/7")  # of a former run
     with pytest.raises(KeyboardInterrupt):
         export(later, killed=True)
     export(str(int(later) + 1))
@@ -199,7 +202,10 @@ def test_a_damaged_record_runs_its_stage_again(go, run):
         assert go() == ["train"]
 
 
-def test_a_run_directory_that_cannot_be_written_is_named(tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"Cannot write to .*file/run.*set output_dir"):
-        open_run_folder(RunDir(tmp_path / "file" / "run"))
+def test_a_file_beside_those_of_a_stage_is_no_part_of_its_record(go, run):
+    go()
+    (run.root / "extract" / "mine").write_text("one")
+    assert go(first="extract") == ["extract", "train"]
+    (run.root / "extract" / "mine").write_text("two")
+    assert go() == []
+    assert (run.root / "extract" / "mine").read_text() == "two"
