@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from components.places import is_remote, list_files, make_folder, measure, remove, upload
 
@@ -27,7 +28,8 @@ def replacing_file(path: Path) -> Iterator[Path]:
             upload(Path(folder, path.name), path)
         return
     make_folder(path.parent)
-    partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
+    # Not named by process: processes of two containers that write to one shared folder often have the same number.
+    partial = beside(path, f".{uuid4().hex}{PARTIAL}")
     try:
         yield partial
         os.replace(partial, path)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
@@ -12,6 +11,7 @@ from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, Union
+from uuid import uuid4
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
@@ -79,7 +79,7 @@ def predict_by_beam(
 
 @contextmanager
 def _work_folder(output: Path) -> Iterator[Path]:
-    folder = beside(output.absolute(), f".{os.getpid()}.shards{PARTIAL}")
+    folder = beside(output.absolute(), f".{uuid4().hex}.shards{PARTIAL}")
     make_folder(folder)
     try:
         yield folder

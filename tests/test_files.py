@@ -23,6 +23,20 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_writers_of_one_file_that_share_a_process_number_do_not_meet(tmp_path):
+    path = tmp_path / "file"
+    with replacing_file(path) as first:
+        first.write_text("first")
+        with replacing_file(path) as second:
+            second.write_text("second")
+        assert path.read_text() == "second" and first.read_text() == "first"
+        remove_partials(tmp_path, path.name)  # finds what a killed one leaves under such a name
+        assert list(tmp_path.iterdir()) == [path]
+        first.write_text("first")
+    assert path.read_text() == "first"
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_left_overs_of_a_killed_run_are_removed(tmp_path):
     (tmp_path / f"shard.123{PARTIAL}").touch()
     (tmp_path / f"folder{PARTIAL}").mkdir()
