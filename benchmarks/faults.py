@@ -32,6 +32,7 @@ from components.features import STAGES, is_shard
 from components.files import PARTIAL
 from components.progress import Progress
 from pipeline.config import load_config
+from pipeline.run_lock import LOCK_FILE
 from pipeline.settings import data_place
 
 COMMAND = [sys.executable, "-m", "pipeline.cli", "run"]
@@ -213,8 +214,8 @@ def finish_and_compare(bench: Bench, run: Path, *words: str) -> str:
 
 def list_left_over(run: Path) -> str:
     """Return what a run should not have left, '' for nothing."""
-    left = [file.name for file in run.rglob("*") if PARTIAL in file.name or file.name.startswith("begun-")]
-    left += [name for name in ("lock",) if (run / name).exists()]
+    left = [file.name for file in run.rglob("*") if PARTIAL in file.name or "begun" in file.name]
+    left += [name for name in (LOCK_FILE,) if (run / name).exists()]
     return f"left over: {left}" if left else ""
 
 
@@ -337,7 +338,7 @@ def inject_second_runs(bench: Bench, place: Path) -> Tally:
     """Start a run into the directory of a running one."""
     run = place / "shared"
     first = bench.start(run)
-    while not (run / "lock").exists():
+    while not (run / LOCK_FILE).exists():
         time.sleep(0.02)
     time.sleep(0.5)
     status, said = bench.finish(run)

@@ -21,7 +21,7 @@ from components.imported_bottlenecks import ImportedBottlenecks
 from components.ownership import claim_files, remove_written
 from components.progress import Progress
 from components.sharding import list_shards
-from components.shards import list_former
+from components.shards import check_count, list_former
 from components.views import Augment, list_views
 
 # Bytes of a bottleneck record beside its floats, for the progress bar.
@@ -79,11 +79,7 @@ def extract_bottlenecks(
     for damaged in (outcome.damaged for outcome in outcomes if outcome.damaged):
         raise DamagedFile(damaged)
     found = sum(outcome.reused + outcome.computed for outcome in outcomes)
-    if len(outcomes) != sum(examples.shards) or found != examples.written:
-        raise RuntimeError(
-            f"extract has {found} bottlenecks of {len(outcomes)} shards, expected {examples.written} of "
-            f"{sum(examples.shards)}"
-        )
+    check_count(found, examples.written, folder)
     remove_written(folder, keep=current)
     return Bottlenecks(
         work=Work(

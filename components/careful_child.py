@@ -29,6 +29,8 @@ def main() -> None:
             signal.alarm(seconds + GRACE_SECONDS)
             try:
                 connection.send(read_images(files, limits))
+            except OSError as error:  # of the storage: the run is to end with it, and no image is rejected
+                connection.send(OSError(error.errno, error.strerror, error.filename))
             except Exception as error:
                 connection.send(f"{type(error).__name__}: {error}"[:200])
             signal.alarm(0)

@@ -80,12 +80,15 @@ class CarefulReader:
             connection.send(Request(files, self._limits, seconds))
             if connection.poll(seconds):
                 answer = connection.recv()
-                return _Failure(answer, died=False) if isinstance(answer, str) else answer
-            failure = _Failure(f"not read and decoded within {seconds} seconds", died=False)
+            else:
+                answer = _Failure(f"not read and decoded within {seconds} seconds", died=False)
         except (EOFError, OSError):
-            failure = _Failure(f"the process that decoded it {self._describe_end()}", died=True)
-        self.close()
-        return failure
+            answer = _Failure(f"the process that decoded it {self._describe_end()}", died=True)
+        if isinstance(answer, OSError):  # of the storage: it tells nothing of the image
+            raise answer
+        if isinstance(answer, _Failure):
+            self.close()
+        return _Failure(answer, died=False) if isinstance(answer, str) else answer
 
     def _start(self) -> Connection:
         self._connection, theirs = Pipe()

@@ -14,6 +14,7 @@ import tensorflow as tf
 from components.class_names import order_classes, parse_labels
 from components.errors import UserError
 from components.example_records import FRAME_BYTES, find_class, find_image, parse_features, read_content
+from components.images import try_reading
 from components.listing import SPLIT_WORDS, TFRECORD, Excluded, ImageFile, Listing, open_train
 from components.places import as_path, is_remote, measure, walk_objects
 from components.rejects import UNREADABLE, Reject, RejectedImage
@@ -89,14 +90,15 @@ def find_split(name: str) -> str:
 
 
 def read_record(path: str, offset: int) -> bytes:
-    """Return the image bytes of the record at an offset of a TFRecord file; raises RejectedImage."""
-    try:
+    """Return the image bytes of the record at an offset of a TFRecord file; raises as try_reading does."""
+
+    def read() -> bytes:
         size, _ = _measure(path)
         with _open(path) as file:
             file.seek(min(offset, size))
             return find_image(parse_features(read_content(file, size - offset)))
-    except (OSError, tf.errors.OpError) as error:
-        raise RejectedImage(UNREADABLE, _describe(error)) from error
+
+    return try_reading(read, path)
 
 
 def _scan_file(path: str, name: str) -> Iterator[Record | Reject]:

@@ -133,6 +133,8 @@ class BatchReader:
             for place, (waiting, later) in enumerate(ahead):
                 if later.cancel():
                     ahead[place] = (waiting, self._pool.submit(complete_batch, waiting, self._read))
+        except OSError:  # the storage fails: that tells nothing of the images
+            raise
         except Exception:  # whatever a decoder raises: which of the images it was, the child tells
             pass
         return complete_batch(batch, self._child.read_each)

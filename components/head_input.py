@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from components.features import BOTTLENECK, BOTTLENECK_VIEWS, LABEL
-from components.shards import naming_damage
+from components.shards import check_count, naming_damage
 
 EVALUATION_BATCH = 1024
 # Batches that are parsed side by side.
@@ -68,9 +68,9 @@ def load_vectors(source: Source) -> Vectors:
     end = 0
     for part in read_vectors(source):
         start, end = end, end + len(part.labels)
-        values[start:end], labels[start:end] = part
-    if end != source.count:
-        raise ValueError(f"the shards hold {end} bottlenecks of {source.count}")
+        if end <= source.count:
+            values[start:end], labels[start:end] = part
+    check_count(end, source.count, os.path.dirname(source.files[0]))
     return Vectors(values, labels)
 
 

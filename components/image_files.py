@@ -8,14 +8,14 @@ from collections.abc import Sequence
 
 import components
 from components.image_headers import Limits
-from components.images import CheckedImage, check_images, read_file
+from components.images import CheckedImage, check_images, read_file, try_reading
 from components.listing import ImageFile
 from components.places import do_side_by_side, is_remote
 from components.rejects import UNREADABLE, RejectedImage
 
 
 def read_images(files: Sequence[ImageFile], limits: Limits) -> list[CheckedImage | RejectedImage]:
-    """Read and check files."""
+    """Read and check files; raises OSError where the storage fails."""
     read = functools.partial(_read_content, limits=limits)
     contents = do_side_by_side(read, files, any(is_remote(file.path) for file in files))
     checked = iter(check_images([content for content in contents if isinstance(content, bytes)], limits))
@@ -26,12 +26,10 @@ def _read_content(file: ImageFile, limits: Limits) -> bytes | RejectedImage:
     try:
         if file.offset < 0:
             whole = read_file(file.path, limits)
-            _check_unchanged(file)
+            try_reading(lambda: _check_unchanged(file), file.path)
             return whole
         content: bytes = components.example_sets.read_record(file.path, file.offset)
         return content
-    except OSError as error:  # gone since it was read
-        return RejectedImage(UNREADABLE, error.strerror or str(error))
     except RejectedImage as rejected:
         return rejected
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
 import stat
+import time
 from collections.abc import Iterable, Sequence
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable, NamedTuple, TypeVar
 
 import tensorflow as tf
 
@@ -46,6 +48,14 @@ MAX_SCANNED = 20  # times the pixels that an image may have
 # A kilobyte of compressed text in a PNG becomes a megabyte, which libpng unpacks and keeps, of each of 1,000 chunks.
 MAX_PNG_TEXT = 16 * 2**20
 
+# Seconds to wait before a read that failed is tried again.
+WAITS = (0.1, 0.5, 2.0)
+# Errors that tell something of the file; all others tell something of the storage.
+OF_THE_FILE = (FileNotFoundError, PermissionError, tf.errors.NotFoundError, tf.errors.PermissionDeniedError)
+NUMBERS_OF_THE_FILE = (errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
+
+T = TypeVar("T")
+
 
 class CheckedImage(NamedTuple):
     """An image that TensorFlow decodes; height and width in pixels as tf.io.decode_image gives them, not turned."""
@@ -60,26 +70,44 @@ class CheckedImage(NamedTuple):
 
 
 def read_file(path: str, limits: Limits) -> bytes:
-    """Return the content of a file, local or at a URL that TensorFlow reads; raises RejectedImage."""
-    try:
-        if is_remote(path):
-            check_bytes(measure(as_path(path)).size, limits)
-            return read_object(path)
-        if "://" in path:
-            check_bytes(tf.io.gfile.stat(path).length, limits)
-            with tf.io.gfile.GFile(path, "rb") as remote:
-                content: bytes = remote.read()
-            return content
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait for ever
-            raise RejectedImage(UNREADABLE, "not a regular file")
-        check_bytes(status.st_size, limits)
-        with open(path, "rb", buffering=0) as file:
-            return file.read()
-    except tf.errors.OpError as error:
-        raise RejectedImage(UNREADABLE, _explain(error)) from error
-    except storage_errors() as error:
-        raise RejectedImage(UNREADABLE, describe_error(error)) from error
+    """Return the content of a file, local or at a URL that TensorFlow reads; raises as try_reading does."""
+    return try_reading(lambda: _read_file(path, limits), path)
+
+
+def _read_file(path: str, limits: Limits) -> bytes:
+    if is_remote(path):
+        check_bytes(measure(as_path(path)).size, limits)
+        return read_object(path)
+    if "://" in path:
+        check_bytes(tf.io.gfile.stat(path).length, limits)
+        with tf.io.gfile.GFile(path, "rb") as remote:
+            content: bytes = remote.read()
+        return content
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait for ever
+        raise RejectedImage(UNREADABLE, "not a regular file")
+    check_bytes(status.st_size, limits)
+    with open(path, "rb", buffering=0) as file:
+        return file.read()
+
+
+def try_reading(read: Callable[[], T], path: str) -> T:
+    """Return the result of a read of a file, tried again where the storage fails.
+
+    Raises RejectedImage for a file that is missing or must not be read, and OSError where the storage fails each time:
+    that tells nothing of the file.
+    """
+    for wait in (*WAITS, None):
+        try:
+            return read()
+        except (tf.errors.OpError, *storage_errors()) as error:
+            reason = _explain(error) if isinstance(error, tf.errors.OpError) else describe_error(error)
+            if isinstance(error, OF_THE_FILE) or getattr(error, "errno", None) in NUMBERS_OF_THE_FILE:
+                raise RejectedImage(UNREADABLE, reason) from error
+            if wait is None:
+                raise OSError(getattr(error, "errno", None) or errno.EIO, reason, path) from error
+            time.sleep(wait)
+    raise AssertionError
 
 
 def check_image(content: bytes, limits: Limits) -> CheckedImage:

@@ -15,7 +15,7 @@ from components import features
 from components.checksums import find_unlike
 from components.errors import UserError
 from components.images import Limits, RejectedImage, check_image, inspect_image, read_file
-from components.places import do_side_by_side, is_remote
+from components.places import describe_error, do_side_by_side, is_remote
 
 BATCH_SIZE = 32
 TOP_K = 5
@@ -135,6 +135,8 @@ def _read(path: str) -> Union[bytes, str]:
         return inspect_image(read_file(path, Limits()), Limits()).encoded
     except RejectedImage as rejected:
         return describe_rejected(rejected)
+    except OSError as error:
+        return f"unreadable: {describe_error(error)}"
 
 
 def _explain(encoded: bytes) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from components import features
-from components.errors import DamagedShard
+from components.errors import DamagedShard, UserError
 from components.features import SPLITS, Shard, is_shard, parse_shard, shard_name, shard_names
 from components.files import replacing_file
 from components.ownership import list_written
@@ -129,6 +129,18 @@ def check_shards(files: Sequence[str]) -> None:
                 pass
         except (tf.errors.DataLossError, tf.errors.NotFoundError) as error:
             raise DamagedShard(file) from error
+
+
+def check_count(found: int, expected: int, place: object) -> None:
+    """Raise UserError where a place holds another number of records than the stage before has written there.
+
+    A file that is cut off between two records passes all checksums.
+    """
+    if found != expected:
+        raise UserError(
+            f"'{place}' holds {found:,} records and {expected:,} were written there: a file in it has changed since, "
+            f"run again, which writes it anew."
+        )
 
 
 @dataclass(frozen=True)

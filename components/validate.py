@@ -23,6 +23,7 @@ from components.errors import UserError
 from components.features import SPLITS, Examples, RunDir, Validation, Work
 from components.files import write_json, write_text
 from components.ownership import replacing_shared_folder
+from components.shards import check_count
 
 # Below this many values TFDV does not look at the formats of images (ImageStatsGenerator's values_threshold).
 IMAGES_FOR_FORMATS = 100
@@ -57,6 +58,8 @@ def validate_examples(examples: Examples, run: RunDir, gate: Gate, options: Pipe
     with replacing_shared_folder(run.validation) as folder:
         _compute_statistics(run.examples, folder / STATISTICS, options)
         statistics = load_statistics(folder / STATISTICS)
+        for split, count in examples.splits.items():
+            check_count(statistics[split].datasets[0].num_examples, count, run.examples / f"{split}-*.tfrecord")
         schema = _load_schema(gate.schema_path) if gate.schema_path else infer_schema(statistics, examples, gate)
         write_text(folder / "schema.pbtxt", text_format.MessageToString(schema, as_utf8=True))
         anomalies = {"train": tfdv.validate_statistics(statistics["train"], schema, previous_statistics=previous)}

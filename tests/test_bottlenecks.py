@@ -110,7 +110,9 @@ def test_two_runs_write_the_same_bytes(tmp_path, toy_backbone, options, progress
         run = RunDir(tmp_path / name)
         examples = ingest(tmp_path / "data", run, options)
         outcome = compute(examples, toy_backbone, run, options, progress)
-        written.append({file.name: file.read_bytes() for file in run.bottlenecks(outcome.backbone_id).glob("*.tfrecord")})
+        written.append(
+            {file.name: file.read_bytes() for file in run.bottlenecks(outcome.backbone_id).glob("*.tfrecord")}
+        )
     assert written[0] == written[1]
     assert len(written[0]) == 6
 

@@ -19,9 +19,11 @@ from components import careful_reader, example_shards, image_files, placement
 from components.example_shards import begun_file
 from components.export import list_versions
 from components.features import RunDir, Shard, is_shard
+from components.files import PARTIAL
 from components.predict import load_export
 from components.rejects import FAILED, UNREADABLE
 from pipeline.cli import main
+from pipeline.run_lock import LOCK_FILE
 
 ROOT = Path(__file__).parents[1]
 
@@ -104,9 +106,9 @@ def test_a_run_that_is_killed_and_interrupted_ends_as_one_that_is_not(toy_run, t
     run = RunDir(tmp_path / "run")
     config = write_config(tmp_path / "c.yaml", **{**toy_config, "output_dir": str(run.root)})
     for pattern, number in (
-        ("examples/begun-*", signal.SIGKILL),
-        ("bottlenecks/*/*.partial", signal.SIGKILL),
-        ("model.partial", signal.SIGINT),
+        ("examples/.topgraft-begun-*", signal.SIGKILL),
+        (f"bottlenecks/*/*{PARTIAL}", signal.SIGKILL),
+        (f"model.*{PARTIAL}", signal.SIGINT),
         ("export/*/model_card.json", signal.SIGKILL),
     ):
         process = start(config)
@@ -116,7 +118,7 @@ def test_a_run_that_is_killed_and_interrupted_ends_as_one_that_is_not(toy_run, t
         assert process.returncode == (130 if number == signal.SIGINT else -signal.SIGKILL)
         if number == signal.SIGINT:
             assert message == "topgraft: interrupted; the same command continues where it stopped.\n"
-            assert not (run.root / "lock").exists()
+            assert not (run.root / LOCK_FILE).exists()
     assert main(["run", str(config)]) == 0
     check_same(run, toy_run)
 
@@ -196,7 +198,7 @@ def test_a_run_out_of_room_says_so_leaves_nothing_and_goes_on(toy_config, toy_ru
     (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("topgraft: ")]
     assert "cannot be written (file too large)" in said
     assert [record for record in caplog.records if record.exc_info] == []  # no library prints a traceback before it
-    assert [file.name for file in run.root.rglob("*") if file.suffix == ".partial" and "plan" not in file.name] == []
+    assert [file.name for file in run.root.rglob("*") if file.name.endswith(PARTIAL) and "plan" not in file.name] == []
     assert main(["run", str(config), "--only", "ingest"]) == 0
     for file in toy_run.examples.iterdir():
         assert (run.examples / file.name).read_bytes() == file.read_bytes()
@@ -295,4 +297,4 @@ def test_an_image_that_the_child_does_not_survive_either_is_rejected(images, run
     outcome = ingest(images, run, options, shards=1)
     assert (outcome.written, outcome.rejected) == (30, 1)
     assert rejects_of(run) == {"cyan/killed.png": (FAILED, "the process that decoded it was killed by SIGKILL")}
-    assert list(run.examples.glob("begun-*")) == []
+    assert list(run.examples.glob("*begun*")) == []

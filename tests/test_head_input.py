@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from components.errors import DamagedShard
+from components.errors import DamagedShard, UserError
 from components.features import BOTTLENECK, BOTTLENECK_VIEWS, KEY, LABEL, SHA256, SOURCE, TEXT, Shard, shard_name
 from components.head_input import (
     Source,
@@ -79,7 +79,7 @@ def test_shards_without_records_have_no_parts(tmp_path):
 
 def test_shards_that_hold_fewer_than_were_counted_are_no_split(tmp_path):
     source, _ = write_source(tmp_path, 50, 1)
-    with pytest.raises(ValueError, match="hold 50 bottlenecks of 51"):
+    with pytest.raises(UserError, match="holds 50 records and 51 were written"):
         load_vectors(replace(source, count=51))
 
 
