@@ -121,13 +121,13 @@ def read_abstention(export: Path) -> Abstention | None:
 
 
 def read_facts(export: Path) -> dict[str, Any]:
-    """Return what the export itself wrote into its model card; raises DamagedFile."""
+    """Return what the export itself wrote into its model card; raises DamagedFile where it is missing or changed."""
     card = export / MODEL_CARD
     try:
         values = json.loads(card.read_text(encoding="utf-8"))
         facts = {name: values[name] for name in FACTS}
         whole = values.get(FACTS_SUM, _sum_facts(facts)) == _sum_facts(facts)
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (FileNotFoundError, ValueError, KeyError, AttributeError) as error:
         raise DamagedFile(str(card)) from error
     if not whole:
         raise DamagedFile(str(card))

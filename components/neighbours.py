@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import struct
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +24,7 @@ from components.features import MODEL_CARD, SPLITS, Bottlenecks, RunDir
 from components.nearest import find_nearest
 from components.pages import encode_uri
 from components.places import as_path
+from components.printable import printable
 from components.rejects import RejectedImage
 from components.shards import META_SPEC, read_batches, shard_files
 from components.thumbnails import make_thumbnail
@@ -81,7 +83,11 @@ def load_training_images(export: Path) -> TrainingImages | None:
             augment = json.loads(run.record.read_text(encoding="utf-8"))["config"]["augment"]
             views = list_views(Augment(**augment))
         return _load(run, bottlenecks, views, shards)
-    except (OSError, ValueError, KeyError, TypeError, UserError, tf.errors.OpError):
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, UserError, tf.errors.OpError) as error:
+        reason = printable(str(error).partition("\n")[0])
+        print(f"topgraft: the page does not show the nearest training images ({reason}).", file=sys.stderr)
         return None
 
 
@@ -133,6 +139,6 @@ def find_offsets(file: Path) -> list[int]:
 def _draw(file: str, offset: int) -> str:
     try:
         thumbnail = make_thumbnail(read_record(file, offset))
-    except RejectedImage:
+    except (RejectedImage, OSError):  # the page then shows the neighbour without its picture
         return ""
     return encode_uri(thumbnail) if thumbnail else ""

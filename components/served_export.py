@@ -51,5 +51,5 @@ def name_model(export: Path) -> str:
     try:
         record = json.loads(RunDir(exports.parent).record.read_text(encoding="utf-8"))
         return str(record["config"]["name"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return exports.parent.name if exports.name == RunDir(exports).exports.name else exports.name

@@ -84,7 +84,7 @@ def read_trial(run: RunDir) -> Trial | None:
     for name in STAGES:
         try:
             records[name] = json.loads((run.stages / f"{name}.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (FileNotFoundError, ValueError):
             if name not in TUNING_STAGES:
                 return None
     if any(record["outcome"]["work"]["reused"] for record in records.values()):
@@ -120,7 +120,7 @@ def read_trial_runs(file: Path, key: str) -> TrialRuns | None:
         ]
         clock, cores = content["pair_seconds"]
         return TrialRuns(trials, (clock, cores))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
 
 

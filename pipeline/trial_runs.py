@@ -53,7 +53,7 @@ def read_last_run(config: Config, run: RunDir) -> Trial | None:
         former, now = record["config"], config.describe()
         same = record["version"] == VERSION and all(former[name] == now[name] for name in TIMED)
         local = former["beam"]["runner"] == "DirectRunner"
-    except (OSError, ValueError, KeyError):
+    except (FileNotFoundError, ValueError, KeyError):
         return None
     return read_trial(run) if same and local else None
 
