@@ -114,7 +114,7 @@ class EpochRecorder(tf.compat.v1.train.SessionRunHook):
         self._patience = patience
         self._on_epoch = on_epoch
         self._keep_start = keep_start
-        self._batches: list[tuple[float, float]] = []
+        self._batches: list[tuple[int, float, float]] = []  # images, loss and accuracy of those of this epoch
         self._evaluator: Optional[RepeatedEvaluation] = None
         # A new writer writes the graph around it, with all the constants of a backbone; ours is written without.
         with tf.Graph().as_default():
@@ -130,6 +130,7 @@ class EpochRecorder(tf.compat.v1.train.SessionRunHook):
             if node.op == "Const":
                 node.attr["value"].tensor.tensor_content = b""
         self._fetches = [
+            v1.size(graph.get_tensor_by_name(f"{TRAINING_SCOPE}/logits:0")[:, 0]),
             graph.get_tensor_by_name(f"{TRAINING_SCOPE}/cross_entropy:0"),
             graph.get_tensor_by_name(f"{EVALUATION_SCOPE}/batch_accuracy:0"),
         ]
@@ -169,7 +170,8 @@ class EpochRecorder(tf.compat.v1.train.SessionRunHook):
         return self.history[-1].epoch if self.history else 0
 
     def _end_epoch(self, session: tf.compat.v1.Session, number: int) -> None:
-        loss, accuracy = np.mean(self._batches or [(math.nan, math.nan)], axis=0, dtype=np.float64)
+        images, *measured = np.array(self._batches or [(1, math.nan, math.nan)], np.float64).T
+        loss, accuracy = (np.average(values, weights=images) for values in measured)  # the last batch may be short
         self._batches.clear()
         val = {"cross_entropy": float("nan"), "accuracy": float("nan")}
         if self._evaluator:

@@ -90,6 +90,26 @@ def test_one_seed_gives_identical_weights(fit, hidden):
     assert not np.array_equal(one["final_training_ops/weights"], other["final_training_ops/weights"])
 
 
+def test_training_figures_weigh_every_image_alike_in_a_short_last_batch_too(tmp_path, progress):
+    random = np.random.default_rng(4)
+    labels = random.integers(0, 3, 257)
+    vectors = np.eye(3, 5, dtype=np.float32)[labels] + random.normal(0, 0.01, (257, 5)).astype(np.float32)
+    labels[0] = (labels[0] + 1) % 3  # one image under a wrong class, in whichever batch it comes
+    (tmp_path / "labels.txt").write_text("a\nb\nc\n")
+    weights = 9 * np.eye(5, 3, dtype=np.float32)
+    start = {"final_training_ops/weights": weights, "final_training_ops/biases": np.zeros(3, np.float32)}
+    head = HeadParams(3, str(tmp_path / "labels.txt"), Architecture(normalize="none"), Optimisation(8, 1e-12, 0.0))
+    # Batches of 256 and 1, of 200 and 57, of 257: each image is seen once with weights that stay as they are.
+    for size in (256, 200, 257):
+        classifier = HeadClassifier(tmp_path / str(size), head, 0)
+        train = train_from_memory(Vectors(vectors[:, None], labels), 4, size, 0)
+        history = classifier.fit(train, None, 4, progress, start)
+        probabilities = tf.nn.softmax((vectors @ weights).astype(np.float64)).numpy()
+        for epoch in history:
+            assert epoch.train_accuracy == pytest.approx(256 / 257)
+            assert epoch.train_loss == pytest.approx(log_loss(labels, probabilities), rel=1e-5)
+
+
 @pytest.mark.parametrize("hidden", [(), HIDDEN], ids=["linear", "hidden"])
 def test_what_is_evaluated_after_each_epoch_is_what_the_estimator_would_find(fit, hidden):
     classifier, history, val, _ = fit(epochs=1, hidden=hidden, normalize=STANDARDIZE)
