@@ -61,15 +61,16 @@ class HeadClassifier(tf.estimator.Estimator):
     ) -> list[Epoch]:
         """Train on the batches of all epochs, evaluating after each; return their history.
 
-        start gives first values of variables by name. Training ends early after `patience` epochs without a better one;
-        without validation batches the last epoch is kept. keep_start makes the start an epoch like others, number 0.
+        It ends at the steps of the head's optimisation, which may cut the last epoch short, or early after `patience`
+        epochs without a better one; without validation batches the last epoch is kept. start gives first values of
+        variables by name; keep_start makes it an epoch like others, number 0.
         Raises UserError for a loss that is no number any more.
         """
         recorder = EpochRecorder(
             self, val, train.per_pass, patience, lambda done: progress.report(done, epochs, "epochs"), keep_start
         )
         try:
-            self.train(train.input_fn, hooks=[StartValues(start or {}), recorder])
+            self.train(train.input_fn, [StartValues(start or {}), recorder], self.params["head"].optimisation.steps)
         except tf.estimator.NanLossDuringTrainingError as error:
             raise UserError(
                 f"Training diverged after {recorder.epochs} epochs, the loss is no number any more: lower "
@@ -158,6 +159,8 @@ class EpochRecorder(tf.compat.v1.train.SessionRunHook):
                 run_context.request_stop()
 
     def end(self, session: tf.compat.v1.Session) -> None:
+        if self._batches:  # the steps asked for ended within an epoch
+            self._end_epoch(session, self.epochs + 1)
         if self._evaluator:
             self._evaluator.close()
         else:  # nothing tells epochs apart, so the last is kept

@@ -112,7 +112,7 @@ def plan_tuning(
 ) -> Optimisation:
     """Return how the steps go: as those of the head's training, with the tuning's rates and the L2 weight it had."""
     class_weights = weigh_shards(recipe.class_weight, read_source(examples, bottlenecks, run, "train"), examples.labels)
-    recipe = replace(recipe, learning_rate=tuning.head_learning_rate, batch_size=tuning.batch_size)
+    recipe = replace(recipe, steps=None, learning_rate=tuning.head_learning_rate, batch_size=tuning.batch_size)
     optimisation = make_optimisation(recipe, tuning.epochs, examples.splits["train"], head.l2, class_weights)
     return replace(optimisation, backbone_rate=tuning.learning_rate, loss_scale=LOSS_SCALE if has_gpu() else 1.0)
 

@@ -110,13 +110,13 @@ def train_head(
         classifier = HeadClassifier(partial, plan.head, seed)
         history = classifier.fit(train, val, epochs, progress, plan.start, recipe.patience)
         best = max(history, key=epoch_rank)
-        step = best.epoch * train.per_pass
+        optimisation = plan.head.optimisation
+        assert optimisation
+        step = min(best.epoch * train.per_pass, optimisation.steps)
         write_pictures(classifier, val, sources["val"].files, examples, run, best.epoch, step, seed)
         tf.compat.v1.summary.FileWriterCache.clear()
         write_history(history, partial / run.history.name)
-    assert plan.head.optimisation
-    l2 = plan.head.optimisation.l2
-    return Head(Work(images, computed=images), best.epoch, best.val_accuracy, best.val_loss, l2)
+    return Head(Work(images, computed=images), best.epoch, best.val_accuracy, best.val_loss, optimisation.l2)
 
 
 def check_recipe(labels: Sequence[str], architecture: Architecture, recipe: Recipe) -> None:
@@ -200,9 +200,9 @@ def plan_streaming(
 def make_optimisation(
     recipe: Recipe, epochs: int, images: int, l2: float, class_weights: Sequence[float] | None
 ) -> Optimisation:
-    """Return how the steps of so many epochs go."""
+    """Return how the steps go that the recipe asks for, or those of so many epochs."""
     return Optimisation(
-        steps=epochs * math.ceil(images / recipe.batch_size),
+        steps=recipe.steps or epochs * math.ceil(images / recipe.batch_size),
         learning_rate=recipe.learning_rate,
         l2=l2,
         optimizer=recipe.optimizer,
@@ -214,7 +214,7 @@ def make_optimisation(
 
 
 def choose_epochs(images: int, recipe: Recipe) -> int:
-    """Return the epochs asked for, or those that give the steps asked for, or about STEPS within EPOCHS."""
+    """Return the epochs asked for, or those that the steps asked for begin, or about STEPS within EPOCHS."""
     per_epoch = math.ceil(images / recipe.batch_size)
     fewest, most = EPOCHS
     by_default = min(max(math.ceil(STEPS / per_epoch), fewest), most)

@@ -22,13 +22,22 @@ def fit(tmp_path, progress):
     (tmp_path / "labels.txt").write_text("a\nb\nc\n")
 
     def run(
-        name="model", seed=0, epochs=5, rate=0.05, hidden=(), normalize="l2", start=None, patience=None, held_out=True
+        name="model",
+        seed=0,
+        epochs=5,
+        rate=0.05,
+        hidden=(),
+        normalize="l2",
+        start=None,
+        patience=None,
+        held_out=True,
+        steps=None,
     ):
         vectors, labels = make_vectors(100, 1)
         train = train_from_memory(Vectors(vectors[:, None], labels), epochs, 16, seed)
         vectors, labels = make_vectors(50, 2)
         val = evaluate_from_memory(vectors, labels)
-        optimisation = Optimisation(steps=epochs * 7, learning_rate=rate, l2=1e-3)
+        optimisation = Optimisation(steps=steps or epochs * 7, learning_rate=rate, l2=1e-3)
         head = HeadParams(3, str(tmp_path / "labels.txt"), Architecture(hidden, normalize=normalize), optimisation)
         classifier = HeadClassifier(tmp_path / name, head, seed)
         history = classifier.fit(train, val if held_out else None, epochs, progress, start, patience)
@@ -145,6 +154,24 @@ def test_patience_ends_training_early_and_the_best_epoch_is_kept(fit, patience):
     assert metrics["global_step"] == 7 * best.epoch
     _, plain, _, _ = fit("plain", epochs=30, rate=1.0)
     assert plain[: len(history)] == history and len(plain) == 30
+
+
+@pytest.mark.parametrize(("steps", "epochs"), [(1, 1), (7, 1), (10, 2), (15, 3)])
+@pytest.mark.parametrize("held_out", [True, False])
+def test_training_stops_at_the_step_asked_for(fit, tmp_path, steps, epochs, held_out):
+    classifier, history, val, _ = fit(epochs=epochs, steps=steps, rate=1e-3, held_out=held_out)
+    assert [epoch.epoch for epoch in history] == list(range(1, epochs + 1))
+    assert [step for step, _ in read_scalars(tmp_path / "model")[0]["accuracy"]] == [
+        min(7 * number, steps) for number in range(1, epochs + 1)
+    ]
+    metrics = classifier.evaluate(val)
+    if held_out:
+        best = max(history, key=epoch_rank)
+        assert metrics["accuracy"] == pytest.approx(best.val_accuracy)
+        assert metrics["cross_entropy"] == pytest.approx(best.val_loss, abs=1e-6)
+        assert metrics["global_step"] == min(7 * best.epoch, steps)
+    else:
+        assert metrics["global_step"] == steps
 
 
 def test_without_validation_the_last_epoch_is_kept_and_patience_waits_for_nothing(fit, tmp_path):

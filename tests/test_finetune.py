@@ -17,7 +17,7 @@ from components.directions import to_directions
 from components.errors import DamagedShard
 from components.export import list_versions
 from components.features import SPLITS, Bottlenecks, Examples, Head, RunDir, TunedHead, Work
-from components.finetune import Tuning, finetune_backbone
+from components.finetune import Tuning, finetune_backbone, plan_tuning
 from components.image_input import Distortion
 from components.model import Architecture
 from components.neighbours import load_training_images
@@ -371,6 +371,14 @@ def test_a_training_that_diverges_names_the_rate_to_lower(tuned_run, tmp_path):
     run = copy_run(tuned_run, tmp_path)
     words = refusal(lambda: tune(run, Recipe(optimizer=SGD), head_learning_rate=1e30))
     assert "lower train.finetune.learning_rate" in words
+
+
+def test_the_steps_of_the_heads_training_are_not_those_of_fine_tuning(tuned_run):
+    examples, bottlenecks = read_outcome(tuned_run, "ingest", Examples), read_outcome(tuned_run, "extract", Bottlenecks)
+    head = read_outcome(tuned_run, "train", Head)
+    tuning = Tuning(**RATES, behind=None, distortion=Distortion(True, 0.7, 0.2))
+    planned = plan_tuning(examples, bottlenecks, head, tuned_run, Recipe(steps=1), tuning)
+    assert planned.steps == RATES["epochs"] * -(-examples.splits["train"] // RATES["batch_size"])
 
 
 def test_patience_ends_fine_tuning_early(tuned_run, tmp_path):

@@ -284,6 +284,22 @@ def test_patience_shortens_the_history(toy, progress):
     assert len(read_history(run)) == outcome.best_epoch + 2 < 40
 
 
+@pytest.mark.parametrize("max_memory", [None, 1], ids=["memory", "shards"])
+def test_training_takes_the_steps_asked_for_and_its_rate_falls_over_these(toy, progress, max_memory):
+    examples, bottlenecks, run = toy
+    recipe = Recipe(steps=17, batch_size=16, learning_rate=0.01, max_memory=max_memory)
+    assert -(-examples.splits["train"] // 16) == 7
+    train_head(examples, bottlenecks, run, Architecture(), recipe, 0, progress)
+    assert [row["epoch"] for row in read_history(run)] == ["1", "2", "3"]
+    (file,) = run.model.glob("events*")
+    events = tf.compat.v1.train.summary_iterator(str(file))
+    steps = [event.step for event in events for value in event.summary.value if value.tag == "accuracy"]
+    assert steps == [7, 14, 17]
+    source = read_source(examples, bottlenecks, run, "train")
+    plan = plan_training(load_vectors(source), None, CLASSES, run.labels, Architecture(), recipe, {})
+    assert plan.head.optimisation.steps == 17
+
+
 def test_a_head_that_goes_on_from_itself_begins_where_it_ended(toy, toy_run, progress):
     examples, bottlenecks, run = toy
     recipe = Recipe(epochs=1, learning_rate=1e-9, warm_start=toy_run.root)
