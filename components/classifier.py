@@ -14,6 +14,7 @@ from components.errors import UserError
 from components.head_input import Batches
 from components.model import EVALUATION_SCOPE, TRAINING_SCOPE, HeadParams, model_fn
 from components.progress import Progress
+from components.start import WEIGHTS
 
 v1 = tf.compat.v1
 
@@ -57,24 +58,29 @@ class HeadClassifier(tf.estimator.Estimator):
         progress: Progress,
         start: Mapping[str, np.ndarray] | None = None,
         patience: int | None = None,
-        keep_start: bool = False,
     ) -> list[Epoch]:
         """Train on the batches of all epochs, evaluating after each; return their history.
 
         It ends at the steps of the head's optimisation, which may cut the last epoch short, or early after `patience`
         epochs without a better one; without validation batches the last epoch is kept. start gives first values of
-        variables by name; keep_start makes it an epoch like others, number 0.
-        Raises UserError for a loss that is no number any more.
+        variables by name; one that holds the output layer is a trained head, and counts as epoch 0. Raises UserError
+        for a loss that is no number any more.
         """
+        start, optimisation = start or {}, self.params["head"].optimisation
         recorder = EpochRecorder(
-            self, val, train.per_pass, patience, lambda done: progress.report(done, epochs, "epochs"), keep_start
+            self,
+            val,
+            train.per_pass,
+            patience,
+            lambda done: progress.report(done, epochs, "epochs"),
+            keep_start=val is not None and WEIGHTS in start,
         )
         try:
-            self.train(train.input_fn, [StartValues(start or {}), recorder], self.params["head"].optimisation.steps)
+            self.train(train.input_fn, [StartValues(start), recorder], optimisation.steps)
         except tf.estimator.NanLossDuringTrainingError as error:
             raise UserError(
                 f"Training diverged after {recorder.epochs} epochs, the loss is no number any more: lower "
-                f"{'train.finetune' if keep_start else 'train'}.learning_rate."
+                f"{'train.finetune' if optimisation.backbone_rate else 'train'}.learning_rate."
             ) from error
         return recorder.history
 

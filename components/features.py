@@ -293,7 +293,10 @@ class Audit:
 
 @dataclass(frozen=True)
 class Head:
-    """Outcome of train: the epoch whose checkpoint was kept, its validation accuracy and loss, the L2 weight used."""
+    """Outcome of train: the epoch whose checkpoint was kept, its validation accuracy and loss, the L2 weight used.
+
+    best_epoch is 0 where training began with a trained head and no epoch was better on the validation split.
+    """
 
     work: Work
     best_epoch: int
@@ -310,10 +313,7 @@ class Head:
 
 @dataclass(frozen=True)
 class TunedHead(Head):
-    """Outcome of finetune: the head as it was trained on with the backbone, and the id of what that became.
-
-    best_epoch is 0 where no epoch was better on the validation split than the start, which is kept.
-    """
+    """Outcome of finetune: the head as it was trained on with the backbone, and the id of what that became."""
 
     backbone_id: str
 

@@ -84,9 +84,7 @@ def finetune_backbone(
     with replacing_folder(run.finetuned) as partial, naming_damage([*train.files, *val.files]):
         classifier = HeadClassifier(partial, params, seed, build, half_precision() if has_gpu() else None)
         batches = train_images(train, tuning.distortion, tuning.epochs, tuning.batch_size, seed)
-        history = classifier.fit(
-            batches, evaluate_images(val), tuning.epochs, progress, start, tuning.patience, keep_start=True
-        )
+        history = classifier.fit(batches, evaluate_images(val), tuning.epochs, progress, start, tuning.patience)
         v1.summary.FileWriterCache.clear()
         write_history(history, partial / run.history.name)
         best = max(history, key=epoch_rank)

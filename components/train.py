@@ -84,8 +84,9 @@ def train_head(
 ) -> Head:
     """Fit the head on the train split; leaves model/ with TensorBoard events, history.csv and the best checkpoint.
 
-    Bottlenecks are held in memory where both splits fit max_memory bytes. Raises DamagedShard for a damaged file and
-    UserError for a recipe that does not suit the data.
+    A start that is a trained head, the optimum of l2 auto or a warm start, counts as epoch 0: where no epoch is better
+    on the validation split, it is kept. Bottlenecks are held in memory where both splits fit max_memory bytes. Raises
+    DamagedShard for a damaged file and UserError for a recipe that does not suit the data.
     """
     labels, memory = examples.labels, recipe.max_memory or default_memory()
     architecture = settle_output(architecture, len(labels))

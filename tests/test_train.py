@@ -250,7 +250,7 @@ def test_a_head_learns_from_memory_and_from_shards(toy, toy_run, progress, recip
     outcome = train_head(examples, bottlenecks, run, architecture, how, 0, progress)
     history = read_history(run)
     assert len(history) == choose_epochs(examples.splits["train"], how)
-    best = history[outcome.best_epoch - 1]
+    best = next(row for row in history if row["epoch"] == str(outcome.best_epoch))
     assert float(best["val_accuracy"]) == pytest.approx(outcome.val_accuracy, abs=1e-6)
     assert best["val_accuracy"] == max(row["val_accuracy"] for row in history)
     assert outcome.val_accuracy >= 0.75
@@ -274,7 +274,36 @@ def test_l2_auto_needs_next_to_no_training(toy, progress):
         train_head, examples, bottlenecks, run, Architecture(), Recipe(l2="auto", max_memory=1), 0, progress
     )
     assert "train.l2 is auto" in words
-    assert len(read_history(run)) == 1  # what was there stays
+    assert len(read_history(run)) == 1  # what was there stays: a start from zeros is no epoch
+
+
+@pytest.mark.parametrize("begins", ["auto", "warm start"])
+def test_training_that_worsens_a_trained_head_keeps_the_head_it_began_with(toy, toy_run, progress, begins):
+    examples, bottlenecks, run = toy
+    train, val = (load_vectors(read_source(examples, bottlenecks, run, split)) for split in ("train", "val"))
+    recipe = Recipe(epochs=3, learning_rate=30.0, batch_size=16, optimizer="sgd", schedule=Schedule("constant"))
+    if begins == "auto":
+        recipe = replace(recipe, l2="auto")  # at this rate each step leaps over the optimum
+        start = plan_training(train, val, CLASSES, run.labels, Architecture(), recipe, {}).start
+        weights, biases = start[WEIGHTS], start[BIASES]
+    else:
+        recipe = replace(recipe, warm_start=toy_run.root, class_weight={"magenta": 0, "yellow": 0})  # forgets both
+        weights, biases = (tf.train.load_checkpoint(str(toy_run.model)).get_tensor(name) for name in (WEIGHTS, BIASES))
+    logits = scale_vectors(val.values[:, 0], "l2", {}) @ weights + biases
+    outcome = train_head(examples, bottlenecks, run, Architecture(), recipe, 0, progress)
+    history = read_history(run)
+    assert [row["epoch"] for row in history] == ["0", "1", "2", "3"]
+    assert all(float(row["val_accuracy"]) < outcome.val_accuracy for row in history[1:])
+    assert outcome.best_epoch == 0
+    assert outcome.val_accuracy == pytest.approx((logits.argmax(1) == val.labels).mean())
+    losses = tf.keras.losses.sparse_categorical_crossentropy(val.labels, logits, from_logits=True)
+    assert outcome.val_loss == pytest.approx(float(np.mean(losses)), abs=1e-5)
+    classifier = load_classifier(examples, outcome, run, Architecture(), 0)
+    np.testing.assert_allclose(classifier.get_variable_value(WEIGHTS), weights, atol=1e-6)
+    (file,) = (run.model / "eval").glob("events*")
+    events = tf.compat.v1.train.summary_iterator(str(file))
+    pictures = {event.step for event in events for value in event.summary.value if value.HasField("image")}
+    assert pictures == {0}
 
 
 def test_patience_shortens_the_history(toy, progress):
