@@ -20,8 +20,9 @@ from components import features
 from components.catalog import EMBEDDED, Spec, name_specs, source_files
 from components.checksums import read_summed_json, write_summed_json
 from components.decoding import add_decoding
+from components.downloads import cache_folder
 from components.errors import DamagedFile, UserError
-from components.files import fingerprint_file
+from components.files import fingerprint_file, locked
 from components.imported_bottlenecks import ImportedBottlenecks
 from components.network import Network, find_tensor, pool
 from components.ownership import replacing_folder
@@ -71,6 +72,16 @@ def prepare_backbone(specs: Sequence[Spec], folder: Path, progress: Progress, ow
     return write_backbone(name_specs(specs), graph, labels, source, folder)
 
 
+def prepare_cached(specs: Sequence[Spec], progress: Progress, own_classes: bool = False) -> tuple[Backbone, Path]:
+    """Return a backbone prepared in the user's cache, and its folder; of processes at once, one prepares it."""
+    folder = cache_folder() / "backbones"
+    backbone = find_prepared(folder, fingerprint_source(specs, own_classes))
+    if not backbone:
+        with locked(folder):
+            backbone = prepare_backbone(specs, folder, progress, own_classes)
+    return backbone, folder / backbone.id
+
+
 def fingerprint_source(specs: Sequence[Spec], own_classes: bool) -> str:
     """Return a hash of all that decides a prepared backbone: specs, their files, TensorFlow and this package's code."""
     code = sorted(Path(__file__).parent.glob("*.py"))
@@ -84,6 +95,8 @@ def find_prepared(folder: Path, source: str) -> Optional[Backbone]:
     for made in folder.glob(f"*/{JSON_FILE}"):
         try:
             backbone = read_backbone(made.parent)
+            if made.parent.name != backbone.id:  # another process is about to rename it
+                continue
             if backbone.source == source and _identify((made.parent / GRAPH_FILE).read_bytes()) == backbone.id:
                 return backbone
         except (DamagedFile, FileNotFoundError):  # written again

@@ -97,12 +97,11 @@ def print_backbone(
     """Print a backbone's input, the tensors that can be taken from it, and its operations counted by kind."""
     import tensorflow as tf
 
-    from components.backbone import load_graph, prepare_backbone
+    from components.backbone import load_graph, prepare_cached
 
-    folder = cache_folder() / "backbones"
     with progress.stage("backbone"):
-        backbone = prepare_backbone(parse_backbone(name), folder, progress)
-    graph_def = load_graph(folder / backbone.id)
+        backbone, folder = prepare_cached(parse_backbone(name), progress)
+    graph_def = load_graph(folder)
     with tf.Graph().as_default() as graph:
         tf.import_graph_def(graph_def, name="")
     console.print(printable(f"{backbone.name}  id {backbone.id}"), highlight=False, markup=False)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from components import features
-from components.backbone import BackboneSession, prepare_backbone
+from components.backbone import BackboneSession, prepare_cached
 from components.catalog import Spec
-from components.downloads import cache_folder
 from components.errors import UserError
 from components.predict import Answer, Classifier
 from components.progress import Progress
@@ -15,11 +14,10 @@ from components.progress import Progress
 
 def load_backbone_classifier(specs: Sequence[Spec], progress: Progress) -> Classifier:
     """Return a backbone's own classifier; raises UserError for one without classes."""
-    folder = cache_folder() / "backbones"
-    backbone = prepare_backbone(specs, folder, progress, own_classes=True)
+    backbone, folder = prepare_cached(specs, progress, own_classes=True)
     if not backbone.labels:
         raise UserError(f"The backbone '{backbone.name}' has no classes of its own: train a head with topgraft run.")
-    session = BackboneSession(folder / backbone.id)
+    session = BackboneSession(folder)
     return Classifier(
         [name.split(",")[0] for name in backbone.labels],  # of 'giant panda, panda, panda bear' the first
         lambda encoded: [Answer(row) for row in session.run(features.PROBABILITIES, features.IMAGE_BYTES, encoded)],

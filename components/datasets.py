@@ -9,6 +9,7 @@ from typing import Optional
 from components.archives import unpack
 from components.downloads import Remote, cache_folder, fetch
 from components.errors import UserError
+from components.files import locked
 from components.ownership import replacing_folder
 from components.progress import Progress
 
@@ -72,12 +73,14 @@ def _make_digits() -> Path:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with replacing_folder(folder) as partial:
-        for number, (pixels, digit) in enumerate(zip(digits.images, digits.target)):
-            (partial / str(digit)).mkdir(exist_ok=True)
-            grey = (pixels * 255 / 16).astype("uint8")  # values run from 0 to 16
-            Image.fromarray(grey).save(partial / str(digit) / f"{number:04d}.png")
+    with locked(folder):  # of two first runs at once, one writes
+        if folder.is_dir():
+            return folder
+        with replacing_folder(folder) as partial:
+            for number, (pixels, digit) in enumerate(zip(digits.images, digits.target, strict=True)):
+                (partial / str(digit)).mkdir(exist_ok=True)
+                grey = (pixels * 255 / 16).astype("uint8")  # values run from 0 to 16
+                Image.fromarray(grey).save(partial / str(digit) / f"{number:04d}.png")
     return folder
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import tempfile
-import uuid
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -87,7 +86,7 @@ def replacing_folder(path: Path, last: str = "") -> Iterator[Path]:
     """Yield a new empty local folder; when the block ends well its files take the place of those that Topgraft wrote to
     `path`, else it is removed. Files of others in `path` stay.
 
-    A remote place gets its files one by one; that named last, which must be there, tells that it has them all. Raises
+    Its name is always the same: where several processes may write, the caller holds `locked`. A remote place gets its files one by one; that named last, which must be there, tells that it has them all. Raises
     UserError where a file of another has the name of a new one.
     """
     if is_remote(path):
@@ -106,7 +105,8 @@ def replacing_folder(path: Path, last: str = "") -> Iterator[Path]:
 @contextmanager
 def replacing_shared_folder(path: Path) -> Iterator[Path]:
     """Yield a folder as replacing_folder does, but beside `path`: where that is remote, Beam's workers reach both."""
-    partial = beside(path, f".{uuid.uuid4().hex}{PARTIAL}")
+    partial = beside(path, PARTIAL)
+    remove(partial)
     make_folder(partial)
     try:
         yield partial

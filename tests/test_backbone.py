@@ -1,6 +1,8 @@
 import io
 import json
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -8,9 +10,18 @@ import tensorflow as tf
 from conftest import paint_images, quiet_progress, write_toy_graph
 from PIL import Image
 
-from components.backbone import BackboneSession, load_graph, prepare_backbone, read_backbone
+from components.backbone import (
+    BackboneSession,
+    find_prepared,
+    load_graph,
+    prepare_backbone,
+    prepare_cached,
+    read_backbone,
+)
 from components.catalog import parse_backbone
+from components.checksums import write_summed_json
 from components.errors import UserError
+from components.files import PARTIAL
 
 
 def prepare(value, folder):
@@ -32,6 +43,32 @@ def png(pixels):
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def test_two_that_prepare_a_backbone_in_the_cache_at_once_write_it_once(tmp_path, toy_backbone, monkeypatch):
+    monkeypatch.setenv("TOPGRAFT_CACHE", str(tmp_path))
+    written = []
+
+    def write(path, values):
+        written.append(path)
+        time.sleep(0.5)  # the other would meet it here
+        write_summed_json(path, values)
+
+    monkeypatch.setattr("components.backbone.write_summed_json", write)
+    specs = parse_backbone(toy_backbone)
+    with ThreadPoolExecutor(2) as pool:
+        one, two = pool.map(lambda _: prepare_cached(specs, quiet_progress()), range(2))
+    assert one == two and len(written) == 1
+    backbone, folder = one
+    assert folder == tmp_path / "backbones" / backbone.id and read_backbone(folder) == backbone
+    assert prepare_cached(specs, quiet_progress()) == one and len(written) == 1
+
+
+def test_a_backbone_that_is_not_renamed_yet_is_not_found(tmp_path, toy_backbone):
+    backbone = prepare(toy_backbone, tmp_path)
+    assert find_prepared(tmp_path, backbone.source) == backbone
+    (tmp_path / backbone.id).rename(tmp_path / f"{backbone.id}{PARTIAL}")
+    assert find_prepared(tmp_path, backbone.source) is None
 
 
 def test_the_id_is_a_function_of_the_graph(lite0, tmp_path, toy_backbone):

@@ -1,5 +1,9 @@
+import os
+import subprocess
+import sys
 import tarfile
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -36,6 +40,41 @@ def test_digits_are_written_once_as_class_folders(cache, progress):
     changed = files[0].stat().st_mtime_ns
     assert locate_dataset("digits", progress) == folder
     assert files[0].stat().st_mtime_ns == changed
+
+
+# Two processes that begin at once, as soon as both are there, and read all of what they get.
+AT_ONCE = """
+import sys, time
+from pathlib import Path
+from conftest import quiet_progress
+from components import datasets
+from sklearn.datasets import load_digits
+
+here, other = map(Path, sys.argv[1:])
+here.touch()
+while not other.exists():
+    time.sleep(0.001)
+files = sorted(datasets.locate_dataset("digits", quiet_progress()).rglob("*.png"))
+print(len(files), sum(len(file.read_bytes()) > 0 for file in files))
+"""
+
+
+def test_two_first_uses_at_once_both_get_the_whole_set(cache, tmp_path):
+    (cache / "digits.partial" / "3").mkdir(parents=True)  # what a killed process left
+    (cache / "digits.partial" / "3" / "x.png").touch()
+    places = [str(tmp_path / name) for name in "ab"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parent)])}
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", AT_ONCE, *order], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        for order in (places, places[::-1])
+    ]
+    outcomes = [process.communicate() for process in both]
+    assert [(process.returncode, out) for process, (out, _) in zip(both, outcomes)] == [(0, b"1797 1797\n")] * 2, (
+        outcomes
+    )
+    assert sorted(path.name for path in cache.iterdir()) == ["digits", "digits.lock", "downloads"]
 
 
 def test_an_archive_is_unpacked_to_its_class_folders(cache, tmp_path, monkeypatch, progress):

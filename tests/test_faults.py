@@ -108,7 +108,7 @@ def test_a_run_that_is_killed_and_interrupted_ends_as_one_that_is_not(toy_run, t
     for pattern, number in (
         ("examples/.topgraft-begun-*", signal.SIGKILL),
         (f"bottlenecks/*/*{PARTIAL}", signal.SIGKILL),
-        (f"model.*{PARTIAL}", signal.SIGINT),
+        (f"model{PARTIAL}", signal.SIGINT),
         ("export/*/model_card.json", signal.SIGKILL),
     ):
         process = start(config)
