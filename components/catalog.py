@@ -11,7 +11,7 @@ from typing import Any, Optional
 
 from components.downloads import Remote
 from components.errors import UserError
-from components.places import as_path
+from components.places import as_path, expand_home
 
 
 @dataclass(frozen=True)
@@ -204,6 +204,8 @@ KERAS = {
 }
 
 SOURCES = ("name", "keras", "hub", "frozen_graph")
+# Fields of Spec that are paths, or may be.
+PLACES = ("hub", "frozen_graph", "bottlenecks", "keys", "weights")
 POOLINGS = ("avg", "gem", "max", "flatten", "none")
 
 
@@ -224,7 +226,7 @@ def _parse_name(text: str) -> Spec:
     if text in KERAS:
         return Spec(keras=text)
     if "/" in text:
-        return Spec(hub=text)
+        return Spec(hub=expand_home(text))
     raise UserError(unknown("backbone", text, [*EMBEDDED, *FROZEN, *KERAS]))
 
 
@@ -240,6 +242,7 @@ def _parse_mapping(values: dict[str, Any]) -> Spec:
     if size is not None and not (isinstance(size, int) and 8 <= size <= 4096):
         raise UserError(f"backbone.size is {size!r}: expected the input's side in pixels, such as 224.")
     texts = {key: str(value) for key, value in values.items() if key not in ("scale", "size") and value is not None}
+    texts |= {key: expand_home(texts[key]) for key in PLACES if key in texts}
     if values.get("weights", "") is None:
         texts["weights"] = "none"
     spec = Spec(**texts, scale=tuple(scale) if scale else None, size=size)

@@ -86,8 +86,9 @@ def replacing_folder(path: Path, last: str = "") -> Iterator[Path]:
     """Yield a new empty local folder; when the block ends well its files take the place of those that Topgraft wrote to
     `path`, else it is removed. Files of others in `path` stay.
 
-    Its name is always the same: where several processes may write, the caller holds `locked`. A remote place gets its files one by one; that named last, which must be there, tells that it has them all. Raises
-    UserError where a file of another has the name of a new one.
+    Its name is always the same: where several processes may write, the caller holds `locked`. A remote place gets its
+    files one by one; that named last, which must be there, tells that it has them all. Raises UserError where a file of
+    another has the name of a new one.
     """
     if is_remote(path):
         with tempfile.TemporaryDirectory() as folder:

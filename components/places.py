@@ -35,6 +35,11 @@ def is_remote(place: str | os.PathLike[str]) -> bool:
     return str(place).startswith(REMOTE)
 
 
+def expand_home(place: str) -> str:
+    """Return a place as a user wrote it with the home folder for the '~' that it begins with."""
+    return os.path.expanduser(place)
+
+
 def as_path(place: str | os.PathLike[str]) -> Path:
     """Return the path of a place, which works alike for both kinds, but for `open`, `os` and `shutil`."""
     if isinstance(place, Path) or not is_remote(place):

@@ -8,11 +8,12 @@ import math
 import os
 import sys
 import warnings
+from pathlib import Path
 from typing import Any, NoReturn, Optional
 
 from components.errors import UserError
 from components.features import STAGES
-from components.places import as_path, describe_error, refusals
+from components.places import as_path, describe_error, expand_home, refusals
 from components.printable import printable
 from pipeline.commands import (
     backbones_command,
@@ -97,7 +98,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     run = commands.add_parser(
         "run", parents=[answering], help="images to report; finished stages are not run again", epilog=BEAM_FLAGS
     )
-    run.add_argument("config", type=as_path, help="a YAML file, such as configs/digits.yaml")
+    run.add_argument("config", type=place, help="a YAML file, such as configs/digits.yaml")
     run.add_argument(
         "overrides", nargs="*", metavar="key=value", help="keys of the config to set, such as train.epochs=20"
     )
@@ -109,7 +110,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     plan = commands.add_parser(
         "plan", parents=[answering], help="hours, bytes, shards and cost of a run, by its last run or short trial runs"
     )
-    plan.add_argument("config", type=as_path, help="a YAML file, such as configs/caltech101.yaml")
+    plan.add_argument("config", type=place, help="a YAML file, such as configs/caltech101.yaml")
     plan.add_argument("overrides", nargs="*", metavar="key=value", help="keys of the config to set")
     plan.add_argument("--images", type=images, help="how many, such as 1e8 (default: those of the config)")
     plan.add_argument("--workers", type=positive, help="of a Beam runner (default: this machine alone)")
@@ -127,7 +128,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         help="accuracy by training images a class, over random draws",
         epilog=BEAM_FLAGS,
     )
-    curve.add_argument("config", type=as_path, help="a YAML file, such as configs/caltech101.yaml")
+    curve.add_argument("config", type=place, help="a YAML file, such as configs/caltech101.yaml")
     curve.add_argument("overrides", nargs="*", metavar="key=value", help="keys of the config to set")
     curve.add_argument("--shots", help="images a class, or shares of it, such as 15,30 or 60%%")
     curve.add_argument("--draws", type=positive, help="random draws of each (default 5)")
@@ -136,7 +137,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     predict = commands.add_parser(
         "predict", parents=[answering], help="classify images with an exported model", epilog=BEAM_FLAGS
     )
-    predict.add_argument("export_dir", type=as_path, help="a version folder, such as runs/digits/export/<version>")
+    predict.add_argument("export_dir", type=place, help="a version folder, such as runs/digits/export/<version>")
     add_image_arguments(predict)
     predict.add_argument(
         "--beam", action="append", metavar="KEY=VALUE", help="run as a Beam job: runner=..., shards=..., any option"
@@ -153,12 +154,12 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     export = commands.add_parser(
         "export", parents=[answering], help="write the model of a finished run in another format, beside its SavedModel"
     )
-    export.add_argument("run_dir", type=as_path, help="the output_dir of a finished run, such as runs/digits")
+    export.add_argument("run_dir", type=place, help="the output_dir of a finished run, such as runs/digits")
     export.add_argument("--to", choices=["tflite"], required=True, help="tflite: float32 and int8 models for devices")
     export.set_defaults(command=export_command)
 
     serve = commands.add_parser("serve", parents=[shared], help="answer over HTTP with an exported model, and a page")
-    serve.add_argument("export_dir", type=as_path, help="runs/digits/export (its newest version), or a version folder")
+    serve.add_argument("export_dir", type=place, help="runs/digits/export (its newest version), or a version folder")
     serve.add_argument("--port", type=int, default=8501, help="default 8501; 0 takes a free one")
     serve.add_argument("--host", default="127.0.0.1", help="default 127.0.0.1, this machine alone; 0.0.0.0 for all")
     serve.add_argument("--name", help="of the model in its addresses (default the run's)")
@@ -171,8 +172,8 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     fetch = actions.add_parser("fetch", parents=[shared], help="download a backbone into the cache")
     for action in (show, fetch):
         action.add_argument("name", help="a name, a Keras application, a TF-Hub URL or a folder")
-    show.add_argument("--pbtxt", type=as_path, metavar="FILE", help="write the graph as text")
-    show.add_argument("--tensorboard", type=as_path, metavar="DIR", help="write the graph as TensorBoard events")
+    show.add_argument("--pbtxt", type=place, metavar="FILE", help="write the graph as text")
+    show.add_argument("--tensorboard", type=place, metavar="DIR", help="write the graph as TensorBoard events")
     fetch.set_defaults(pbtxt=None, tensorboard=None)
     backbones.set_defaults(command=backbones_command)
     words, flags = split_flags(arguments)
@@ -199,11 +200,16 @@ def split_flags(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 def add_image_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what every command over images takes."""
-    parser.add_argument("paths", nargs="+", type=as_path, metavar="PATH", help="image files, folders of them, or globs")
-    parser.add_argument("--output", type=as_path, help="write to this .csv, .jsonl or .html file, not to the terminal")
+    parser.add_argument("paths", nargs="+", type=place, metavar="PATH", help="image files, folders of them, or globs")
+    parser.add_argument("--output", type=place, help="write to this .csv, .jsonl or .html file, not to the terminal")
     parser.add_argument(
         *("--top", "--top-k"), dest="top_k", metavar="K", type=positive, default=5, help="classes to name (default 5)"
     )
+
+
+def place(text: str) -> Path:
+    """Parse a path, local or in Cloud Storage, whose '~' a shell may have left as it is, as in --output=~/x.csv."""
+    return as_path(expand_home(text))
 
 
 def positive(text: str) -> int:

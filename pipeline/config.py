@@ -14,11 +14,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from components.catalog import Spec, parse_backbone
 from components.errors import UserError
 from components.features import RunDir
-from components.places import as_path, describe_error, storage_errors
+from components.places import as_path, describe_error, expand_home, storage_errors
 from pipeline.beam_flags import read_flags
 from pipeline.output_dir import check_output_dir
 from pipeline.runners import check_runner
-from pipeline.section import Place, Section
+from pipeline.section import Place, PlaceText, Section
 from pipeline.training_config import Abstain, Curve, Head, Train
 from pipeline.yaml_text import InvalidYaml, parse_yaml
 
@@ -42,12 +42,16 @@ class Split(Section):
 
 
 class Data(Section):
-    """Where the images are: a data set by name, or path, which goes before; how they are split, what is left out."""
+    """Where the images are: a data set by name, or path, which goes before; how they are split, what is left out.
+
+    layout says what the folders at the top of a path are, where their names leave that in doubt.
+    """
 
     path: Union[str, tuple[str, ...], None] = None
     source: Optional[Literal["digits", "flowers", "caltech101", "caltech256", "hugs"]] = None
+    layout: Literal["auto", "classes", "splits"] = "auto"
     exclude: tuple[str, ...] = ()
-    labels: Optional[str] = None
+    labels: Optional[PlaceText] = None
     group_pattern: Optional[str] = None
     split: Split = Split()
     duplicates: Literal["drop", "keep", "fail"] = "drop"
@@ -60,6 +64,11 @@ class Data(Section):
     def roots(self) -> tuple[str, ...]:
         """The user's places of images, of which a data set by name has none."""
         return (self.path,) if isinstance(self.path, str) else self.path or ()
+
+    @field_validator("path")
+    @classmethod
+    def _expand_path(cls, path: Any) -> Any:
+        return tuple(map(expand_home, path)) if isinstance(path, tuple) else path and expand_home(path)
 
     @model_validator(mode="after")
     def _some_place(self) -> Data:
@@ -130,6 +139,17 @@ class BeamSettings(Section):
     runner: str = "DirectRunner"
     shards: Optional[int] = Field(None, ge=1, le=99999)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _expand_homes(cls, value: Any) -> Any:
+        # Beam's options that are paths are known to Beam alone.
+        if not isinstance(value, dict):
+            return value
+        return {
+            key: expand_home(text) if isinstance(text, str) and text.startswith("~/") else text
+            for key, text in value.items()
+        }
+
     @property
     def options(self) -> dict[str, Any]:
         """Beam's own options."""
@@ -140,7 +160,7 @@ class Config(Section):
     """All that decides a run."""
 
     name: str = Field(min_length=1)
-    output_dir: str = ""
+    output_dir: PlaceText = ""
     data: Data
     backbone: tuple[Spec, ...] = (Spec(name="efficientnet_lite0"),)
     head: Head = Head()
@@ -252,7 +272,9 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     try:
         values[last] = parse_yaml(text)
     except InvalidYaml as error:
-        raise UserError(f"Cannot read the value of '{override}': expected a YAML value, such as {key}=20.") from error
+        raise UserError(
+            f"Cannot read the value of '{override}' ({error}): expected a YAML value, such as {key}=20."
+        ) from error
 
 
 def _describe(error: ValidationError) -> str:
@@ -267,6 +289,8 @@ def _describe(error: ValidationError) -> str:
     if first["type"] == "missing":
         return f"The key '{key}' is missing: set it"
     message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "string_type" and not isinstance(first["input"], (dict, list)):
+        message = "expected text, put it in quotes"  # such as a class or folder named 2024
     found = "" if isinstance(first["input"], dict) else f" is {_shorten(repr(first['input']))}"
     return f"'{key}'{found}: {message[0].lower()}{message[1:]}" if key else message
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
-from components.places import as_path
+from components.places import as_path, expand_home
 
 
 def _read_place(value: Any) -> Any:
-    return as_path(value) if isinstance(value, str) else value
+    return as_path(expand_home(value)) if isinstance(value, str) else value
 
 
 # A local path or one in Google Cloud Storage.
 Place = Annotated[Path, BeforeValidator(_read_place)]
+# The same as text, which may be a pattern.
+PlaceText = Annotated[str, AfterValidator(expand_home)]
 
 
 class Section(BaseModel):

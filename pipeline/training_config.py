@@ -20,14 +20,6 @@ def _is_number(value: Any) -> bool:
         return False
 
 
-def _read_number(value: Any) -> Any:
-    # YAML 1.1 takes 1e-4 for text, as it has no point.
-    try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
-
-
 class HiddenLayer(Section):
     """A dense layer of the head; dropout is the share of its outputs dropped in training."""
 
@@ -123,18 +115,16 @@ class Train(Section):
     @field_validator("l2", mode="before")
     @classmethod
     def _number_or_auto(cls, value: Any) -> Any:
-        number = _read_number(value)
-        if value != "auto" and not (_is_number(number) and number >= 0):
+        if value != "auto" and not (_is_number(value) and value >= 0):
             raise ValueError("expected a number of 0 or more, or auto")
-        return number
+        return value
 
     @field_validator("class_weight", mode="before")
     @classmethod
     def _weights_or_balanced(cls, value: Any) -> Any:
         if isinstance(value, dict):
-            weights = {str(name): _read_number(weight) for name, weight in value.items()}
-            if all(_is_number(weight) and weight >= 0 for weight in weights.values()):
-                return weights
+            if all(_is_number(weight) and weight >= 0 for weight in value.values()):
+                return value
         elif value in (None, "balanced"):
             return value
         raise ValueError("expected balanced, or numbers of 0 or more by class such as {cat: 2, dog: 1}")

@@ -1,4 +1,4 @@
-"""YAML from anywhere: plain values, and no more of them than its own text could hold without tricks."""
+"""YAML from anywhere: the plain values of YAML 1.2, and no more of them than its own text could hold without tricks."""
 
 from __future__ import annotations
 
@@ -13,12 +13,50 @@ MAX_VALUES = 100_000
 MAX_DEPTH = 50
 
 
+# YAML 1.2's core schema (https://yaml.org/spec/1.2.2/#1032-tag-resolution). PyYAML knows 1.1, under which the class `no`
+# is false, 1:30 is 90 and 2024-01-01 is no text.
+PLAIN_VALUES = {
+    "null": ("~|null|Null|NULL|", [*"~nN", ""]),
+    "bool": ("true|True|TRUE|false|False|FALSE", "tTfF"),
+    "int": ("[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
+    "float": (
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
+    "merge": ("<<", "<"),  # of 1.1, for anchors
+}
+TAG = "tag:yaml.org,2002:"
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's loader with the values of YAML 1.2; keys of mappings are text as it is written, such as 1.0 or no."""
+
+    yaml_implicit_resolvers: dict[str, list[Any]] = {}
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        if isinstance(node, yaml.MappingNode):
+            self.flatten_mapping(node)
+            for key, _ in node.value:
+                if isinstance(key, yaml.ScalarNode) and key.tag.startswith(TAG):
+                    key.tag = f"{TAG}str"
+        return super().construct_mapping(node, deep)
+
+    def construct_integer(self, node: yaml.ScalarNode) -> int:
+        text = self.construct_scalar(node)
+        return int(text, 0) if text[1:2] in ("o", "x") else int(text)
+
+
+for _name, (_pattern, _first) in PLAIN_VALUES.items():
+    _Loader.add_implicit_resolver(f"{TAG}{_name}", re.compile(f"(?:{_pattern})$"), list(_first))
+_Loader.add_constructor(f"{TAG}int", _Loader.construct_integer)
+
+
 class InvalidYaml(Exception):
     """Text that is not YAML, or not of plain values; says where and why, on one line."""
 
 
 def parse_yaml(text: str) -> Any:
-    """Return the value of a YAML document; raises InvalidYaml.
+    """Return the value of a YAML document; raises InvalidYaml, also for a key that a mapping holds twice.
 
     An alias stands for all that it names: nine in each of nine lines make a billion values, which the first message
     that shows them would write out.
@@ -26,12 +64,12 @@ def parse_yaml(text: str) -> Any:
     if len(text) > MAX_CHARACTERS:
         raise InvalidYaml(f"{len(text):,} characters, more than the {MAX_CHARACTERS:,} of any config")
     try:
-        loader = yaml.SafeLoader(text)
+        loader = _Loader(text)
         try:
             node = loader.get_single_node()
             if node is None:
                 return None
-            _count_values(node, {}, 0)
+            _check_nodes(node, {}, 0)
             return loader.construct_document(node)
         finally:
             loader.dispose()
@@ -40,11 +78,11 @@ def parse_yaml(text: str) -> Any:
     except yaml.YAMLError as error:
         raise InvalidYaml(str(error).replace("\n", " ")) from error
     except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
-        # PyYAML's own of a day such as 2001-99-99, of a tag that does not fit, of a number of 5,000 digits.
+        # PyYAML's own of a tag that does not fit, such as !!timestamp x, and of a number of 5,000 digits.
         raise InvalidYaml(f"a value that does not fit its type: {str(error)[:100]}") from error
 
 
-def _count_values(node: yaml.Node, known: dict[int, int], depth: int) -> int:
+def _check_nodes(node: yaml.Node, known: dict[int, int], depth: int) -> int:
     """Return how many values a node stands for, every alias counted in full; raises InvalidYaml for too many."""
     if depth > MAX_DEPTH:  # also of one that is part of itself
         raise InvalidYaml("it is nested too deeply")
@@ -52,8 +90,21 @@ def _count_values(node: yaml.Node, known: dict[int, int], depth: int) -> int:
         raise InvalidYaml("a null character or half a surrogate pair, which can be part of no path")
     if id(node) not in known:
         parts = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
-        inner = 0 if isinstance(node, yaml.ScalarNode) else sum(_count_values(part, known, depth + 1) for part in parts)
+        inner = 0 if isinstance(node, yaml.ScalarNode) else sum(_check_nodes(part, known, depth + 1) for part in parts)
+        if isinstance(node, yaml.MappingNode):
+            _check_keys(node)
         known[id(node)] = 1 + inner
     if known[id(node)] > MAX_VALUES:
         raise InvalidYaml(f"more than {MAX_VALUES:,} values, those counted that aliases repeat")
     return known[id(node)]
+
+
+def _check_keys(node: yaml.MappingNode) -> None:
+    lines: dict[str, int] = {}
+    for key, _ in node.value:
+        if isinstance(key, yaml.ScalarNode):
+            line = key.start_mark.line + 1
+            if key.value in lines:
+                places = f"lines {lines[key.value]} and {line}" if lines[key.value] != line else f"line {line}, twice"
+                raise InvalidYaml(f"the key '{key.value}' stands in {places}: keep one of them")
+            lines[key.value] = line

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import write_config
 
-from pipeline.cli import main
+from pipeline.cli import main, parse_arguments
 
 ROOT = Path(__file__).parents[1]
 
@@ -20,7 +20,7 @@ def topgraft(*arguments, cwd=ROOT, **environment):
 
 PRINT_MODULES = """
 import sys
-from pipeline.cli import main
+from pipeline.cli import main, parse_arguments
 try:
     status = main(sys.argv[1:])
 except SystemExit as stop:
@@ -125,3 +125,18 @@ def test_stages_of_fine_tuning_are_refused_where_none_is_asked_for(tmp_path, cap
     config = write_config(tmp_path / "c.yaml", name="x", data={"path": "images"})
     assert main(["run", str(config), option, stage]) == 2
     assert f"Stage '{stage}' is part of fine-tuning only: set train.finetune" in capsys.readouterr().err
+
+
+def test_the_home_folder_is_expanded_in_every_path_of_the_command_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for command in ("run", "plan", "curve"):
+        assert parse_arguments([command, "~/c.yaml"]).config == tmp_path / "c.yaml"
+    words = ["~/export/1", "~/photos", "~/new/*.jpg", "-", "--output=~/p.csv"]
+    options = parse_arguments(["predict", *words])
+    assert options.export_dir == tmp_path / "export" / "1"
+    assert options.paths == [tmp_path / "photos", tmp_path / "new" / "*.jpg", Path("-")]
+    assert options.output == tmp_path / "p.csv"
+    assert parse_arguments(["export", "~/run", "--to", "tflite"]).run_dir == tmp_path / "run"
+    assert parse_arguments(["serve", "~/export"]).export_dir == tmp_path / "export"
+    shown = parse_arguments(["backbones", "show", "VGG19", "--pbtxt=~/g", "--tensorboard=~/t"])
+    assert (shown.pbtxt, shown.tensorboard) == (tmp_path / "g", tmp_path / "t")

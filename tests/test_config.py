@@ -264,7 +264,12 @@ def test_fine_tuning_is_off_unless_asked_for_and_has_defaults(load):
         (GOOD, ["data.split.train=0.9"], "shares sum to 1.3"),
         (GOOD, ["data.split.test=0"], "'data.split.test' is 0"),
         ("a: [", [], "not valid YAML"),
-        ("a: 2001-99-99", [], "not valid YAML"),
+        ("a: !!timestamp 2001-99-99", [], "not valid YAML"),
+        ("name: x\ndata: {path: d, exclude: [junk]}\nname: y", [], "the key 'name' stands in lines 1 and 3"),
+        (GOOD, ["data={path: a, path: b}"], "the key 'path' stands in line 1, twice"),
+        ({**GOOD, "name": 2024}, [], "'name' is 2024: expected text, put it in quotes"),
+        (GOOD, ["data.exclude=[2]"], "'data.exclude.0' is 2: expected text, put it in quotes"),
+        (GOOD, ["data.layout=folders"], "'data.layout' is 'folders'"),
         (GOOD, ["train.l2=" + "9" * 400], "'train.l2' is 999"),
         (GOOD, ["train.class_weight={a: " + "9" * 400 + "}"], "'train.class_weight'"),
         (GOOD, ["backbone={frozen_graph: a, scale: [b, 1]}"], "backbone.scale is ['b', 1]"),
@@ -320,3 +325,67 @@ def test_a_config_is_described_without_keys_to_stores_and_passes_them_on(load):
     }
     assert config.beam.options["s3_secret_access_key"] == "open sesame"
     assert "open sesame" not in str(described)
+
+
+def test_class_names_that_yaml_takes_for_other_things_are_names(load):
+    config = load(
+        "name: x\ndata: {path: d, exclude: [no, off, 2024-01-01]}\n"
+        "train: {class_weight: {yes: 2, no: 1e-1, 1: 3, 1.0: 4, 010: 5, null: 6}}"
+    )
+    assert config.data.exclude == ("no", "off", "2024-01-01")
+    assert config.train.class_weight == {"yes": 2, "no": 0.1, "1": 3, "1.0": 4, "010": 5, "null": 6}
+
+
+def test_a_switch_may_still_be_yes_or_no(load):
+    assert load(GOOD, "augment.flip=yes").augment.flip is True
+    assert load(GOOD, "augment.flip=off").augment.flip is False
+
+
+def test_the_home_folder_is_expanded_in_every_place(load, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("g.pb", "w.h5", "b.npz", "k.txt"):
+        (tmp_path / name).touch()
+    config = load(
+        {
+            "name": "x",
+            "output_dir": "~/out",
+            "data": {"path": "~/d", "labels": "~/labels.txt", "exclude": ["~x", "~/d"]},
+            "validation": {"schema": "~/schema.pbtxt", "baseline": "~/former"},
+            "train": {"warm_start": "~/former"},
+            "backbone": [
+                {
+                    "frozen_graph": "~/g.pb",
+                    "input": "i",
+                    "bottleneck": "b",
+                    "bottlenecks": "~/b.npz",
+                    "keys": "~/k.txt",
+                },
+                {"keras": "VGG19", "weights": "~/w.h5"},
+                "~/hub",
+            ],
+            "curve": {"backbones": ["~/hub", {"hub": "~/module"}]},
+        }
+    )
+    home = str(tmp_path)
+    assert (config.run_folder, config.data.path, config.data.labels) == (
+        tmp_path / "out",
+        f"{home}/d",
+        f"{home}/labels.txt",
+    )
+    assert config.data.exclude == ("~x", "~/d")  # patterns on keys, which are below a root
+    assert (config.validation.schema_path, config.validation.baseline) == (
+        tmp_path / "schema.pbtxt",
+        tmp_path / "former",
+    )
+    assert config.train.warm_start == tmp_path / "former"
+    graph, keras, hub = config.backbone
+    assert (graph.frozen_graph, graph.bottlenecks, graph.keys) == (f"{home}/g.pb", f"{home}/b.npz", f"{home}/k.txt")
+    assert (keras.weights, hub.hub) == (f"{home}/w.h5", f"{home}/hub")
+    assert [spec.hub for (spec,) in config.curve.backbones] == [f"{home}/hub", f"{home}/module"]
+    assert load(GOOD, "data.path=[~/a, b, gs://c/~/d]").data.path == (f"{home}/a", "b", "gs://c/~/d")
+    assert load(GOOD, "beam.temp_location=~/tmp").beam.options["temp_location"] == f"{home}/tmp"
+
+
+def test_a_name_that_only_begins_with_a_tilde_is_left_as_it_is(load):
+    assert load(GOOD, "output_dir=~nobody-of-this-name/x").output_dir == "~nobody-of-this-name/x"
+    assert load(GOOD, "output_dir=runs/~x").output_dir == "runs/~x"
