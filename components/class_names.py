@@ -10,6 +10,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from components.errors import UserError
 from components.places import as_path, describe_error, storage_errors
 
+# Kinds of compatibility characters (Unicode's UAX #44, 5.7.3) that look like what they stand for, as ² and ① do not.
+ALIKE = ("<compat>", "<wide>", "<narrow>", "<noBreak>", "<font>", "<initial>", "<medial>", "<final>", "<isolated>")
+# What is invisible beside the format characters: variation selectors, joiners and fillers.
+INVISIBLE = frozenset(map(chr, [*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0), 0x034F, 0x115F, 0x1160, 0x3164]))
+# What pandas.read_csv takes for no value, of words, in lower case.
+MISSING = frozenset({"#n/a", "#na", "n/a", "na", "nan", "-nan", "<na>", "none", "null"})
+
 
 def natural_key(name: str) -> list[tuple[int, int, str, str]]:
     """Sort key under which '2' stands before '10'."""
@@ -38,17 +45,57 @@ def is_one_line(name: str) -> bool:
 
 
 def check_spelling(examples: Mapping[str, str]) -> None:
-    """Raise UserError where two classes, given with the key of an image each, differ in case or Unicode form only."""
+    """Raise UserError where two classes, given with the key of an image each, differ in nothing that a reader sees.
+
+    That is in case, blanks, invisible characters, or the form in which Unicode writes the same letters.
+    """
     seen: dict[str, str] = {}
     for text in sorted(examples):
-        # Names that another file system or a later copy of the data would make one and the same.
-        first = seen.setdefault(unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).lower()), text)
+        # Names that another file system or a later copy of the data would make one and the same, or a person takes so.
+        first = seen.setdefault(_fold(text), text)
         if first != text:
-            show = ascii if unicodedata.normalize("NFC", first) == unicodedata.normalize("NFC", text) else repr
+            # repr shows blanks and invisible characters; letters that look alike differ in ASCII alone.
+            show = ascii if _drop_invisible(first).lower() != _drop_invisible(text).lower() else repr
             raise UserError(
                 f"The classes {show(first)} (of {examples[first]!r}) and {show(text)} (of {examples[text]!r}) differ "
-                f"only in case or Unicode form: give both one name, or two that can be told apart."
+                f"only in case, blanks, invisible characters or Unicode form: give both one name, or two that can be "
+                f"told apart."
             )
+
+
+def _fold(name: str) -> str:
+    """Return a name without all that nobody sees in it."""
+    alike = "".join(map(_spell_alike, unicodedata.normalize("NFC", name)))
+    return unicodedata.normalize("NFC", _drop_invisible(unicodedata.normalize("NFC", alike)).lower())
+
+
+def _spell_alike(character: str) -> str:
+    """Return the usual spelling of a compatibility character that looks like it, such as a full-width letter."""
+    kind = unicodedata.decomposition(character).partition(" ")[0]
+    return unicodedata.normalize("NFKC", character) if kind in ALIKE else character
+
+
+def _drop_invisible(name: str) -> str:
+    """Return a name without format characters and variation selectors, each run of blanks as one, none at its ends."""
+    visible = [letter for letter in name if unicodedata.category(letter) != "Cf" and letter not in INVISIBLE]
+    return " ".join("".join(visible).split())
+
+
+def describe_doubtful(labels: Sequence[str]) -> list[str]:
+    """Return a sentence on a class that is named as a missing value is, and one on two that are the same number."""
+    sentences = [
+        f"The class {text!r} is named as a missing value is: if its images have no label, leave them out."
+        for text in labels
+        if text.lower() in MISSING
+    ][:1]
+    numbers: dict[float, str] = {}
+    for text in labels:
+        # So many digits are exact in a float.
+        if re.fullmatch(r"[-+]?[0-9]{1,12}(\.[0-9]{0,3})?", text):
+            first = numbers.setdefault(float(text), text)
+            if first != text:
+                return [*sentences, f"The classes {first!r} and {text!r} are the same number: are they meant as two?"]
+    return sentences
 
 
 def read_labels(path: str) -> list[str]:

@@ -15,9 +15,11 @@ from components.class_names import order_classes, parse_labels
 from components.errors import UserError
 from components.example_records import FRAME_BYTES, find_class, find_image, parse_features, read_content
 from components.images import try_reading
-from components.listing import SPLIT_WORDS, TFRECORD, Excluded, ImageFile, Listing, open_train
+from components.keys import is_litter
+from components.listing import TFRECORD, Excluded, ImageFile, Listing, open_train
 from components.places import as_path, is_remote, measure, walk_objects
 from components.rejects import UNREADABLE, Reject, RejectedImage
+from components.split_words import SPLIT_WORDS, check_evaluation, last_split_word
 
 # The files beside the records that name the classes, first TF-Slim's, then those of TensorFlow Datasets.
 LABEL_FILES = ("labels.txt", "label.labels.txt", "*.labels.txt")
@@ -43,6 +45,7 @@ def list_examples(place: str, excluded: Excluded) -> Listing:
     shared = len(os.path.commonprefix([path.split("/")[:-1] for path in paths]))
     records: list[Record] = []
     rejects: list[Reject] = []
+    check_evaluation((last_split_word(path) for path in paths), place)
     for path in paths:
         name = "/".join(path.split("/")[shared:])
         for found in () if excluded(name) else _scan_file(path, name):
@@ -63,12 +66,11 @@ def list_examples(place: str, excluded: Excluded) -> Listing:
 def find_files(place: str) -> list[str]:
     """Return the TFRecord files in a folder, or those that a pattern matches; raises UserError where there are none."""
     if is_remote(place) and as_path(place).is_dir():
-        names = [name for name, _ in walk_objects(as_path(place), nested=False) if not name.startswith(".")]
-        paths = [f"{place.rstrip('/')}/{name}" for name in names if TFRECORD in name]
+        names = [name for name, _ in walk_objects(as_path(place), nested=False) if TFRECORD in name]
+        paths = [f"{place.rstrip('/')}/{name}" for name in names]
     elif os.path.isdir(place):
         with os.scandir(place) as entries:
-            found = [entry.path for entry in entries if entry.is_file() and not entry.name.startswith(".")]
-        paths = [path for path in found if TFRECORD in os.path.basename(path)]
+            paths = [entry.path for entry in entries if entry.is_file() and TFRECORD in entry.name]
     elif as_path(place).exists():
         paths = [place]
     else:
@@ -76,6 +78,7 @@ def find_files(place: str) -> list[str]:
             paths = tf.io.gfile.glob(place) if "://" in place else glob(place)
         except tf.errors.OpError as error:
             raise UserError(f"Cannot list {place!r} ({_describe(error)}): check the address.") from error
+    paths = [path for path in paths if not is_litter(path.rpartition("/")[2])]
     if not paths:
         raise UserError(
             f"There is no TFRecord file {place!r}: expected a folder of them, or a pattern that finds them."
@@ -85,8 +88,7 @@ def find_files(place: str) -> list[str]:
 
 def find_split(name: str) -> str:
     """Return the split that the last word for one in a file's name tells, '' where there is none."""
-    words = re.findall("[a-z]+", name.lower())
-    return next((SPLIT_WORDS[word] for word in reversed(words) if word in SPLIT_WORDS), "")
+    return SPLIT_WORDS.get(last_split_word(name), "")
 
 
 def read_record(path: str, offset: int) -> bytes:

@@ -117,7 +117,12 @@ def ingest_images(
         splits={split: splits[split] for split in SPLITS},
         labels=listing.labels,
         shards=spans,
-        warnings=[*describe_copies(copies), *describe_files(kept, listing), *describe_splits(kept, listing.labels)],
+        warnings=[
+            *listing.notes,
+            *describe_copies(copies),
+            *describe_files(kept, listing),
+            *describe_splits(kept, listing.labels),
+        ],
     )
 
 
@@ -262,7 +267,8 @@ def _check_share(rejects: list[Reject], found: int, max_reject_share: float, run
     if len(unusable) > max_reject_share * found:
         first = unusable[0]
         raise UserError(
-            f"{len(unusable)} of {found} files are not usable images (the first: '{first.key}', {first.reason}), "
+            f"{len(unusable)} of {found} files are not usable images (the first: '{first.key}', {first.reason}, "
+            f"{first.detail}), "
             f"more than data.max_reject_share={max_reject_share} allows: read '{run.rejects}', then mend the files."
         )
 

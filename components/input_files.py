@@ -10,7 +10,7 @@ from pathlib import Path
 
 from components.errors import UserError
 from components.files import PARTIAL
-from components.folders import SKIPPED_NAMES
+from components.keys import is_litter
 from components.places import as_path, is_remote, match_objects, walk_objects
 
 
@@ -37,7 +37,13 @@ def _expand(path: Path) -> Iterable[str]:
     if path.exists() if is_remote(path) else os.path.lexists(path):  # even with brackets in its name
         return [str(path)]
     find = match_objects if is_remote(path) else _match
-    matches = sorted(find(path)) if glob.has_magic(str(path)) else []
+    matches = find(path) if glob.has_magic(str(path)) else []
+    # A part that the pattern spells out is asked for; names with a dot are matched by patterns with one alone.
+    matches = sorted(
+        match
+        for match in matches
+        if not any(is_litter(part) and part not in path.parts and part[0] != "." for part in match.parts)
+    )
     if not matches:
         kind = "match for" if glob.has_magic(str(path)) else "file or folder"
         raise UserError(f"There is no {kind} '{path}': give paths of images or of folders of images.")
@@ -52,7 +58,7 @@ def _leave_nested(matches: Iterable[Path]) -> Iterator[str]:
     """Yield sorted paths without those below one before: '**' matches a folder and what is in it."""
     folder = None
     for path in matches:
-        if path.name in SKIPPED_NAMES or (folder and folder in path.parents):
+        if folder and folder in path.parents:
             continue
         folder = path if path.is_dir() else folder
         yield str(path)
@@ -62,7 +68,7 @@ def _walk(path: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
     """Yield a file, or those below a folder by name, following links to folders but to none of those above."""
     if is_remote(path) and as_path(path).is_dir():
         for name, _ in walk_objects(as_path(path)):
-            if not any(part.startswith(".") or part in SKIPPED_NAMES for part in name.split("/")):
+            if not any(map(is_litter, name.split("/"))):
                 yield f"{path.rstrip('/')}/{name}"
         return
     if not os.path.isdir(path):
@@ -80,5 +86,5 @@ def _walk(path: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
         yield path
         return
     for name in names:
-        if not (name.startswith(".") or name in SKIPPED_NAMES or name.endswith(PARTIAL)):
+        if not (is_litter(name) or name.endswith(PARTIAL)):
             yield from _walk(os.path.join(path, name), (*above, identity))

@@ -1,4 +1,4 @@
-"""What a key tells: which root it is below, whether it is left out, and which group it belongs to."""
+"""What a key tells: which root it is below, whether it is left out or litter, and which group it belongs to."""
 
 from __future__ import annotations
 
@@ -10,6 +10,16 @@ from itertools import accumulate
 from typing import Callable
 
 from components.errors import UserError
+
+# What Windows, macOS, Linux and NAS systems put beside images, beyond names that begin with a dot: by the templates of
+# github.com/github/gitignore (Windows, macOS, Linux) and the manuals of Synology (@eaDir, #recycle), QNAP (@Recycle,
+# @Recently-Snapshot, .@__thumb) and netatalk (:2e). Zone.Identifier is a stream of NTFS, as WSL and archives name it.
+LITTER = re.compile(
+    r"thumbs\.db(:encryptable)?|ehthumbs(_vista)?\.db|desktop\.ini|picasa\.ini|\$recycle\.bin|system volume information"
+    r"|found\.\d{3}|.*[:\uf03a]zone\.identifier|~\$.*|__macosx|icon\r|network trash folder|temporary items|:2e.*"
+    r"|lost\+found|@eadir|.*@syno(eastream|resource)|#recycle|#snapshot|@recycle|@recently-snapshot|@__thumb|__pycache__",
+    re.IGNORECASE | re.DOTALL,
+)
 
 # retrain.py's convention: images whose names agree up to this word are variants of one.
 VARIANT = "_nohash_"
@@ -50,13 +60,15 @@ def _find_clashes(names: Sequence[str]) -> list[tuple[int, int]]:
     ]
 
 
-def is_excluded(key: str, patterns: Sequence[str]) -> bool:
-    """Tell whether a pattern such as '*.gif' or 'drafts' matches a key or a folder above it; '*' matches '/' too."""
-    return bool(patterns) and any(
-        fnmatchcase(part, pattern.rstrip("/"))
-        for part in accumulate(key.split("/"), "{}/{}".format)
-        for pattern in patterns
-    )
+def find_patterns(key: str, patterns: Sequence[str]) -> list[str]:
+    """Return the patterns, such as '*.gif' or 'drafts', that match a key or a folder above it; '*' matches '/' too."""
+    parts = [*accumulate(key.split("/"), "{}/{}".format)] if patterns else []
+    return [pattern for pattern in patterns if any(fnmatchcase(part, pattern.rstrip("/")) for part in parts)]
+
+
+def is_litter(name: str) -> bool:
+    """Tell whether a file or folder is named as what systems and archives leave beside a person's own files."""
+    return name.startswith(".") or LITTER.fullmatch(name) is not None
 
 
 def group_finder(pattern: str | None) -> Callable[[str], str]:

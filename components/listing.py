@@ -8,19 +8,20 @@ import os
 from collections.abc import Sequence
 from typing import Callable, NamedTuple
 
-from components.class_names import check_spelling, match_labels, order_classes, read_labels
+from components.class_names import check_spelling, describe_doubtful, match_labels, order_classes, read_labels
 from components.errors import UserError
 from components.features import SPLITS
-from components.keys import group_finder, is_excluded, name_roots
+from components.keys import find_patterns, group_finder, name_roots
 from components.places import as_path, describe_error, storage_errors
 from components.rejects import Reject
 from components.tables import escape_name
 
-# How folders, manifests and TFRecord files name the splits, in any case.
-SPLIT_WORDS = {"train": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}
-
+# What the folders directly in a folder are.
+AUTO, CLASSES, SPLIT_FOLDERS = "auto", "classes", "splits"
 MANIFESTS = (".csv", ".tsv", ".jsonl")
 TFRECORD = ".tfrecord"
+# A file of these is taken for one that is not unpacked.
+ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
 EXPECTED = "set data.path to a folder with one sub-folder of images per class, or to a .csv, .tsv or .jsonl manifest"
 
 # Tells of a key, or of a folder above one, whether to leave it out.
@@ -50,6 +51,7 @@ class Listing(NamedTuple):
     unlabelled: list[str]  # paths of images without a class, for prediction only
     open_splits: tuple[str, ...] = SPLITS  # among which the images without a split are divided
     ordered: bool = False  # whether the order of the labels is the user's own, not the natural one
+    notes: tuple[str, ...] = ()  # what a person should know of it, a sentence each
 
     def fingerprint(self) -> str:
         """Hash of all that was listed, each file with its path, size and time of change."""
@@ -64,31 +66,51 @@ def list_images(
     exclude: Sequence[str] = (),
     labels_file: str | None = None,
     group_pattern: str | None = None,
+    layout: str = AUTO,
+    runs: Sequence[str] = (),
 ) -> Listing:
     """List a folder, a manifest or a pattern of TFRecord files; of a list of them, each one's name begins its keys.
 
     What matches a pattern of exclude, itself or by a folder above it, is left out; labels_file names and orders the
-    classes; group_pattern finds the group in a key. Raises UserError for data that cannot be used.
+    classes; group_pattern finds the group in a key; layout says what the folders directly in a folder are: classes,
+    splits, or auto, as their names tell; runs are patterns of run directories, which are left out as well. Raises
+    UserError for data that cannot be used.
     """
     find_group = group_finder(group_pattern)
+    idle = set(exclude)
+
+    def excluded(key: str) -> bool:
+        found = find_patterns(key, exclude)
+        idle.difference_update(found)
+        return bool(found or find_patterns(key, runs))
+
     if isinstance(path, (str, os.PathLike)):
-        shown, listing = repr(os.fspath(path)), _list_root(os.fspath(path), lambda key: is_excluded(key, exclude))
+        shown, listing = repr(os.fspath(path)), _list_root(os.fspath(path), excluded, layout)
     else:
         roots = [os.fspath(root) for root in path]
         shown = ", ".join(map(repr, roots))
-        listing = _join([_list_below(root, name, exclude) for root, name in zip(roots, name_roots(roots))])
+        listing = _join([_list_below(root, name, excluded, layout) for root, name in zip(roots, name_roots(roots))])
     if not listing.files:
         raise UserError(f"{shown} has no image of a class: {EXPECTED}.")
     files = [file if file.group else file._replace(group=find_group(file.key)) for file in listing.files]
     files = _escape_sources(files)
     check_spelling({file.text: file.key for file in reversed(files)})
+    notes = [
+        f"The pattern {pattern!r} of data.exclude leaves nothing out: it is compared with whole paths below the root, "
+        f"so that '*/{pattern}' would match in any folder."
+        for pattern in exclude
+        if pattern in idle
+    ]
     labels = listing.labels
     if labels_file:
         labels = read_labels(labels_file)
         match_labels(labels, collections.Counter(file.text for file in files), labels_file)
     if len(labels) == 1:
         raise UserError(f"{shown} has the single class {labels[0]!r}: a classifier needs two or more classes.")
-    return listing._replace(files=files, labels=labels, ordered=listing.ordered or labels_file is not None)
+    notes += describe_doubtful(labels)
+    return listing._replace(
+        files=files, labels=labels, ordered=listing.ordered or labels_file is not None, notes=tuple(notes)
+    )
 
 
 def _escape_sources(files: list[ImageFile]) -> list[ImageFile]:
@@ -111,7 +133,7 @@ def open_train(files: Sequence[ImageFile]) -> tuple[list[ImageFile], tuple[str, 
     return [file._replace(split="") if file.split == "train" else file for file in files], ("train", *missing)
 
 
-def _list_root(root: str, excluded: Excluded) -> Listing:
+def _list_root(root: str, excluded: Excluded, layout: str) -> Listing:
     # The readers load when their layout is met: they need the types above, and TensorFlow is slow to load.
     name = os.path.basename(root)
     try:
@@ -121,7 +143,7 @@ def _list_root(root: str, excluded: Excluded) -> Listing:
     if is_folder:
         from components import folders
 
-        listing = folders.list_folder(root, excluded)
+        listing = folders.list_folder(root, excluded, layout)
         if not listing.files and any(TFRECORD in reject.key for reject in listing.rejects):
             from components import example_sets
 
@@ -134,19 +156,25 @@ def _list_root(root: str, excluded: Excluded) -> Listing:
         from components import example_sets
 
         listing = example_sets.list_examples(root, excluded)
+    elif is_there and name.lower().endswith(ARCHIVES):
+        raise UserError(f"{root!r} is an archive: unpack it, then {EXPECTED}.")
     elif is_there:
         raise UserError(f"{root!r} is a file, not a folder, a manifest or TFRecords: {EXPECTED}.")
     else:
         raise UserError(f"There is no folder {root!r}: {EXPECTED}.")
     if not listing.files and not listing.unlabelled:
         first = listing.rejects[0] if listing.rejects else None
+        if first and all(reject.key.lower().endswith(ARCHIVES) for reject in listing.rejects):
+            raise UserError(
+                f"{root!r} holds nothing but archives, the first {first.key!r}: unpack them, then {EXPECTED}."
+            )
         found = f" (rejected: {len(listing.rejects)}, the first {first.key!r}, {first.detail})" if first else ""
         raise UserError(f"{root!r} has no image in any sub-folder, row or record{found}: {EXPECTED}.")
     return listing
 
 
-def _list_below(root: str, name: str, exclude: Sequence[str]) -> Listing:
-    listing = _list_root(root, lambda key: is_excluded(f"{name}/{key}", exclude))
+def _list_below(root: str, name: str, excluded: Excluded, layout: str) -> Listing:
+    listing = _list_root(root, lambda key: excluded(f"{name}/{key}"), layout)
     files = [
         file._replace(key=f"{name}/{file.key}", source=f"{name}/{file.source}" if file.source else name)
         for file in listing.files

@@ -12,8 +12,9 @@ from typing import NamedTuple, TextIO
 
 from components.class_names import is_one_line, natural_key, order_classes
 from components.errors import UserError
-from components.listing import SPLIT_WORDS, Excluded, ImageFile, Listing
+from components.listing import Excluded, ImageFile, Listing
 from components.places import REMOTE, Status, as_path, describe_error, is_remote, storage_errors, walk_objects
+from components.split_words import SPLIT_WORDS, check_evaluation
 
 COLUMNS = ("path", "label", "split", "source", "group")
 
@@ -30,11 +31,15 @@ class Row(NamedTuple):
 
 
 def list_manifest(manifest: str, excluded: Excluded) -> Listing:
-    """List the images that a manifest names, there or not; raises UserError for what is wrong in it."""
+    """List the images that a manifest names, there or not; raises UserError for what is wrong in it.
+
+    Where no file has a path as it is written, blanks around it count as none, then a backslash as a slash.
+    """
     folder = os.path.dirname(manifest)
     base = folder if is_remote(folder) else os.path.abspath(folder)
     rows: dict[str, Row] = {}
     for row in read_rows(manifest):
+        row = row._replace(path=_find_spelling(row.path, folder))
         key = find_key(row.path, base)
         if not excluded(key):
             first = rows.setdefault(key, row)
@@ -46,13 +51,37 @@ def list_manifest(manifest: str, excluded: Excluded) -> Listing:
                     )
     paths = {key: _locate(row.path, folder) for key, row in rows.items()}
     listed = _list_remote(paths.values())
+    measured = {key: _measure(path, listed) for key, path in paths.items()}
+    _check_some_exist(manifest, rows, paths, measured)
     files = [
-        ImageFile(key, paths[key], row.label, row.source, row.group, row.split, *_measure(paths[key], listed))
+        ImageFile(key, paths[key], row.label, row.source, row.group, row.split, *(measured[key] or (0, 0)))
         for key, row in sorted(rows.items())
         if row.label
     ]
     unlabelled = [paths[key] for key in sorted(rows, key=natural_key) if not rows[key].label]
     return Listing(files, order_classes(file.text for file in files), [], unlabelled)
+
+
+def _find_spelling(path: str, folder: str) -> str:
+    bare = path.strip()
+    spellings = [path, bare, bare.replace("\\", "/")]
+    if spellings[0] == spellings[-1] or is_url(bare):
+        return bare
+    return next((spelling for spelling in spellings if as_path(_locate(spelling, folder)).exists()), bare)
+
+
+def _check_some_exist(
+    manifest: str, rows: Mapping[str, Row], paths: Mapping[str, str], measured: Mapping[str, tuple[int, int] | None]
+) -> None:
+    """Raise UserError where none of the files exists: then it is the paths that are wrong, and not the files."""
+    if rows and not any(measured.values()):
+        key, row = next(iter(rows.items()))
+        place = paths[key] if is_url(paths[key]) else os.path.abspath(paths[key])
+        raise UserError(
+            f"None of the {len(rows)} files that {manifest!r} names exists, the first {row.path!r} of line {row.line} "
+            f"would be {place!r}: expected paths relative to the folder of the manifest, absolute ones or gs:// "
+            f"addresses, mend them there."
+        )
 
 
 def find_key(path: str, base: str) -> str:
@@ -91,12 +120,14 @@ def _list_remote(paths: Iterable[str]) -> dict[str, Status]:
     return listed
 
 
-def _measure(path: str, listed: Mapping[str, Status]) -> tuple[int, int]:
-    """Return bytes and time of change of a file; 0 for other URLs, and for a missing file, which ingest rejects."""
+def _measure(path: str, listed: Mapping[str, Status]) -> tuple[int, int] | None:
+    """Return bytes and time of change of a file, None where it is missing; 0 for what cannot be asked, or read."""
     if is_url(path):
-        return listed.get(path, (0, 0))
+        return listed.get(path) if is_remote(path) else (0, 0)
     try:
         status = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
     except OSError:
         return 0, 0
     return status.st_size, status.st_mtime_ns
@@ -111,8 +142,11 @@ def read_rows(manifest: str) -> Iterator[Row]:
         with as_path(manifest).open(
             encoding="utf-8-sig", errors="surrogateescape", newline=None if objects else ""
         ) as file:
+            words = set()
             for line, values in read(file, manifest):
                 yield _check_row(manifest, line, values)
+                words.add(values.get("split", "").strip().lower())
+            check_evaluation(words, manifest)
     except storage_errors() as error:
         raise UserError(
             f"Cannot read the manifest {manifest!r} ({describe_error(error)}): set data.path to a .csv, .tsv or "
@@ -169,16 +203,16 @@ def _read_objects(file: TextIO, manifest: str) -> Iterator[tuple[int, Mapping[st
 
 
 def _check_row(manifest: str, line: int, values: Mapping[str, str]) -> Row:
-    path, label, split, source, group = (values.get(column, "") for column in COLUMNS)
-    if not path:
+    path = values["path"]
+    label, split, source, group = (values.get(column, "").strip() for column in COLUMNS[1:])
+    if not path.strip():
         raise _refusal(manifest, line, "has no path", "the path of an image")
     # No file can be named so: neither NUL nor surrogates other than those that stand for broken UTF-8.
     if re.search("[\0\ud800-\udc7f\udd00-\udfff]", path):
         raise _refusal(manifest, line, f"has the path {path!r}", "one without null characters and lone surrogates")
-    if split.strip().lower() not in ("", *SPLIT_WORDS):
+    if split.lower() not in ("", *SPLIT_WORDS):
         raise _refusal(manifest, line, f"has the split {split!r}", "train, val or test, or nothing")
-    split = SPLIT_WORDS.get(split.strip().lower(), "")
-    label = label if label.strip() else ""
+    split = SPLIT_WORDS.get(split.lower(), "")
     if not label and split != "test":
         raise _refusal(manifest, line, "has no label", "a class, which only images of the test split may lack")
     if not is_one_line(label):

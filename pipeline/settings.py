@@ -31,8 +31,9 @@ def list_data(config: Config, progress: Progress) -> Listing:
     and where an image lies in the run directory.
     """
     data = config.data
-    exclude = [*data.exclude, *exclude_runs(config)]
-    listing = list_images(data_place(config, progress), exclude, data.labels, data.group_pattern)
+    listing = list_images(
+        data_place(config, progress), data.exclude, data.labels, data.group_pattern, data.layout, exclude_runs(config)
+    )
     check_apart(listing, RunDir(config.run_folder))
     return listing
 

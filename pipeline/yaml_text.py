@@ -13,8 +13,8 @@ MAX_VALUES = 100_000
 MAX_DEPTH = 50
 
 
-# YAML 1.2's core schema (https://yaml.org/spec/1.2.2/#1032-tag-resolution). PyYAML knows 1.1, under which the class `no`
-# is false, 1:30 is 90 and 2024-01-01 is no text.
+# YAML 1.2's core schema (https://yaml.org/spec/1.2.2/#1032-tag-resolution). PyYAML knows 1.1, by which the class no is
+# false, 1:30 is 90 and 2024-01-01 is no text.
 PLAIN_VALUES = {
     "null": ("~|null|Null|NULL|", [*"~nN", ""]),
     "bool": ("true|True|TRUE|false|False|FALSE", "tTfF"),

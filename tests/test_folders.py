@@ -6,6 +6,7 @@ import pytest
 from conftest import refusal
 from test_listing import fill, keys
 
+from components.input_files import find_files
 from components.listing import list_images
 
 
@@ -184,12 +185,9 @@ def test_a_class_that_train_spells_otherwise_is_refused_with_both(tmp_path):
         assert "'cat'" in message and "'Cat'" in message
 
 
-@pytest.mark.parametrize("split", ["train", "val"])
-def test_train_and_val_must_hold_class_folders(tmp_path, split):
-    wanted = {"train/a/1.jpg", "train/b/1.jpg", "val/a/1.jpg"}
-    root = fill(tmp_path, *(key for key in wanted if not key.startswith(split)), f"{split}/1.jpg")
-    message = refusal(list_images, root)
-    assert repr(str(tmp_path / split)) in message and "no readable class folder" in message
+def test_val_must_hold_class_folders(tmp_path):
+    message = refusal(list_images, fill(tmp_path, "train/a/1.jpg", "train/b/1.jpg", "val/1.jpg"))
+    assert repr(str(tmp_path / "val")) in message and "no readable class folder" in message
 
 
 def test_a_split_folder_that_cannot_be_read_is_an_error(tmp_path, deny):
@@ -198,10 +196,119 @@ def test_a_split_folder_that_cannot_be_read_is_an_error(tmp_path, deny):
     assert repr(str(tmp_path / "test")) in refusal(list_images, root)
 
 
-def test_folders_named_as_splits_beside_others_are_classes(tmp_path):
-    assert list_images(fill(tmp_path / "one", "train/1.jpg", "test/1.jpg", "bus/1.jpg")).labels == [
-        "bus",
-        "test",
-        "train",
-    ]
-    assert list_images(fill(tmp_path / "two", "val/1.jpg", "test/1.jpg")).labels == ["test", "val"]
+@pytest.mark.parametrize(
+    ("train", "val", "test"),
+    [
+        ("Training", "Validation", "Testing"),
+        ("TRAINING", "Dev", "Evaluation"),
+        ("trn", "valid", "tst"),
+        ("trainset", "valset", "testset"),
+        ("training_set", "validation set", "Test-Set"),
+        ("train_images", "val_images", "test_images"),
+        ("01_train", "02_val", "03_test"),
+        ("seg_train", "seg_dev", "seg_holdout"),
+        ("TrainImages", "ValImages", "TestImages"),
+    ],
+)
+def test_common_words_for_splits_are_splits(tmp_path, train, val, test):
+    wanted = {
+        f"{train}/a/1.jpg": "train",
+        f"{train}/b/1.jpg": "train",
+        f"{val}/a/1.jpg": "val",
+        f"{test}/b/1.jpg": "test",
+    }
+    listing = list_images(fill(tmp_path, *wanted))
+    assert split_of(listing) == wanted and listing.labels == ["a", "b"]
+
+
+@pytest.mark.parametrize("test", ["Testing", "eval", "holdout"])
+def test_train_and_test_by_other_words_leave_val_open(tmp_path, test):
+    listing = list_images(fill(tmp_path, "Training/a/1.jpg", "Training/b/1.jpg", f"{test}/a/1.jpg"))
+    assert listing.open_splits == ("train", "val")
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (["train/cat/1.jpg", "train/dog/1.jpg", "cat/2.jpg"], ["'train'", "'cat' beside", "data.exclude"]),
+        (["cat/1.jpg", "dog/1.jpg", "test/1.jpg"], ["'test'", "'cat' beside", "data.exclude"]),
+        (["train/1.jpg", "test/1.jpg", "bus/1.jpg"], ["'test', 'train'", "'bus' beside"]),
+        (["Training/a.jpg", "Testing/b.jpg"], ["'Testing', 'Training'", "no class folders", "for each class"]),
+        (["train/1.jpg", "test/1.jpg"], ["'train' has no class folders"]),
+        (["val/a/1.jpg", "test/a/1.jpg"], ["none of them as the train split", "rename"]),
+        (["train/a/1.jpg", "val/a/1.jpg", "validation/a/1.jpg"], ["several of them as the val split"]),
+        (["train/a/1.jpg", "eval/a/1.jpg", "test/a/1.jpg"], ["several of them as the test split"]),
+        (["train1/a/1.jpg", "train2/a/1.jpg"], ["several of them as the train split"]),
+        (["train/a/1.jpg", "test_images/a/1.jpg", "val/a/1.jpg"], ["'test_images' beside"]),
+        (["x_train/a/1.jpg", "x_test/a/1.jpg", "extra/1.jpg"], ["'x_test', 'x_train'", "'extra' beside"]),
+        (["trainval/a/1.jpg", "test/a/1.jpg"], ["'test'", "'trainval' beside"]),
+    ],
+)
+def test_names_of_splits_in_doubt_are_refused_with_both_readings(tmp_path, found, words):
+    root = fill(tmp_path, *found)
+    message = refusal(list_images, root)
+    assert all(word in message for word in [root, "if they are splits", "data.layout to classes", *words]), message
+    listing = list_images(root, layout="classes")
+    assert {file.text for file in listing.files} == {key.split("/")[0] for key in found}
+    assert not any(split_of(listing).values())
+
+
+def test_folders_that_name_splits_each_in_its_own_way_are_splits_where_the_layout_says_so(tmp_path):
+    wanted = {
+        "train/a/1.jpg": "train",
+        "train/b/1.jpg": "train",
+        "test_images/a/1.jpg": "test",
+        "my dev/b/1.jpg": "val",
+    }
+    root = fill(tmp_path, *wanted)
+    assert "data.layout to classes" in refusal(list_images, root)
+    assert split_of(list_images(root, layout="splits")) == wanted
+    plain = fill(tmp_path / "plain", "a/1.jpg", "b/1.jpg")
+    assert "'a' beside them is not" in refusal(list_images, plain, (), None, None, "splits")
+
+
+def test_a_class_of_trains_and_names_that_hold_such_a_word_are_classes(tmp_path):
+    for names in (("train", "bus"), ("Train", "bus"), ("bullet_train", "bus"), ("test tube", "flask")):
+        root = fill(tmp_path / names[0], *(f"{name}/1.jpg" for name in names))
+        assert set(list_images(root).labels) == {*names}
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (["cat/train/1.jpg", "cat/test/1.jpg", "dog/train/1.jpg"], ["cat/train", "above the classes"]),
+        (["set/Training/a/1.jpg", "set/Testing/a/1.jpg"], ["set/Training", "set data.path to"]),
+    ],
+)
+def test_splits_below_classes_are_refused_with_both_readings(tmp_path, found, words):
+    root = fill(tmp_path, *found)
+    message = refusal(list_images, root)
+    assert all(word in message for word in ["data.layout to classes", *words]), message
+    if len({key.split("/")[0] for key in found}) > 1:
+        assert {file.source for file in list_images(root, layout="classes").files} == {"train", "test"}
+    assert list_images(fill(tmp_path / "other", "a/train/1.jpg", "b/phone/1.jpg")).labels == ["a", "b"]
+
+
+# From the documentation of Windows, macOS, WSL, Synology, QNAP, netatalk, e2fsck, Python and Jupyter.
+LITTER = [
+    *("Thumbs.db", "thumbs.db", "Thumbs.db:encryptable", "ehthumbs.db", "Desktop.ini", "Icon\r", "picasa.ini"),
+    *("1.jpg:Zone.Identifier", "1.jpg\uf03aZone.Identifier", "._1.jpg", ".DS_Store", "~$1.jpg"),
+    *("@eaDir/1.jpg/SYNOPHOTO_THUMB_M.jpg", "__MACOSX/cat/._1.jpg", "$RECYCLE.BIN/x/1.jpg", "#recycle/1.jpg"),
+    *("System Volume Information/1.jpg", "@Recycle/1.jpg", ".@__thumb/1.jpg", "@__thumb/1.jpg", ".Trash-1000/1.jpg"),
+    *("lost+found/1.jpg", "found.000/1.jpg", "__pycache__/1.jpg", ".ipynb_checkpoints/1.jpg", "#snapshot/1.jpg"),
+    *("1.jpg@SynoEAStream", ":2eDS_Store", "Network Trash Folder/1.jpg", "Temporary Items/1.jpg"),
+]
+
+
+@pytest.mark.parametrize("litter", LITTER)
+def test_litter_is_neither_image_nor_class_nor_reject_anywhere(tmp_path, litter):
+    root = fill(tmp_path, "a/1.jpg", "b/1.jpg", f"a/{litter}", f"b/x/{litter}", litter)
+    listing = list_images(root)
+    assert (keys(listing), listing.labels, listing.rejects) == (["a/1.jpg", "b/1.jpg"], ["a", "b"], [])
+    assert list(find_files([tmp_path])) == [f"{root}/a/1.jpg", f"{root}/b/1.jpg"]
+    assert list(find_files([tmp_path / "**" / "*"])) == [f"{root}/a/1.jpg", f"{root}/b/1.jpg"]
+
+
+@pytest.mark.parametrize("name", ["recycle", "lost", "thumbs", "desktop", "icon", "macosx", "found", "zone.identifier"])
+def test_classes_may_be_named_much_as_litter(tmp_path, name):
+    assert name in list_images(fill(tmp_path, f"{name}/1.jpg", "z/1.jpg")).labels

@@ -7,7 +7,7 @@ from conftest import paint_images, refusal, shared_data
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.class_names import natural_key
+from components.class_names import check_spelling, natural_key
 from components.keys import name_roots
 from components.listing import list_images
 
@@ -44,6 +44,12 @@ def test_every_file_is_listed_with_its_class_source_size_and_time(tmp_path):
 def test_a_path_object_lists_as_its_string(tmp_path):
     fill(tmp_path, "a/1.jpg", "b/1.jpg")
     assert list_images(tmp_path) == list_images(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["data.zip", "data.tar", "data.TGZ", "data.tar.gz", "data.7z"])
+def test_an_archive_is_to_be_unpacked(tmp_path, name):
+    fill(tmp_path, name)
+    assert "is an archive: unpack it" in refusal(list_images, str(tmp_path / name))
 
 
 def test_classes_stand_in_natural_order(tmp_path):
@@ -122,6 +128,7 @@ def test_the_fingerprint_sees_groups_and_the_order_of_labels(tmp_path):
         (lambda root: fill(root, "1.jpg"), "the first '1.jpg', lies beside the class folders"),
         (lambda root: (root / "empty").mkdir(parents=True), "no image in any sub-folder"),
         (lambda root: fill(root, "cat/1.jpg"), "the single class 'cat'"),
+        (lambda root: fill(root, "cats.zip", "dogs.TAR.GZ"), "holds nothing but archives, the first 'cats.zip'"),
     ],
 )
 def test_an_unusable_root_is_named(tmp_path, make, words):
@@ -139,11 +146,57 @@ def test_classes_that_differ_in_case_or_unicode_form_only_are_refused_wherever_t
     both = fill(tmp_path / "both", f"{first}/1.jpg", f"{second}/1.jpg")
     one, two = fill(tmp_path / "one", f"{first}/1.jpg"), fill(tmp_path / "two", f"{second}/1.jpg")
     manifest = tmp_path / "list.csv"
+    fill(tmp_path, "1.jpg")
     manifest.write_text(f"path,label\n1.jpg,{first}\n2.jpg,{second}\n", encoding="utf-8")
     for place in (both, [one, two], str(manifest)):
         message = refusal(list_images, place)
         assert all(repr(text) in message or ascii(text) in message for text in (first, second))
     assert "both/" not in refusal(list_images, both)  # keys, not paths
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("cat", "cat "),
+        ("cat", " cat"),
+        ("big cat", "big  cat"),
+        ("big cat", "big\N{NO-BREAK SPACE}cat"),
+        ("big cat", "Big\N{IDEOGRAPHIC SPACE}cat "),
+        ("cat", "ca\N{SOFT HYPHEN}t"),
+        ("cat", "c\N{ZERO WIDTH SPACE}at"),
+        ("cat", "cat\N{ZERO WIDTH NO-BREAK SPACE}"),
+        ("cat", "cat\N{VARIATION SELECTOR-16}"),
+        ("cat", "c\N{COMBINING GRAPHEME JOINER}at"),
+        ("cat", "\N{FULLWIDTH LATIN SMALL LETTER C}at"),
+        ("fish", "\N{LATIN SMALL LIGATURE FI}sh"),
+        ("Kelvin", "\N{KELVIN SIGN}elvin"),
+        ("кот", "кот "),
+    ],
+)
+def test_classes_that_differ_in_what_nobody_sees_are_refused_and_shown_apart(tmp_path, first, second):
+    message = refusal(list_images, fill(tmp_path, f"{first}/1.jpg", f"{second}/1.jpg"))
+    shown = [show for text in (first, second) for show in (repr(text), ascii(text)) if f" {show} (of" in message]
+    assert len({*shown}) >= 2, message
+    assert "blanks, invisible characters or Unicode form" in message
+
+
+SEEN = st.text(st.characters(whitelist_categories=("Ll", "Nd", "Po"), max_codepoint=0x24F), min_size=1, max_size=4)
+UNSEEN = st.sampled_from(["", " ", "  ", "\u00a0", "\u200b", "\u00ad", "\ufeff", "\ufe0f", "\u2060"])
+
+
+@given(st.lists(SEEN, min_size=1, max_size=4), st.lists(UNSEEN, min_size=5, max_size=5), st.randoms())
+def test_a_name_with_anything_unseen_around_its_words_is_the_same_name(words, unseen, random):
+    plain = " ".join(words)
+    odd = unseen[-1] + " ".join(word + mark for word, mark in zip(words, unseen)) + random.choice([" ", ""])
+    if odd != plain:
+        assert repr(plain) in refusal(check_spelling, {plain: "1", odd: "2"})
+
+
+@pytest.mark.parametrize(
+    "names", [("m2", "m²"), ("1", "①"), ("a-b", "a_b"), ("a b", "ab"), ("naive", "naïve"), ("ß", "ss")]
+)
+def test_names_that_can_be_seen_apart_are_classes_of_their_own(tmp_path, names):
+    assert {*list_images(fill(tmp_path, *(f"{name}/1.jpg" for name in names))).labels} == {*names}
 
 
 def test_unicode_and_punctuation_are_kept_as_spelt(tmp_path):
@@ -160,6 +213,17 @@ def test_excluded_files_and_folders_are_left_out_without_a_word(tmp_path):
     assert keys(listing) == ["a/1.jpg", "b/1.jpg"]
     assert (listing.labels, listing.rejects) == (["a", "b"], [])
     assert keys(list_images(root, ["drafts/", "a/?.gif", "*/x"]))[-1] == "b/1.jpg"
+
+
+def test_patterns_that_leave_nothing_out_are_noted(tmp_path):
+    root = fill(tmp_path / "one", "a/1.jpg", "a/2.gif", "b/1.jpg", "b/drafts/3.gif")
+    other = fill(tmp_path / "two", "a/1.jpg", "b/2.gif")
+    assert list_images(root, ["*.gif", "*/drafts"]).notes == ()
+    (note,) = list_images(root, ["drafts", "*.gif"]).notes
+    assert "'drafts'" in note and "'*/drafts'" in note
+    assert len(list_images([root, other], ["one/a/*.gif", "two/b", "one/b/1.gif", "*.png"]).notes) == 2
+    listing = list_images(root, ["x"])
+    assert listing.fingerprint() != listing._replace(notes=()).fingerprint()
 
 
 def test_patterns_match_case_and_whole_names(tmp_path):
@@ -297,6 +361,7 @@ def test_a_pattern_finds_the_group_in_the_key(tmp_path, pattern, groups):
 
 def test_a_group_column_goes_before_any_pattern(tmp_path):
     manifest = tmp_path / "list.csv"
+    fill(tmp_path, "1_nohash_1")
     manifest.write_text("path,label,group\n1_nohash_1,a,mine\n2_nohash_1,b,\n")
     assert [file.group for file in list_images(str(manifest)).files] == ["mine", "2"]
     assert [file.group for file in list_images(str(manifest), group_pattern=".").files] == ["mine", "2"]
@@ -309,7 +374,7 @@ def test_an_invalid_pattern_is_refused(tmp_path, pattern):
 
 def test_listing_folders_and_manifests_loads_no_tensorflow(tmp_path):
     root = fill(tmp_path / "data", "a/1.jpg", "b/1.jpg")
-    (tmp_path / "list.csv").write_text("path,label\nc/1.jpg,c\n")
+    (tmp_path / "list.csv").write_text("path,label\ndata/a/1.jpg,c\n")
     code = (
         "import sys; from components.listing import list_images; list_images(sys.argv[1:]); "
         "print(*{'tensorflow', 'apache_beam', 'PIL', 'numpy'} & set(sys.modules))"

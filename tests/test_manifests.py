@@ -4,7 +4,7 @@ import os
 
 import pytest
 from conftest import refusal
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from test_listing import fill, keys
 
@@ -23,6 +23,12 @@ def write_manifest(path, rows, columns=("path", "label")):
             table = csv.writer(file, delimiter="\t" if path.suffix == ".tsv" else ",")
             table.writerows([columns, *rows])
     return str(path)
+
+
+@pytest.fixture(autouse=True)
+def files(tmp_path):
+    """Some files: a manifest of which none exists is refused."""
+    fill(tmp_path, "a", "1.jpg", "a.jpg")
 
 
 def write_text(path, text):
@@ -56,24 +62,31 @@ def test_the_images_of_a_manifest_are_listed_with_all_it_says(tmp_path, suffix):
 
 
 TEXT = st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="\0"), min_size=1, max_size=20)
-LABELS = TEXT.filter(lambda text: text.strip() and not set("\r\n") & set(text))
+WORDS = TEXT.filter(str.strip)
+LABELS = WORDS.filter(lambda text: not set("\r\n") & set(text))
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-@given(rows=st.lists(st.tuples(TEXT, LABELS, st.sampled_from(["", "train", "val", "test"]), TEXT, TEXT)))
-def test_what_is_written_is_read_back(tmp_path_factory, suffix, rows):
+@given(rows=st.lists(st.tuples(WORDS, LABELS, st.sampled_from(["", "train", "val", "test"]), TEXT, TEXT)))
+def test_what_is_written_is_read_back_without_the_blanks_around_it_but_for_paths(tmp_path_factory, suffix, rows):
     place = write_manifest(
         tmp_path_factory.mktemp("rows") / f"list.{suffix}", rows, ("path", "label", "split", "source", "group")
     )
-    assert [row[1:] for row in read_rows(place)] == rows
+    assert [row[1:] for row in read_rows(place)] == [(row[0], *(value.strip() for value in row[1:])) for row in rows]
 
 
-@given(st.dictionaries(st.lists(st.text("ab\xe9 \n", min_size=1), min_size=1).map("/".join), LABELS, min_size=1))
+@given(
+    st.dictionaries(
+        st.lists(st.text("ab\xe9 \n", min_size=1), min_size=1).map("/".join).filter(str.strip), LABELS, min_size=1
+    )
+)
 def test_the_three_formats_list_the_same_images(tmp_path_factory, labels):
+    assume(not any(f"{one}/".startswith(f"{other}/") for one in labels for other in labels if one != other))
     folder = tmp_path_factory.mktemp("formats")
-    places = [write_manifest(folder / f"list.{suffix}", labels.items()) for suffix in SUFFIXES]
+    fill(folder / "there", *labels)
+    places = [write_manifest(folder / "there" / f"list.{suffix}", labels.items()) for suffix in SUFFIXES]
     csv_listing, *others = [list_manifest(place, lambda key: False) for place in places]
-    assert {file.key: file.text for file in csv_listing.files} == labels
+    assert {file.key: file.text for file in csv_listing.files} == {key: text.strip() for key, text in labels.items()}
     assert all(other == csv_listing for other in others)
 
 
@@ -204,7 +217,7 @@ def test_unlabelled_images_stand_in_natural_order(tmp_path):
         ("csv", "path,label\na,b\n,d\n", ["Line 3", "no path"]),
         ("csv", "path,label\na,b\nc,\n", ["Line 3", "no label"]),
         ("csv", "path,label\na,b\nc,  \n", ["Line 3", "no label"]),
-        ("csv", "path,label,split\na,b,dev\n", ["Line 2", "the split 'dev'", "train, val or test"]),
+        ("csv", "path,label,split\na,b,fold1\n", ["Line 2", "the split 'fold1'", "train, val or test"]),
         ("csv", "path,label,split\na,,val\n", ["Line 2", "no label"]),
         ("csv", 'path,label\na,b\n"c,d\ne,f\n', ["Line 3", "quotes"]),
         ("csv", 'path,label\na,"b\nc"\n', ["Line 2", r"'b\nc'", "on one line"]),
@@ -222,7 +235,7 @@ def test_unlabelled_images_stand_in_natural_order(tmp_path):
         ("jsonl", '{"path": "a", "label": "\\ud800"}\n', ["Line 1", "UTF-8"]),
         ("jsonl", '{"path": "\\u0000", "label": "b"}\n', ["Line 1", "null characters"]),
         ("jsonl", '{"path": "\\ud800", "label": "b"}\n', ["Line 1", "lone surrogates"]),
-        ("jsonl", '{"path": "a", "label": "b", "split": "dev"}\n', ["Line 1", "the split 'dev'"]),
+        ("jsonl", '{"path": "a", "label": "b", "split": "fold1"}\n', ["Line 1", "the split 'fold1'"]),
         ("csv", "path,label\n", ["no image"]),
         ("jsonl", "\n", ["no image"]),
         ("csv", "path,label,split\na,,test\n", ["no image of a class"]),
@@ -233,6 +246,72 @@ def test_a_manifest_that_is_wrong_is_refused_with_the_line(tmp_path, suffix, tex
     place = write_text(tmp_path / f"list.{suffix}", text)
     message = refusal(list_images, place)
     assert all(word in message for word in [place, *words]), message
+
+
+def test_the_words_for_splits_are_those_of_folders_in_any_case(tmp_path):
+    words = {"Training": "train", "TRN ": "train", "Dev": "val", " valid": "val", "Testing": "test", "holdout": "test"}
+    rows = [(f"{number}.jpg", "ab"[number % 2], word) for number, word in enumerate(words)]
+    listing = list_images(write_manifest(tmp_path / "list.csv", rows, ("path", "label", "split")))
+    assert [file.split for file in listing.files] == list(words.values())
+
+
+def test_eval_is_test_unless_another_split_is(tmp_path):
+    def listed(other):
+        rows = [("1.jpg", "a", "train"), ("2.jpg", "b", "Eval"), ("3.jpg", "b", other)]
+        return list_images(write_manifest(tmp_path / "list.csv", rows, ("path", "label", "split")))
+
+    assert [file.split for file in listed("val").files] == ["train", "test", "val"]
+    message = refusal(listed, "Testing")
+    assert "'eval'" in message and "'testing'" in message and "write val" in message
+
+
+def test_blanks_around_fields_do_not_count_but_those_of_a_files_own_name_do(tmp_path):
+    fill(tmp_path, "x.jpg", "y.jpg ", " z.jpg", "z.jpg")
+    rows = [
+        (" x.jpg ", " cat", "train ", "web "),
+        ("y.jpg ", "dog\N{NO-BREAK SPACE}", " test", " g"),
+        (" z.jpg", "cat", "", ""),
+    ]
+    listing = list_images(write_manifest(tmp_path / "list.csv", rows, (" Path ", "label ", " split", "source")))
+    assert [(file.key, file.text, file.split, file.source, file.size) for file in listing.files] == [
+        (" z.jpg", "cat", "", "", 1),
+        ("x.jpg", "cat", "train", "web", 1),
+        ("y.jpg ", "dog", "test", "g", 1),
+    ]
+
+
+def test_backslashes_separate_folders_where_no_file_has_them_in_its_name(tmp_path):
+    fill(tmp_path, "cat/1.jpg", "cat\\2.jpg")
+    place = write_manifest(tmp_path / "list.csv", [("cat\\1.jpg", "a"), ("cat\\2.jpg", "b"), (".\\cat\\1.jpg", "a")])
+    assert keys(list_images(place)) == ["cat/1.jpg", "cat\\2.jpg"]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_manifest_of_which_no_file_exists_is_refused_with_the_place_looked_at(tmp_path, suffix):
+    rows = [(f"images/{number}.png", "ab"[number % 2]) for number in range(5)]
+    message = refusal(list_images, write_manifest(tmp_path / f"list.{suffix}", rows))
+    assert "None of the 5 files" in message and "'images/0.png'" in message
+    assert repr(str(tmp_path / "images" / "0.png")) in message and "relative to the folder of the manifest" in message
+    fill(tmp_path, "images/4.png")
+    assert [file.size for file in list_images(str(tmp_path / f"list.{suffix}")).files] == [0, 0, 0, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (["cat", "nan"], ["'nan'"]),
+        (["N/A", "cat"], ["'N/A'"]),
+        (["None", "Null", "cat"], ["'None'"]),
+        (["1", "1.0", "2"], ["'1' and '1.0'"]),
+        (["01", "1", "nan"], ["'nan'", "'01' and '1'"]),
+        (["1", "10", "1e1", "1.5", "one"], []),
+    ],
+)
+def test_labels_that_are_no_values_or_one_number_are_noted(tmp_path, labels, words):
+    rows = [(f"{number}.jpg", label) for number, label in enumerate(labels)]
+    listing = list_images(write_manifest(tmp_path / "list.csv", rows))
+    assert len(listing.notes) == len(words)
+    assert all(word in note for word, note in zip(words, listing.notes)), listing.notes
 
 
 def test_a_utf_16_manifest_is_refused(tmp_path):

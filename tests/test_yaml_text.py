@@ -47,7 +47,7 @@ VALUES = st.recursive(
 @given(VALUES)
 @example({"no": ["1e5", "0o7", 1e300, "01", "-.5", "."]})
 def test_what_pyyaml_writes_is_read_as_it_was(values):
-    # PyYAML writes 1.1 and leaves unquoted only some texts that are numbers in 1.2 alone, such as 1e5: these it is told.
+    # Quoted, as PyYAML leaves some texts as they are that are numbers in 1.2 alone, such as 1e5.
     class Dumper(yaml.SafeDumper):
         pass
 
