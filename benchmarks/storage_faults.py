@@ -1,11 +1,12 @@
 """Every read and write of a small run made to fail, one at a time: once, then each time; the run must notice.
 
-    python benchmarks/storage_faults.py [--places 10] [--seed 0]
+    python benchmarks/storage_faults.py [--stages ingest extract] [--places 10] [--seed 0]
 
-A place is a kind of operation (open, read, write, rename, remove, list, look at) on one file. Places are taken from a
-run that nothing disturbs; images of the data set count as one file. A run with a fault must end with an error, after
-which the same command gives the right result, or with the right result: that of the undisturbed run. Prints a table and
-writes benchmarks/storage_faults.json. Needs a C compiler: libc's own functions are those that fail.
+A place is a kind of operation (open, read, write, rename, remove, list, look at) on one file in one stage. Places are
+those of a run that nothing disturbs; images of the data set count as one file. A stage with a fault must end with an
+error, after which the same command gives the right result, or with the right result: that of the undisturbed run. It
+prints a line a fault and a table, and writes benchmarks/storage_faults.json. Needs a C compiler: libc's functions are those
+that fail.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ OFF, RECORD, ONCE, ALWAYS = range(4)
 MODES = {"once": ONCE, "always": ALWAYS}
 EIO = 5
 SECONDS = 300
+STAGES = ("ingest", "validate", "extract", "audit", "train", "export", "evaluate", "report")
 
 
 class Fault(NamedTuple):
@@ -109,13 +111,16 @@ class Bench(NamedTuple):
     place: Path
     context: multiprocessing.context.BaseContext
 
-    def run(self, mode: int, fault: Fault = NO_FAULT, record: str = "") -> tuple[int, str]:
-        """Run the config; return the status, None for a run that did not end, and its output."""
+    @property
+    def run(self) -> Path:
+        """The run directory that a config names."""
+        return self.place / "run"
+
+    def call(self, stage: str, mode: int, fault: Fault = NO_FAULT, record: str = "") -> tuple[int | None, str]:
+        """Run one stage; return the status and the output."""
         log = str(self.place.parent / "log")
-        words = ["run", str(self.place / "c.yaml")]
-        process = self.context.Process(
-            target=run_forked, args=(words, f"{self.place}/", mode, fault, log, record), daemon=False
-        )
+        words = ["run", str(self.place / "c.yaml"), "--only", stage]
+        process = self.context.Process(target=run_forked, args=(words, f"{self.place}/", mode, fault, log, record))
         process.start()
         process.join(SECONDS)
         if process.is_alive():
@@ -123,34 +128,45 @@ class Bench(NamedTuple):
             process.join()
         return process.exitcode, Path(log).read_text(errors="replace")
 
+    def lay_out(self, snapshot: Path) -> None:
+        """Put the run directory in the state that a snapshot holds."""
+        shutil.rmtree(self.run, ignore_errors=True)
+        if snapshot.exists():
+            shutil.copytree(snapshot, self.run)
+
 
 def list_faults(record: Path) -> list[Fault]:
-    """Return the places of an undisturbed run, of the images of the data set those of the first."""
+    """Return the places of an undisturbed stage, of the images of the data set those of the first."""
     seen: dict[Fault, None] = {}
     for line in record.read_text(errors="replace").splitlines():
         operation, _, path = line.partition("\t")
         seen.setdefault(Fault(operation, path), None)
-    images = sorted({fault.path for fault in seen if fault.path.startswith("images/class0/")})[:1]
+    images = sorted({fault.path for fault in seen if re.match("images/class0/.", fault.path)})[:1]
     return [fault for fault in seen if not re.match("images/class./.", fault.path) or fault.path in images]
 
 
-def judge(bench: Bench, mode: int, fault: Fault, undisturbed: dict[str, object]) -> tuple[str, str]:
-    """Return how a run with a fault came out: right, error or wrong, and a detail."""
-    run = bench.place / "run"
-    shutil.rmtree(run, ignore_errors=True)
-    status, said = bench.run(mode, fault)
+def judge(bench: Bench, stage: str, mode: int, fault: Fault, before: Path, after: dict[str, object]) -> Judgement:
+    """Run a stage with a fault from a snapshot, and hold what it leaves against the undisturbed result."""
+    bench.lay_out(before)
+    status, said = bench.call(stage, mode, fault)
     if status in (0, 3):
-        found = compare(run, undisturbed)
-        return ("wrong", found) if found else ("right" if "hits 0" not in said else "not met", "")
-    clear = status == 2 and "Traceback" not in said
-    last = next((line for line in reversed(said.splitlines()) if line.strip() and "hits" not in line), "")
+        found = compare(bench.run, after)
+        return Judgement("wrong", found) if found else Judgement("not met" if "hits 0" in said else "right", "")
     if status == -9:
-        return "wrong", f"did not end within {SECONDS} s"
-    again, more = bench.run(OFF)
-    found = more[-300:] if again not in (0, 3) else compare(run, undisturbed)
+        return Judgement("wrong", f"did not end within {SECONDS} s")
+    last = next((line for line in reversed(said.splitlines()) if line.strip() and "hits" not in line), "")
+    again, more = bench.call(stage, OFF)
+    found = more[-300:] if again not in (0, 3) else compare(bench.run, after)
     if found:
-        return "wrong", f"after an error, run again: {found}"
-    return ("error" if clear else "traceback"), last[:200]
+        return Judgement("wrong", f"after an error, run again: {found}")
+    return Judgement("error" if status == 2 and "Traceback" not in said else "traceback", last[:200])
+
+
+class Judgement(NamedTuple):
+    """How a stage with a fault came out: right, error, traceback (an error without a sentence), not met, wrong."""
+
+    outcome: str
+    detail: str
 
 
 def compare(run: Path, undisturbed: dict[str, object]) -> str:
@@ -162,53 +178,63 @@ def compare(run: Path, undisturbed: dict[str, object]) -> str:
     return f"{differs[0]} differs" if differs else list_left_over(run)
 
 
+def prepare(place: Path) -> None:
+    """Write images, a network and a config."""
+    paint(place / "images")
+    write_network(place / "toy.pb")
+    config = {
+        "name": "t",
+        "output_dir": str(place / "run"),
+        "data": {"path": str(place / "images")},
+        "backbone": {"frozen_graph": str(place / "toy.pb"), "input": "input", "bottleneck": "features"},
+        "train": {"epochs": 3, "batch_size": 16, "learning_rate": 0.05},
+        "evaluate": {"thresholds": {"accuracy": 0.1}},
+    }
+    (place / "c.yaml").write_text(yaml.safe_dump(config))
+
+
 def main() -> None:
     """Print and write all figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--places", type=int, help="how many places, drawn at random (default all)")
+    parser.add_argument("--stages", nargs="+", default=STAGES, choices=STAGES)
+    parser.add_argument("--places", type=int, help="how many places of a stage, drawn at random (default all)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     silence_libraries(verbose=False)
+    rows: list[dict[str, object]] = []
+    counts: Counter[tuple[str, str]] = Counter()
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder, "place")
-        paint(place / "images")
-        write_network(place / "toy.pb")
-        config = {
-            "name": "t",
-            "output_dir": str(place / "run"),
-            "data": {"path": str(place / "images")},
-            "backbone": {"frozen_graph": str(place / "toy.pb"), "input": "input", "bottleneck": "features"},
-            "train": {"epochs": 3, "batch_size": 16, "learning_rate": 0.05},
-            "evaluate": {"thresholds": {"accuracy": 0.1}},
-        }
-        (place / "c.yaml").write_text(yaml.safe_dump(config))
+        prepare(place)
         os.environ["LD_PRELOAD"] = str(compile_shim(Path(folder)))
         os.environ["TOPGRAFT_CACHE"] = str(Path(folder, "cache"))
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([*LOADED])
         bench = Bench(place, context)
-        record = Path(folder, "record")
-        status, said = bench.run(RECORD, record=str(record))
-        del os.environ["LD_PRELOAD"]
-        if status != 0:
-            raise SystemExit(said)
-        undisturbed = read_results(place / "run")
-        faults = list_faults(record)
-        found = len(faults)
-        if options.places:
-            faults = random.Random(options.seed).sample(faults, min(options.places, found))
-        rows = []
-        counts: Counter[tuple[str, str]] = Counter()
-        for fault in faults:
-            for name, mode in MODES.items():
-                started = time.perf_counter()
-                outcome, detail = judge(bench, mode, fault, undisturbed)
-                counts[name, outcome] += 1
-                rows.append({"fault": name, **fault._asdict(), "outcome": outcome, "detail": detail})
-                seconds = time.perf_counter() - started
-                print(f"{outcome:9} {name:6} {fault.operation:13} {fault.path}  {seconds:.0f} s  {detail}", flush=True)
-                Path(__file__).with_suffix(".json").write_text(json.dumps(rows, indent=2) + "\n")
-    print(f"{found} places, {len(faults)} of them tried")
+        before, found = Path(folder, "nothing"), 0
+        for stage in STAGES:
+            record, after = Path(folder, f"{stage}.record"), Path(folder, stage)
+            bench.lay_out(before)
+            status, said = bench.call(stage, RECORD, record=str(record))
+            os.environ.pop("LD_PRELOAD", None)  # the forkserver has it
+            if status not in (0, 3):
+                raise SystemExit(said)
+            shutil.copytree(bench.run, after)
+            faults, undisturbed = list_faults(record), read_results(after)
+            found += len(faults)
+            if options.places:
+                faults = random.Random(options.seed).sample(faults, min(options.places, len(faults)))
+            for fault in faults if stage in options.stages else ():
+                for name, mode in MODES.items():
+                    started = time.perf_counter()
+                    judged = judge(bench, stage, mode, fault, before, undisturbed)
+                    counts[name, judged.outcome] += 1
+                    rows.append({"stage": stage, "fault": name, **fault._asdict(), **judged._asdict()})
+                    line = f"{judged.outcome:9} {name:6} {stage:8} {fault.operation:13} {fault.path}"
+                    print(f"{line}  {time.perf_counter() - started:.1f} s  {judged.detail}", flush=True)
+                    Path(__file__).with_suffix(".json").write_text(json.dumps(rows, indent=2) + "\n")
+            before = after
+    print(f"{found} places, {len(rows) // len(MODES)} of them tried")
     for (name, outcome), count in sorted(counts.items()):
         print(f"{name:6} {outcome:9} {count}")
     raise SystemExit(any(outcome == "wrong" for _, outcome in counts))
