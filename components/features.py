@@ -213,7 +213,7 @@ class Work:
 class Examples:
     """Outcome of ingest: counts always satisfy found == written + rejected; warnings are sentences for the user.
 
-    shards holds the number of shards of each span, the oldest first.
+    shards holds the number of shards of each span, the oldest first; images the number of written images by class.
     """
 
     work: Work
@@ -226,6 +226,7 @@ class Examples:
     labels: list[str]
     shards: list[int]
     warnings: list[str]
+    images: dict[str, int] = field(default_factory=dict)
 
     def folder(self, run: RunDir) -> Path:
         return run.examples

@@ -103,8 +103,9 @@ def ingest_images(
         )
     _write_images(run, kept, describe_rule(rules.plan))
     _check_share(rejects, len(kept) + len(rejects), rules.max_reject_share, run)
-    _check_classes(kept, listing.labels)
+    _check_classes(kept, listing, rules.plan)
     splits = collections.Counter(row.split for row in kept)
+    images = collections.Counter(row.file.text for row in kept)
     usable = [row.facts.sha256 for row in settled if row.facts and not row.facts.reason]
     conflicts = [copy for copy in copies if copy.label != copy.copy_of_label]
     return Examples(
@@ -123,6 +124,7 @@ def ingest_images(
             *describe_files(kept, listing),
             *describe_splits(kept, listing.labels),
         ],
+        images={text: images[text] for text in listing.labels},
     )
 
 
@@ -273,14 +275,32 @@ def _check_share(rejects: list[Reject], found: int, max_reject_share: float, run
         )
 
 
-def _check_classes(rows: Iterable[Row], labels: Sequence[str]) -> None:
+def _check_classes(rows: Sequence[Row], listing: Listing, plan: SplitPlan) -> None:
     splits = {row.split for row in rows}
     for split in SPLITS:
         if split not in splits:
-            raise UserError(f"The {split} split has no image at all: add images or enlarge data.split.{split}.")
+            raise UserError(f"The {split} split has no image at all{_explain_lack(rows, listing, plan)}.")
     trained = {row.file.text for row in rows if row.split == "train"}
-    for text in labels:
+    for text in listing.labels:
         if text not in trained:
             raise UserError(
                 f"Class '{text}' has no readable image in the train split: add images to it or remove its folder."
             )
+
+
+def _explain_lack(rows: Sequence[Row], listing: Listing, plan: SplitPlan) -> str:
+    """Return why a split is empty, which assign_splits fills from any class with as many images as there are splits."""
+    apart: dict[str, set[str]] = collections.defaultdict(set)
+    for row in rows:
+        if row.facts and not row.file.split:
+            apart[row.file.text].add(row.file.group or row.facts.sha256)
+    if not rows:
+        return ": no file is a usable image"
+    if not apart:
+        return ", and the data fixes the splits of all others: add images to it, or leave some without a split"
+    largest = max(apart, key=lambda text: len(apart[text]))
+    needed = len(listing.open_splits) - 1 + (plan.train_per_class or 1)
+    return (
+        f": a class of {needed} images can have one in each of {', '.join(listing.open_splits)} (copies and images of "
+        f"one group count as one), but the largest, '{largest}', has {len(apart[largest])}: add images to it"
+    )

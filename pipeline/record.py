@@ -22,6 +22,7 @@ def write_record(config: Config, run: RunDir, stages: Stages) -> dict[str, Any]:
         "backbone": {},
         "stages": stages.summary,
         "counts": {},
+        "classes": {},
         "metrics": {},
         "blessed": False,
         "reasons": [],
@@ -31,6 +32,7 @@ def write_record(config: Config, run: RunDir, stages: Stages) -> dict[str, Any]:
     if isinstance(examples, Examples):
         counts = {name: getattr(examples, name) for name in COUNTS}
         record["counts"] = {**counts, **examples.splits, "classes": len(examples.labels)}
+        record["classes"] = examples.images
     if isinstance(bottlenecks, Bottlenecks):
         record["backbone"] = {
             "name": bottlenecks.backbone_name,

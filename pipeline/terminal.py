@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
+from components.features import SPLITS
 from components.printable import printable
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from pipeline.plan import Plan
 
 Answer = Callable[[Any], None]
+# More classes than these are not all named in a summary, but so many of them.
+MOST_CLASSES, LISTED_CLASSES = 20, 10
 
 
 @contextmanager
@@ -60,7 +63,7 @@ def print_line(text: str) -> None:
 
 
 def print_summary(record: dict[str, Any], findings: Sequence[str], report: Optional[Path], quiet: bool) -> None:
-    """Print a line a stage, what was found in the data, then the verdict; quiet, the verdict alone."""
+    """Print a line a stage, the classes and what was found in the data, then the verdict; quiet, the verdict alone."""
     from rich.console import Console
     from rich.table import Table
 
@@ -73,6 +76,10 @@ def print_summary(record: dict[str, Any], findings: Sequence[str], report: Optio
             numbers = [f"{stage[column]:,}" for column in ("items", "reused", "computed")]
             table.add_row(name, *numbers, f"{stage['seconds']:.1f}", "as before" if stage["skipped"] else "")
         Console().print(table)
+        if record["classes"]:
+            print()
+            print_line(describe_classes(record["classes"]))
+            print_line(describe_splits(record["counts"]))
         for text in findings:
             print()
             print_line(f"note: {text}")
@@ -83,6 +90,28 @@ def print_summary(record: dict[str, Any], findings: Sequence[str], report: Optio
         print_line("BLESSED" if record["blessed"] else f"NOT BLESSED: {'; '.join(record['reasons'])}")
     if report and not quiet:
         print_line(f"report: {report}")
+
+
+def describe_classes(images: Mapping[str, int]) -> str:
+    """Return the classes with the images of each, of many classes the first, the smallest and the largest."""
+    shown = [f"{_show_name(text)} ({images[text]:,})" for text in images]
+    if len(shown) > MOST_CLASSES:
+        small, large = (_show_name(choose(images, key=images.__getitem__)) for choose in (min, max))
+        extremes = (
+            f"the fewest images in {small} ({min(images.values()):,}), the most in {large} ({max(images.values()):,})"
+        )
+        shown[LISTED_CLASSES:] = [f"and {len(shown) - LISTED_CLASSES:,} more: {extremes}"]
+    return f"{len(images):,} classes: {', '.join(shown)}"
+
+
+def describe_splits(counts: Mapping[str, int]) -> str:
+    """Return how many images there are, and how many in each split."""
+    return f"{counts['written']:,} images: {', '.join(f'{split} {counts[split]:,}' for split in SPLITS)}"
+
+
+def _show_name(text: str) -> str:
+    """Return a name as it is, or quoted where its ends cannot be seen."""
+    return text if text == " ".join(text.split()) and text.isprintable() else repr(text)
 
 
 def print_plan(plan: Plan, quiet: bool) -> None:

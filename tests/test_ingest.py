@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import COLOURS, ingest, paint_images, refusal, shared_data
+from conftest import COLOURS, encode_noise, ingest, paint_images, refusal, shared_data
 from PIL import Image
 
 from components import features
 from components.features import SPLITS, RunDir, Shard, shard_name
 from components.images import Limits
+from components.listing import list_images
 from components.sharding import assign_shard
 
 
@@ -341,9 +342,47 @@ def test_records_of_a_ready_made_set_are_taken_as_they_are(tmp_path, root, run, 
     assert all(key.split("-")[0] == split for key, (split, _) in records.items())
 
 
-def test_an_empty_split_is_an_error_that_names_it(tmp_path, run, options):
-    root = paint_images(tmp_path / "data", per_class=1)
-    assert "split has no image at all" in refusal(lambda: ingest(root, run, options))
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        ({"a": 2, "b": 2, "c": 1}, "a class of 3 images can have one in each of train, val, test"),
+        ({"a": 2, "b": 1}, "but the largest, 'a', has 2"),
+        ({"a/g_nohash_": 3, "b": 1}, "but the largest, 'a', has 1"),
+        ({"train/a": 1, "train/b": 1, "test/a": 4}, "a class of 2 images can have one in each of train, val"),
+    ],
+)
+def test_an_empty_split_is_an_error_that_says_what_it_needs(tmp_path, run, options, images, words):
+    contents = iter(encode_noise(sum(images.values())))
+    for stem, count in images.items():
+        for number in range(count):
+            path = tmp_path / "data" / (f"{stem}{number}.png" if stem.endswith("_") else f"{stem}/{number}.png")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(next(contents))
+    message = refusal(lambda: ingest(tmp_path / "data", run, options))
+    assert "split has no image at all" in message and words in message
+
+
+def test_a_split_to_which_the_data_gives_no_image_is_an_error_that_says_so(tmp_path, run, options):
+    rows = ["path,label,split"]
+    for number, content in enumerate(encode_noise(8)):
+        (tmp_path / f"{number}.png").write_bytes(content)
+        rows.append(f"{number}.png,{'ab'[number % 2]},{'train' if number < 4 else 'test'}")
+    (tmp_path / "list.csv").write_text("\n".join(rows))
+    message = refusal(lambda: ingest(tmp_path / "list.csv", run, options))
+    assert "The val split has no image at all, and the data fixes the splits of all others" in message
+
+
+def test_the_outcome_counts_the_images_of_each_class(root, run, options):
+    (root / "cyan" / "bad.jpg").write_bytes(b"no image")
+    outcome = ingest(root, run, options, max_reject_share=1)
+    with open(run.images, newline="") as file:
+        assert outcome.images == Counter(row["label"] for row in csv.DictReader(file))
+    assert [*outcome.images] == outcome.labels and sum(outcome.images.values()) == outcome.written
+
+
+def test_what_the_listing_notes_is_told(root, run, options):
+    listing = list_images(str(root), ["drafts"])
+    assert ingest(listing, run, options).warnings == list(listing.notes) != []
 
 
 def test_a_class_without_a_usable_image_is_an_error_that_names_it(root, run, options):

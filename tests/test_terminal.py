@@ -12,7 +12,7 @@ from components.catalog import EMBEDDED, FROZEN, KERAS
 from components.curve_report import CurvePoint
 from components.export import list_versions
 from pipeline.cli import main
-from pipeline.terminal import print_curve, print_summary
+from pipeline.terminal import describe_classes, print_curve, print_summary
 
 
 @pytest.fixture(scope="module")
@@ -137,8 +137,32 @@ def test_quiet_leaves_the_verdict(toy_run, toy_config, tmp_path, capsys):
     assert (captured.out, captured.err) == ("BLESSED\n", "")
 
 
+def test_a_summary_names_the_classes_and_the_images_of_each_split(toy_run, toy_config, tmp_path, capsys):
+    counts = json.loads(toy_run.record.read_text())["counts"]
+    splits = ", ".join(f"{split} {counts[split]}" for split in ("train", "val", "test"))
+    assert main(["run", str(write_config(tmp_path / "c.yaml", **toy_config))]) == 0
+    output = capsys.readouterr().out
+    assert "3 classes: cyan (60), magenta (60), yellow (60)\n" in output
+    assert f"180 images: {splits}\n" in output
+
+
+def test_of_many_classes_the_first_the_smallest_and_the_largest_are_named():
+    images = {f"c{number}": 100 + number % 37 for number in range(2000)}
+    text = describe_classes(images)
+    assert text.startswith("2,000 classes: c0 (100), c1 (101), ") and "c9 (109), and 1,990 more: " in text
+    assert text.endswith("the fewest images in c0 (100), the most in c36 (136)")
+    assert "more" not in describe_classes(dict.fromkeys(map(str, range(20)), 1))
+
+
+def test_names_whose_ends_cannot_be_seen_are_quoted():
+    assert (
+        describe_classes({"cat ": 1, "big dog": 2, "a\u200bb": 3})
+        == "3 classes: 'cat ' (1), big dog (2), 'a\\u200bb' (3)"
+    )
+
+
 def test_names_in_a_summary_stay_visible_text(capsys):
-    record = {"stages": {}, "metrics": {"accuracy": 0.5}, "blessed": False, "reasons": ["[bold]\x1b[2J"]}
+    record = {"stages": {}, "classes": {}, "metrics": {"accuracy": 0.5}, "blessed": False, "reasons": ["[bold]\x1b[2J"]}
     print_summary(record, ["class '\x1b]0;x\x07'"], Path("a\x1bb/index.html"), quiet=False)
     output = capsys.readouterr().out
     assert "\x1b" not in output and "\x07" not in output
