@@ -5,8 +5,8 @@
 A place is a kind of operation (open, read, write, rename, remove, list, look at) on one file in one stage. Places are
 those of a run that nothing disturbs; images of the data set count as one file. A stage with a fault must end with an
 error, after which the same command gives the right result, or with the right result: that of the undisturbed run. It
-prints a line a fault and a table, and writes benchmarks/storage_faults.json. Needs a C compiler: libc's functions are those
-that fail.
+prints a line a fault and a table, and writes benchmarks/storage_faults.json. Needs a C compiler: functions of libc are
+those that fail.
 """
 
 from __future__ import annotations

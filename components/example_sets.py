@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
-from glob import glob
 from typing import BinaryIO, NamedTuple
 
 import tensorflow as tf
@@ -17,7 +16,7 @@ from components.example_records import FRAME_BYTES, find_class, find_image, pars
 from components.images import try_reading
 from components.keys import is_litter
 from components.listing import TFRECORD, Excluded, ImageFile, Listing, open_train
-from components.places import as_path, is_remote, measure, walk_objects
+from components.places import as_path, find_matches, is_remote, measure, walk_objects
 from components.rejects import UNREADABLE, Reject, RejectedImage
 from components.split_words import SPLIT_WORDS, check_evaluation, last_split_word
 
@@ -75,7 +74,7 @@ def find_files(place: str) -> list[str]:
         paths = [place]
     else:
         try:
-            paths = tf.io.gfile.glob(place) if "://" in place else glob(place)
+            paths = tf.io.gfile.glob(place) if "://" in place else [str(path) for path in find_matches(place)]
         except tf.errors.OpError as error:
             raise UserError(f"Cannot list {place!r} ({_describe(error)}): check the address.") from error
     paths = [path for path in paths if not is_litter(path.rpartition("/")[2])]

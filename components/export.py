@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from dataclasses import asdict
@@ -37,6 +38,7 @@ from components.files import write_json
 from components.head_input import Source, evaluate_from_shards, read_vectors
 from components.model import Architecture
 from components.ownership import replacing_folder
+from components.places import plain_folder
 from components.train import load_classifier, read_source
 from components.views import Augment, list_views
 
@@ -64,12 +66,6 @@ def export_model(
     With a precision the model abstains below the threshold that reaches it on the validation split.
     """
     graph_def = load_graph(run.backbones / bottlenecks.backbone_id)
-    abstention = None
-    if precision is not None:
-        classifier = load_classifier(examples, head, run, architecture, seed)
-        abstention = measure_abstention(classifier, read_source(examples, bottlenecks, run, "val"), precision)
-    threshold = abstention.threshold if abstention else None
-    classifier = load_classifier(examples, head, run, architecture, seed, threshold)
 
     def receive() -> tf.estimator.export.ServingInputReceiver:
         if graph_def is None:  # ready-made bottlenecks whose network is not known: images cannot be served
@@ -91,7 +87,12 @@ def export_model(
         )
 
     version = _next_version(run.exports)
-    with replacing_folder(run.exports / version, SAVED_MODEL) as partial:
+    with plain_folder(run.root) as root, replacing_folder(run.exports / version, SAVED_MODEL) as partial:
+        load = functools.partial(load_classifier, examples, head, RunDir(root), architecture, seed)
+        abstention = None
+        if precision is not None:
+            abstention = measure_abstention(load(), read_source(examples, bottlenecks, run, "val"), precision)
+        classifier = load(abstention.threshold if abstention else None)
         scratch = partial / "scratch"
         exported = Path(classifier.export_saved_model(str(scratch), receive).decode())
         for item in exported.iterdir():

@@ -20,7 +20,7 @@ from components.optimisation import Optimisation
 from components.ownership import replacing_folder
 from components.progress import Progress
 from components.shards import naming_damage, shard_files
-from components.start import PARTS, Start
+from components.start import PARTS, Start, open_checkpoint
 from components.train import Recipe, make_optimisation, read_source, settle_output, weigh_shards, write_history
 from components.trainable_graph import add_trainable, read_constants, replace_constants, weights_after, weights_of_last
 
@@ -130,7 +130,7 @@ def tuned_model_fn(
 
 def read_head(folder: Path) -> Start:
     """Return the variables of a trained head by name."""
-    reader = tf.train.load_checkpoint(str(folder))
+    reader = open_checkpoint(folder)
     names = [name for name in reader.get_variable_to_shape_map() if name.startswith(f"{TRAINING_SCOPE}/")]
     return {name: reader.get_tensor(name) for name in names if name.rpartition("/")[2] in PARTS}
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from components.errors import UserError
 from components.files import PARTIAL
 from components.keys import is_litter
-from components.places import as_path, is_remote, match_objects, walk_objects
+from components.places import as_path, find_matches, is_remote, walk_objects
 
 
 def find_files(paths: Sequence[Path], output: Path | None = None) -> Iterator[str]:
@@ -36,22 +36,16 @@ def _absolute(place: str) -> str:
 def _expand(path: Path) -> Iterable[str]:
     if path.exists() if is_remote(path) else os.path.lexists(path):  # even with brackets in its name
         return [str(path)]
-    find = match_objects if is_remote(path) else _match
-    matches = find(path) if glob.has_magic(str(path)) else []
     # A part that the pattern spells out is asked for; names with a dot are matched by patterns with one alone.
-    matches = sorted(
+    matches = [
         match
-        for match in matches
+        for match in (find_matches(path) if glob.has_magic(str(path)) else [])
         if not any(is_litter(part) and part not in path.parts and part[0] != "." for part in match.parts)
-    )
+    ]
     if not matches:
         kind = "match for" if glob.has_magic(str(path)) else "file or folder"
         raise UserError(f"There is no {kind} '{path}': give paths of images or of folders of images.")
     return _leave_nested(matches)
-
-
-def _match(pattern: Path) -> list[Path]:
-    return [Path(match) for match in glob.iglob(str(pattern), recursive=True)]
 
 
 def _leave_nested(matches: Iterable[Path]) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from tensorflow_model_analysis.extractors.slice_key_extractor import SLICE_KEY_E
 from tensorflow_model_analysis.proto import config_pb2, metrics_for_slice_pb2, validation_result_pb2
 
 from components import features
+from components.places import as_path, plain_folder
 from components.prediction_table import WritePredictions, join_predictions
 from components.slice_metrics import ACCURACY, CONFUSION, LOSS, METRICS, TOP5
 
@@ -74,44 +76,48 @@ def analyze_model(
 
     images is the number of them in the test shards.
     """
-    loaders = [
-        tfma.default_eval_shared_model(str(path), model_name=name, eval_config=config) for name, path in models.items()
-    ]
     # Predictions are those that TFMA measures, so that the models are loaded and run once.
     write = tfma.evaluators.Evaluator(
         "WritePredictions",
         SLICE_KEY_EXTRACTOR_STAGE_NAME,
         WritePredictions(next(iter(models)), labels, predictions, images),
     )
-    evaluators = [*tfma.default_evaluators(eval_shared_model=loaders, eval_config=config), write]
-    pattern = f"{files[0].rpartition('/')[0]}/test-*.tfrecord"
+    records = f"{files[0].rpartition('/')[0]}/test-*.tfrecord"
     # Without files of plots and attributions, of which this configuration has none.
     results = {key: str(folder / key) for key in (tfma.METRICS_KEY, tfma.VALIDATIONS_KEY)}
     writers = [
         tfma.writers.EvalConfigWriter(
             str(folder),
             config,
-            data_location=pattern,
+            data_location=records,
             data_file_format="tfrecords",
             model_locations={name: str(path) for name, path in models.items()},
         ),
         tfma.writers.MetricsPlotsAndValidationsWriter(results, config),
     ]
-    tfma.run_model_analysis(
-        loaders,
-        config,
-        pattern,
-        output_path=str(folder),
-        evaluators=evaluators,
-        writers=writers,
-        pipeline_options=options,
-    )
+    with ExitStack() as stack:
+        plain = {name: stack.enter_context(plain_folder(path)) for name, path in models.items()}
+        loaders = [
+            tfma.default_eval_shared_model(str(path), model_name=name, eval_config=config)
+            for name, path in plain.items()
+        ]
+        tfma.run_model_analysis(
+            loaders,
+            config,
+            str(stack.enter_context(plain_folder(as_path(records).parent)) / as_path(records).name),
+            output_path=str(folder),
+            evaluators=[*tfma.default_evaluators(eval_shared_model=loaders, eval_config=config), write],
+            writers=writers,
+            pipeline_options=options,
+        )
     join_predictions(predictions)
 
 
 def _read_slices(folder: Path) -> list[tuple[str, str, dict[str, metrics_for_slice_pb2.MetricsForSlice]]]:
     slices = []
-    for entry in tfma.load_metrics(str(folder)):
+    with plain_folder(folder) as plain:
+        entries = [*tfma.load_metrics(str(plain))]
+    for entry in entries:
         name, value = "", ""
         for key in entry.slice_key.single_slice_keys:
             name, value = key.column, key.bytes_value.decode("utf-8", "surrogateescape")

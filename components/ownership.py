@@ -16,6 +16,7 @@ from components.places import (
     make_folder,
     move_file,
     move_folder,
+    plain_folder,
     remove,
     remove_empty_folders,
     remove_file,
@@ -110,7 +111,8 @@ def replacing_shared_folder(path: Path) -> Iterator[Path]:
     remove(partial)
     make_folder(partial)
     try:
-        yield partial
+        with plain_folder(partial) as plain:
+            yield plain
         _replace_written(partial, path)
     finally:
         remove(partial)

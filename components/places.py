@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -21,6 +23,9 @@ FIELDS = "items(name,size,generation),nextPageToken"
 PAGE = 1000
 # Requests at a time, where each is answered in its own time.
 CONNECTIONS = 16
+# What TensorFlow and Beam take for a part of a pattern in paths that are to be read or written as they are, without a
+# way to escape it: checkpoints, SavedModels and results (tensorflow/tensorflow#35489, apache/beam#21140).
+PATTERN = re.compile(r"[*?[\\]")
 
 
 class Status(NamedTuple):
@@ -107,6 +112,22 @@ def _walk(folder: Path, nested: bool) -> Iterator[tuple[str, Status]]:
             return
 
 
+def find_matches(pattern: str | os.PathLike[str]) -> list[Path]:
+    """Return the files and folders that a pattern matches, sorted.
+
+    A folder that exists as the pattern spells it, such as 'photos [old]', is that folder and no pattern.
+    """
+    scheme = REMOTE if is_remote(pattern) else ""
+    parts = str(pattern)[len(scheme) :].split("/")
+    above = [scheme + "/".join(parts[: number + 1]) for number in range(len(parts) - 1)]
+    there = [PATTERN.search(part) and as_path(place).exists() for part, place in zip(parts, above)]
+    escaped = scheme + "/".join(
+        glob.escape(part) if is_there else part for part, is_there in zip(parts, [*there, None])
+    )
+    matches = match_objects(as_path(escaped)) if scheme else map(Path, glob.iglob(escaped, recursive=True))
+    return sorted(matches)
+
+
 def match_objects(pattern: Path) -> list[Path]:
     """Return the objects, and the folders of objects, that a remote pattern matches."""
     return [as_path(f"{REMOTE}{name}") for name in _system(pattern).glob(str(pattern))]
@@ -187,6 +208,21 @@ def move_folder(source: Path, target: Path) -> None:
     names = list(list_files(source))
     _system(source).copy([str(source / name) for name in names], [str(target / name) for name in names])
     remove(source)
+
+
+@contextmanager
+def plain_folder(folder: Path) -> Iterator[Path]:
+    """Yield a path to a folder for TensorFlow and Beam: itself, or a link without what they take for a pattern.
+
+    The link lasts as long as the block, and leads nowhere on other machines.
+    """
+    if is_remote(folder) or not PATTERN.search(os.path.abspath(folder)):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="topgraft-") as temporary:
+        link = Path(temporary, "folder")
+        link.symlink_to(os.path.abspath(folder), target_is_directory=True)
+        yield link
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,13 +45,24 @@ def open_former_run(former: Path) -> FormerRun:
     try:
         record = json.loads(run.record.read_text(encoding="utf-8"))
         names = run.labels.read_text(encoding="utf-8").split("\n")[:-1]
-        reader = tf.train.load_checkpoint(str(run.model))
+        reader = open_checkpoint(run.model)
         record["backbone"], record["config"]  # as of a run that went so far
     except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
         raise UserError(
             f"train.warm_start names '{former}', which holds no trained run: give the output_dir of a finished run."
         ) from error
     return FormerRun(record, names, reader)
+
+
+def open_checkpoint(folder: Path) -> Any:
+    """Return a reader of the checkpoint in a folder; raises OSError or TensorFlow's errors where there is none.
+
+    Unlike tf.train.load_checkpoint it takes no part of the path for a pattern.
+    """
+    state = tf.train.get_checkpoint_state(str(folder))
+    if state is None:
+        raise FileNotFoundError(errno.ENOENT, "no checkpoint", str(folder))
+    return tf.compat.v1.train.NewCheckpointReader(state.model_checkpoint_path)
 
 
 def read_former_head(former: Path, labels: Sequence[str], backbone_id: str, architecture: Architecture) -> Start:

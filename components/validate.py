@@ -23,6 +23,7 @@ from components.errors import UserError
 from components.features import SPLITS, Examples, RunDir, Validation, Work
 from components.files import write_json, write_text
 from components.ownership import replacing_shared_folder
+from components.places import plain_folder
 from components.shards import check_count
 
 # Below this many values TFDV does not look at the formats of images (ImageStatsGenerator's values_threshold).
@@ -55,8 +56,8 @@ def validate_examples(examples: Examples, run: RunDir, gate: Gate, options: Pipe
     """
     baseline = RunDir(gate.baseline) if gate.baseline else None
     previous = _load_baseline(baseline) if baseline else None
-    with replacing_shared_folder(run.validation) as folder:
-        _compute_statistics(run.examples, folder / STATISTICS, options)
+    with plain_folder(run.examples) as records, replacing_shared_folder(run.validation) as folder:
+        _compute_statistics(records, folder / STATISTICS, options)
         statistics = load_statistics(folder / STATISTICS)
         for split, count in examples.splits.items():
             check_count(statistics[split].datasets[0].num_examples, count, run.examples / f"{split}-*.tfrecord")
