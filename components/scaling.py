@@ -7,6 +7,7 @@ from typing import Callable
 
 import numpy as np
 from scipy.linalg import cholesky, lapack  # type: ignore[import-untyped]
+from scipy.sparse import csr_matrix  # type: ignore[import-untyped]
 
 from components.head_input import Vectors
 from components.model import L2, STANDARDIZE, TRAINING_SCOPE, WHITEN
@@ -84,7 +85,9 @@ def _repeat(labels: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def _sum_classes(flat: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
-    sums: np.ndarray = np.eye(classes, dtype=np.float32)[:, labels] @ flat
+    # Sparse: a dense matrix of classes by images would be larger than many bottlenecks are.
+    one_hot = csr_matrix((np.ones(len(labels), np.float32), labels, np.arange(len(labels) + 1)), (len(labels), classes))
+    sums: np.ndarray = one_hot.T @ flat
     return sums
 
 

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -76,6 +78,22 @@ def test_images_of_a_class_spread_alike_in_all_ways_after_whitening():
     spread = whitening.T @ shrunk @ whitening
     np.testing.assert_allclose(spread / spread[0, 0], np.eye(5), atol=1e-4)
     assert np.square(flat @ whitening).sum(1).mean() == pytest.approx(5, rel=1e-4)
+
+
+def test_whitening_many_classes_takes_no_memory_for_each_class_of_each_image():
+    random = np.random.default_rng(0)
+    vectors = Vectors(random.normal(size=(20_000, 1, 8)).astype(np.float32), random.integers(0, 1000, 20_000))
+    measure_whitening(lambda: [vectors], 1000)
+    tracemalloc.start()
+    whitening = measure_whitening(lambda: [vectors], 1000)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 8 * vectors.values.nbytes  # classes by images would be 125 times as large
+    flat = normalize(vectors.values[:, 0]) * 8**0.5
+    residuals = flat - np.array([flat[vectors.labels == label].mean(0) for label in range(1000)])[vectors.labels]
+    shrunk = 2 * shrunk_covariance(residuals.T @ residuals / len(residuals), shrinkage=0.5)
+    spread = whitening.T @ shrunk @ whitening
+    np.testing.assert_allclose(spread / spread[0, 0], np.eye(8), atol=1e-4)
 
 
 def test_fewer_images_than_dimensions_can_be_whitened():
