@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -105,9 +106,10 @@ def _check_inner(root: str, tops: Sequence[str], parts: list[list[str]]) -> None
 
 
 def walk(root: str, excluded: Excluded) -> tuple[list[Entry], list[Reject]]:
-    """Return all below a folder that is not a folder, sorted by key, and a reject for each folder that cannot be read.
+    """Return all below a folder that is not a folder, sorted by key, and a reject for each link to a folder above it.
 
-    Links to folders are followed, except to one above; raises UserError when the root itself cannot be read.
+    Other links to folders are followed. Raises UserError for a folder that cannot be read: nobody knows which images it
+    holds, so the data set is not known.
     """
     entries, rejects = [], []
     waiting: list[tuple[str, str, tuple[tuple[int, int], ...]]] = [("", root, ())]
@@ -121,19 +123,17 @@ def walk(root: str, excluded: Excluded) -> tuple[list[Entry], list[Reject]]:
                 continue
             with os.scandir(folder) as scan:
                 found = list(scan)
+            for entry in found:
+                key = prefix + entry.name
+                if is_litter(entry.name) or excluded(key):
+                    continue
+                if _is_folder(entry):
+                    waiting.append((f"{key}/", entry.path, (*above, identity)))
+                else:
+                    entries.append(_measure(key, entry))
         except OSError as error:
-            if not prefix:
-                raise UserError(f"Cannot read {root!r} ({error.strerror}): check its permissions.") from error
-            rejects.append(Reject(prefix[:-1], UNREADABLE, error.strerror or str(error)))
-            continue
-        for entry in found:
-            key = prefix + entry.name
-            if is_litter(entry.name) or excluded(key):
-                continue
-            if _is_folder(entry):
-                waiting.append((f"{key}/", entry.path, (*above, identity)))
-            else:
-                entries.append(_measure(key, entry))
+            cure = f"mend that, or name {prefix[:-1]!r} in data.exclude" if prefix else "check its permissions"
+            raise UserError(f"Cannot read {folder!r} ({error.strerror or error}): {cure}.") from error
     return sorted(entries), sorted(rejects)
 
 
@@ -154,15 +154,19 @@ def walk_remote(root: str, excluded: Excluded) -> tuple[list[Entry], list[Reject
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link to itself: ingest cannot read it either and gives it its reject row
-        return False
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        return False  # a link to itself: ingest cannot read it either and gives it its reject row
 
 
 def _measure(key: str, entry: os.DirEntry[str]) -> Entry:
     try:
         status = entry.stat()
-    except OSError:  # a broken link: as above
-        return Entry(key, entry.path, 0, 0)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ELOOP):
+            raise
+        return Entry(key, entry.path, 0, 0)  # a broken link: as above
     return Entry(key, entry.path, status.st_size, status.st_mtime_ns)
 
 

@@ -79,6 +79,12 @@ def shard_files(folder: Path, split: str, shards: Sequence[int]) -> list[str]:
     return [str(folder / shard_name(split, shard)) for shard in list_shards(shards)]
 
 
+def shard_patterns(folder: Path, split: str, shards: Sequence[int]) -> list[str]:
+    """Return a pattern for each span that matches the paths of a split's shards, given how many each span has."""
+    names = [shard_name(split, Shard(0, count, span)) for span, count in enumerate(shards)]
+    return [str(folder / name.replace("00000-of", "?????-of")) for name in names]
+
+
 def list_former(folder: Path, shards: Sequence[int]) -> list[str]:
     """Return the names of the shard files in a folder that runs wrote for spans other than these."""
     current = {*list_shards(shards)}

@@ -24,7 +24,7 @@ from components.features import SPLITS, Examples, RunDir, Validation, Work
 from components.files import write_json, write_text
 from components.ownership import replacing_shared_folder
 from components.places import plain_folder
-from components.shards import check_count
+from components.shards import check_count, shard_patterns
 
 # Below this many values TFDV does not look at the formats of images (ImageStatsGenerator's values_threshold).
 IMAGES_FOR_FORMATS = 100
@@ -57,7 +57,7 @@ def validate_examples(examples: Examples, run: RunDir, gate: Gate, options: Pipe
     baseline = RunDir(gate.baseline) if gate.baseline else None
     previous = _load_baseline(baseline) if baseline else None
     with plain_folder(run.examples) as records, replacing_shared_folder(run.validation) as folder:
-        _compute_statistics(records, folder / STATISTICS, options)
+        _compute_statistics(records, examples.shards, folder / STATISTICS, options)
         statistics = load_statistics(folder / STATISTICS)
         for split, count in examples.splits.items():
             check_count(statistics[split].datasets[0].num_examples, count, run.examples / f"{split}-*.tfrecord")
@@ -81,14 +81,15 @@ def validate_examples(examples: Examples, run: RunDir, gate: Gate, options: Pipe
     return Validation(Work(items=examples.written, computed=examples.written), warnings)
 
 
-def _compute_statistics(examples: Path, file: Path, options: PipelineOptions) -> None:
+def _compute_statistics(folder: Path, shards: Sequence[int], file: Path, options: PipelineOptions) -> None:
     # Told that they are images, TFDV counts formats and sizes of the bytes instead of ranking them as strings.
     images = schema_pb2.Feature(name=features.ENCODED, type=schema_pb2.BYTES, image_domain=schema_pb2.ImageDomain())
     settings = tfdv.StatsOptions(schema=schema_pb2.Schema(feature=[images]), enable_semantic_domain_stats=True)
     with beam.Pipeline(options=options) as pipeline:
         batches = []
         for split in SPLITS:
-            records = tfxio.TFExampleRecord(str(examples / f"{split}-*.tfrecord"), telemetry_descriptors=["topgraft"])
+            patterns = shard_patterns(folder, split, shards)
+            records = tfxio.TFExampleRecord(patterns, telemetry_descriptors=["topgraft"])
             batches.append(
                 pipeline | f"Read {split} examples" >> records.BeamSource() | f"Name {split}" >> beam.WithKeys(split)
             )
