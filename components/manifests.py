@@ -128,7 +128,7 @@ def _measure(path: str, listed: Mapping[str, Status]) -> tuple[int, int] | None:
         status = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (FileNotFoundError, NotADirectoryError, PermissionError):
+    except PermissionError:
         return 0, 0
     return status.st_size, status.st_mtime_ns
 
