@@ -15,7 +15,7 @@ import numpy as np
 from components.directions import to_directions
 from components.features import SPLITS, RunDir
 from components.label_issues import find_judged, find_label_issues, predict_left_out
-from components.near_duplicates import find_near_duplicates, group_rows
+from components.near_duplicates import find_near_duplicates
 from components.shards import BottleneckTable, read_bottlenecks, shard_files
 
 COLUMNS = ("seed", "planted", "in first", "recall", "precision", "named", "named recall", "named precision", "seconds")
@@ -52,12 +52,14 @@ def main() -> None:
     train = np.arange(len(tables["train"].labels))  # the first split
     directions = to_directions(np.concatenate([table.vectors for table in tables.values()]))
     sums = [sha256 for table in tables.values() for sha256 in table.sha256]
+    _, copies = np.unique(np.array(sums, dtype=object), return_inverse=True)
+    splits = np.repeat(np.arange(len(tables)), [len(table.labels) for table in tables.values()])
 
     rows = []
     for seed in (None, *range(options.seeds)):
         noisy, planted = swap_labels(labels, train, options.share, seed) if seed is not None else (labels, labels < 0)
         start = time.perf_counter()
-        groups = group_rows(sums, find_near_duplicates(directions, noisy, options.near_duplicate))
+        groups = find_near_duplicates(directions, noisy, splits, copies, options.near_duplicate).groups
         issues = find_label_issues(directions, noisy, groups)
         seconds = time.perf_counter() - start
         scores = predict_left_out(directions, noisy, groups, find_judged(noisy, groups))

@@ -12,15 +12,17 @@ from components.directions import to_directions
 from components.duplicates import COPY, LABEL_CONFLICT, LEAK
 from components.features import SPLITS, Audit, Bottlenecks, Examples, RunDir, Work
 from components.label_issues import LabelIssue, find_label_issues
-from components.near_duplicates import Pair, find_near_duplicates, group_rows
+from components.near_duplicates import Nearest, Pair, find_near_duplicates
 from components.nearest import find_nearest
 from components.ownership import replacing_folder
 from components.shards import read_bottlenecks, shard_files
 from components.tables import write_csv
 
 NEAR_DUPLICATES, SUSPICIOUS_LABELS = "near_duplicates.csv", "suspicious_labels.csv"
-NEAREST, MAP = "nearest.csv", "map.csv"
+LEAKS, NEAREST, MAP = "leaks.csv", "nearest.csv", "map.csv"
 NEAREST_SHOWN = 3
+# Cosine of two bottlenecks that are equal up to the rounding of float32, in the network and here.
+EQUAL = 1 - 1e-5
 
 
 class Image(NamedTuple):
@@ -42,6 +44,12 @@ class PairRow(NamedTuple):
     other_label: str
     other_split: str
     kind: str  # label_conflict (two classes), else leak (two splits), else copy
+
+
+class LeakRow(NamedTuple):
+    """One row of leaks.csv: a test image that has a near-duplicate in the train split."""
+
+    path: str
 
 
 class NearestRow(NamedTuple):
@@ -86,24 +94,28 @@ class Audited(NamedTuple):
 def audit_bottlenecks(
     examples: Examples, bottlenecks: Bottlenecks, run: RunDir, near_duplicate: float, max_images: int
 ) -> Audit:
-    """Write the four tables of audit/; near_duplicate is the least cosine of a pair that look the same.
+    """Write the tables of audit/; near_duplicate is the least cosine of a pair that look the same.
 
     With more than max_images images, it is of a sample of about so many: memory grows with their number, and the time
     to compare all pairs with its square.
     """
     share = max_images / examples.written
     images, sums, labels, directions = read_images(examples, bottlenecks, run, share)
-    pairs = find_near_duplicates(directions, labels, near_duplicate)
-    issues = find_label_issues(directions, labels, group_rows(sums, pairs))
-    rows = describe_pairs(pairs, images)
+    splits = np.array([SPLITS.index(image.split) for image in images], np.int64)
+    _, copies = np.unique(np.array(sums, dtype=object), return_inverse=True)
+    found = find_near_duplicates(directions, labels, splits, copies, near_duplicate)
+    issues = find_label_issues(directions, labels, found.groups)
+    train, test = (SPLITS.index(split) for split in ("train", "test"))
+    leaked = np.flatnonzero(found.splits[:, train] & (splits == test))
     with replacing_folder(run.audit) as partial:
-        write_csv(partial / NEAR_DUPLICATES, PairRow._fields, rows)
+        write_csv(partial / NEAR_DUPLICATES, PairRow._fields, describe_pairs(found.pairs, images))
+        write_csv(partial / LEAKS, LeakRow._fields, (LeakRow(images[row].path) for row in leaked))
         write_csv(partial / SUSPICIOUS_LABELS, LabelRow._fields, describe_issues(issues, images, examples.labels))
         write_csv(partial / NEAREST, NearestRow._fields, describe_nearest(directions, images))
         write_csv(partial / MAP, MapRow._fields, describe_map(directions, images))
-    leaks = sum(row.split != row.other_split for row in rows)
+    warnings = [*describe_sample(len(images), examples.written), *describe_equal(found.nearest, images)]
     work = Work(examples.written, computed=len(images))
-    return Audit(work, len(rows), leaks, len(issues), len(images))
+    return Audit(work, found.total, found.leaks, len(issues), warnings)
 
 
 def read_images(examples: Examples, bottlenecks: Bottlenecks, run: RunDir, share: float) -> Audited:
@@ -119,6 +131,29 @@ def read_images(examples: Examples, bottlenecks: Bottlenecks, run: RunDir, share
         np.concatenate([table.labels for table in tables.values()]),
         to_directions(np.concatenate([table.vectors for table in tables.values()])),
     )
+
+
+def describe_sample(images: int, of: int) -> list[str]:
+    """Return a sentence on the audit of a sample, none where it took all images."""
+    if images == of:
+        return []
+    return [
+        f"The audit looked at a sample of {images:,} of {of:,} images: of the pairs that look alike it finds "
+        f"{(images / of) ** 2:.1%} (audit.max_images sets how many it takes)."
+    ]
+
+
+def describe_equal(nearest: Nearest, images: Sequence[Image]) -> list[str]:
+    """Return a sentence on the images whose bottleneck an image of another class has too, none without any."""
+    equal = np.flatnonzero(nearest.cosines >= EQUAL)
+    if not equal.size:
+        return []
+    row = min(equal, key=lambda row: images[row].path)
+    one, other = images[row], images[nearest.rows[row]]
+    return [
+        f"{len(equal):,} images of different classes have equal bottlenecks, so that the model cannot tell them apart: "
+        f"the first are '{one.path}' ({one.label}) and '{other.path}' ({other.label})."
+    ]
 
 
 def describe_pairs(pairs: Sequence[Pair], images: Sequence[Image]) -> list[PairRow]:

@@ -6,14 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from scipy.stats import binom, false_discovery_control  # type: ignore[import-untyped]
 
-from components.calibration import NEVER_ANSWERS, confidence_interval
+from components.calibration import INTERVAL, NEVER_ANSWERS, confidence_interval
 from components.features import Audit, Examples
-from components.measured import Measured
+from components.measured import Measured, describe_leaks
+from components.printable import join_names
+from components.scores import describe_unanswered
 
 # Below this, even a class without a mistake may be right in fewer than 70 % of cases (0.025 ** (1 / 10) = 0.69).
 FEW_IMAGES = 10
-NAMES_SHOWN = 10
 
 
 def list_metrics(measured: Measured, labels: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -70,18 +72,11 @@ def list_limits(
     if few:
         yield f"Not measured well, with fewer than {FEW_IMAGES} test images: {join_names(few)}."
     confusion = measured.confusion
-    overall = np.trace(confusion) / max(confusion.sum(), 1)
-    weak = [
-        label
-        for label, row, hit in zip(examples.labels, confusion, np.diag(confusion))
-        if confidence_interval(int(hit), int(row.sum()))[1] < overall
-    ]
+    weak = [examples.labels[index] for index in find_weak_classes(confusion)]
     if weak:
         yield f"Recognised less often than images are on the whole, beyond chance: {join_names(weak)}."
-    if measured.leaked:
-        without = measured.accuracy_without_leaks
-        rest = f", without these the accuracy is {without:.4f}" if without is not None else ""
-        yield f"Test images with a near-duplicate in training: {measured.leaked:,}{rest}."
+    yield from describe_unanswered(confusion, examples.labels)
+    yield from describe_leaks(measured)
     yield from audit.warnings
     if audit.leaks > measured.leaked:
         yield f"Pairs of near-duplicates in two splits: {audit.leaks:,}."
@@ -95,7 +90,13 @@ def list_limits(
         yield f"Files left out as they are no usable images: {examples.rejected:,} of {examples.found:,}."
 
 
-def join_names(names: Sequence[str]) -> str:
-    """Return the first NAMES_SHOWN of some names in a line, and how many more there are."""
-    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
-    return ", ".join(names[:NAMES_SHOWN]) + more
+def find_weak_classes(confusion: np.ndarray) -> np.ndarray:
+    """Return the classes, int64[K], that are recognised less often than images on the whole, beyond chance.
+
+    Of all classes that are named, a share of 5 % at most is expected to be named by chance alone, however many there
+    are: exact binomial tests, corrected as Benjamini and Hochberg do (J. R. Stat. Soc. B 57, 1995).
+    """
+    actual, hits = confusion.sum(1), np.diag(confusion)
+    there = np.flatnonzero(actual)
+    chances = binom.cdf(hits[there], actual[there], hits.sum() / max(actual.sum(), 1))
+    return there[false_discovery_control(chances) <= 1 - INTERVAL]

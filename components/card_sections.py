@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from components.card_findings import join_names
+from components.printable import join_names
 
 
 class Section(NamedTuple):
@@ -21,7 +21,8 @@ def describe_card(card: Mapping[str, Any]) -> list[Section]:
     details, parameters = card["model_details"], card["model_parameters"]
     analysis, considerations = card["quantitative_analysis"], card["considerations"]
     data, metrics = parameters["data"], analysis["performance_metrics"]
-    verdict = "Blessed." if analysis["blessed"] else f"Not blessed: {'; '.join(analysis['reasons'])}."
+    reasons = "; ".join(analysis["reasons"])
+    verdict = f"{analysis['verdict'].capitalize()}{f': {reasons}' if reasons else ''}."
     backbones = [
         (f"backbone {backbone['name']}", backbone["licence"] or "licence not known")
         for backbone in parameters["backbone"]

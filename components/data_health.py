@@ -19,14 +19,19 @@ Row = dict[str, str]
 
 @dataclass(frozen=True)
 class DataHealth:
-    """Tables of the report; rows are those of the csv files, the most telling first."""
+    """Tables of the report; rows are those of the csv files, the most telling first, and counts those of all.
+
+    near_duplicates_listed is the number of pairs in the csv file.
+    """
 
     warnings: list[str]
     reasons: dict[str, int]
     rejects: list[Row]
     conflicts: list[Row]
+    conflicts_count: int
     near_duplicates: list[Row]
     near_duplicates_count: int
+    near_duplicates_listed: int
     suspicious: list[Row]
     suspicious_count: int
 
@@ -42,14 +47,16 @@ def collect_health(examples: Examples, validation: Validation, audit: Audit, run
     rejects = [json.loads(line) for line in run.rejects.read_text(encoding="utf-8").splitlines()]
     pairs = read_csv(run.audit / "near_duplicates.csv")
     suspicious = read_csv(run.audit / "suspicious_labels.csv")
-    copies = read_csv(run.duplicates)
+    conflicts = [row for row in read_csv(run.duplicates) if row["label"] != row["copy_of_label"]]
     return DataHealth(
         warnings=[*examples.warnings, *validation.warnings, *audit.warnings],
         reasons=dict(collections.Counter(reject["reason"] for reject in rejects).most_common()),
         rejects=rejects[:REJECTS_SHOWN],
-        conflicts=[row for row in copies if row["label"] != row["copy_of_label"]][:PAIRS_SHOWN],
+        conflicts=conflicts[:PAIRS_SHOWN],
+        conflicts_count=len(conflicts),
         near_duplicates=pairs[:PAIRS_SHOWN],
         near_duplicates_count=audit.near_duplicates,
+        near_duplicates_listed=len(pairs),
         suspicious=suspicious[:LABELS_SHOWN],
         suspicious_count=audit.suspicious,
     )

@@ -268,25 +268,13 @@ class Bottlenecks:
 
 @dataclass(frozen=True)
 class Audit:
-    """Outcome of audit: pairs of images that look alike, those of them across splits, and labels in doubt.
-
-    images is how many of all images it looked at.
-    """
+    """Outcome of audit: pairs of images that look alike, those of them across splits, labels in doubt, sentences."""
 
     work: Work
     near_duplicates: int
     leaks: int
     suspicious: int
-    images: int
-
-    @property
-    def warnings(self) -> list[str]:
-        if self.images == self.work.items:
-            return []
-        return [
-            f"The audit looked at a sample of {self.images:,} of {self.work.items:,} images: of the pairs that look "
-            f"alike it finds {(self.images / self.work.items) ** 2:.1%} (audit.max_images sets how many it takes)."
-        ]
+    warnings: list[str]
 
     def folder(self, run: RunDir) -> Path:
         return run.audit
@@ -344,12 +332,28 @@ class Export:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Outcome of evaluate: metrics of the test split, and the blessing with its reasons."""
+    """Outcome of evaluate: metrics of the test split, and the verdict on the model with its reasons.
+
+    gated tells whether the config sets a limit. A blessed model has a reason only where nothing was compared. baseline
+    is the version of the export that it was compared with, '' without one; warnings are sentences for the user.
+    """
 
     work: Work
     metrics: dict[str, float]
+    gated: bool
     blessed: bool
-    reasons: list[str] = field(default_factory=list)
+    reasons: list[str]
+    baseline: str
+    warnings: list[str]
+
+    @property
+    def verdict(self) -> str:
+        """The verdict in words."""
+        if not self.gated:
+            return "NOT GATED"
+        if not self.blessed:
+            return "NOT BLESSED"
+        return "BLESSED (nothing was compared)" if self.reasons else "BLESSED"
 
     def folder(self, run: RunDir) -> Path:
         return run.evaluation
@@ -368,11 +372,12 @@ class Curve:
 
 @dataclass(frozen=True)
 class Report:
-    """Outcome of report: the page and the model's card, relative to the run directory."""
+    """Outcome of report: the page and the model's card, relative to the run directory, and sentences for the user."""
 
     work: Work
     page: str
     card: str
+    warnings: list[str]
 
     def folder(self, run: RunDir) -> Path:
         return run.report

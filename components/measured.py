@@ -8,13 +8,13 @@ from typing import NamedTuple
 import numpy as np
 
 from components import features
-from components.audit import NEAR_DUPLICATES
+from components.audit import LEAKS
 from components.data_health import Row
 from components.export import read_abstention
 from components.features import Evaluation, Examples, Export, RunDir
 from components.model_analysis import read_confusion, read_slice_metrics
 from components.reliability import Reliability, collect_reliability
-from components.tables import read_csv
+from components.tables import read_csv, scan_csv
 
 
 class Measured(NamedTuple):
@@ -32,7 +32,7 @@ class Measured(NamedTuple):
 def read_measured(examples: Examples, export: Export, evaluation: Evaluation, run: RunDir) -> Measured:
     """Read what evaluate and audit left of the test split."""
     predictions = read_csv(run.predictions)
-    leaked = leaked_tests(read_csv(run.audit / NEAR_DUPLICATES))
+    leaked = {row["path"] for row in scan_csv(run.audit / LEAKS)}
     return Measured(
         predictions,
         read_confusion(run.evaluation, len(examples.labels)),
@@ -44,14 +44,17 @@ def read_measured(examples: Examples, export: Export, evaluation: Evaluation, ru
     )
 
 
-def leaked_tests(pairs: Iterable[Row]) -> set[str]:
-    """Return the keys of the test images that have a near-duplicate in the train split."""
-    sides = (
-        (row[f"{one}path"], row[f"{one}split"], row[f"{other}split"])
-        for row in pairs
-        for one, other in (("", "other_"), ("other_", ""))
-    )
-    return {key for key, split, other in sides if (split, other) == ("test", "train")}
+def describe_leaks(measured: Measured) -> list[str]:
+    """Return a sentence on the test images that have a near-duplicate in the train split, none without any."""
+    if not measured.leaked:
+        return []
+    images, them = ("image has", "it") if measured.leaked == 1 else ("images have", "them")
+    without = measured.accuracy_without_leaks
+    rest = "no other is left to measure" if without is None else f"without {them} {without:.4f}"
+    return [
+        f"{measured.leaked:,} test {images} a near-duplicate in the train split (audit/{LEAKS}): with {them} the "
+        f"accuracy is {measured.metrics['accuracy']:.4f}, {rest}."
+    ]
 
 
 def accuracy_of(predictions: Iterable[Row]) -> float | None:

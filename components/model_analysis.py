@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -13,9 +13,19 @@ from tensorflow_model_analysis.extractors.slice_key_extractor import SLICE_KEY_E
 from tensorflow_model_analysis.proto import config_pb2, metrics_for_slice_pb2, validation_result_pb2
 
 from components import features
-from components.places import as_path, plain_folder
+from components.features import Examples
+from components.places import plain_folder
 from components.prediction_table import WritePredictions, join_predictions
-from components.slice_metrics import ACCURACY, CONFUSION, LOSS, METRICS, TOP5
+from components.shards import shard_patterns
+from components.slice_metrics import (
+    ACCURACY,
+    CONFUSION,
+    LOSS,
+    MEAN_CLASS_ACCURACY,
+    METRICS,
+    MIN_CLASS_RECALL,
+    TOP5,
+)
 
 CANDIDATE, BASELINE = "candidate", "baseline"
 
@@ -65,35 +75,35 @@ def make_eval_config(thresholds: Mapping[str, float], max_accuracy_drop: float |
 def analyze_model(
     config: config_pb2.EvalConfig,
     models: Mapping[str, Path],
-    files: Sequence[str],
-    images: int,
-    labels: Sequence[str],
-    folder: Path,
+    bottlenecks: Path,
+    examples: Examples,
     predictions: Path,
+    rubber_stamp: bool,
     options: PipelineOptions,
 ) -> None:
-    """Write TFMA's results for models to a folder, and what the first one predicts to a csv file in order of key.
+    """Write what the first of some models predicts for the test shards in a folder of bottlenecks to a csv file, in
+    order of key, and beside it TFMA's results for all.
 
-    images is the number of them in the test shards.
+    With rubber_stamp, TFMA notes that a model to compare with is missing.
     """
+    folder = predictions.parent
     # Predictions are those that TFMA measures, so that the models are loaded and run once.
     write = tfma.evaluators.Evaluator(
         "WritePredictions",
         SLICE_KEY_EXTRACTOR_STAGE_NAME,
-        WritePredictions(next(iter(models)), labels, predictions, images),
+        WritePredictions(next(iter(models)), examples.labels, predictions, examples.splits["test"]),
     )
-    records = f"{files[0].rpartition('/')[0]}/test-*.tfrecord"
     # Without files of plots and attributions, of which this configuration has none.
     results = {key: str(folder / key) for key in (tfma.METRICS_KEY, tfma.VALIDATIONS_KEY)}
     writers = [
         tfma.writers.EvalConfigWriter(
             str(folder),
             config,
-            data_location=records,
+            data_location=str(bottlenecks),
             data_file_format="tfrecords",
             model_locations={name: str(path) for name, path in models.items()},
         ),
-        tfma.writers.MetricsPlotsAndValidationsWriter(results, config),
+        tfma.writers.MetricsPlotsAndValidationsWriter(results, config, rubber_stamp=rubber_stamp),
     ]
     with ExitStack() as stack:
         plain = {name: stack.enter_context(plain_folder(path)) for name, path in models.items()}
@@ -104,7 +114,7 @@ def analyze_model(
         tfma.run_model_analysis(
             loaders,
             config,
-            str(stack.enter_context(plain_folder(as_path(records).parent)) / as_path(records).name),
+            shard_patterns(stack.enter_context(plain_folder(bottlenecks)), "test", examples.shards),
             output_path=str(folder),
             evaluators=[*tfma.default_evaluators(eval_shared_model=loaders, eval_config=config), write],
             writers=writers,
@@ -131,9 +141,10 @@ def _read_slices(folder: Path) -> list[tuple[str, str, dict[str, metrics_for_sli
 
 
 def read_metrics(folder: Path) -> dict[str, float]:
-    """Return accuracy, top5 and loss over the whole test split."""
+    """Return the metrics that thresholds may bound, over the whole test split."""
     (overall,) = [values for name, _, values in _read_slices(folder) if not name]
-    return {name: overall[name].double_value.value for name in (ACCURACY, TOP5, LOSS)}
+    names = (ACCURACY, TOP5, LOSS, MEAN_CLASS_ACCURACY, MIN_CLASS_RECALL)
+    return {name: overall[name].double_value.value for name in names}
 
 
 def read_slice_metrics(folder: Path, feature: str) -> dict[str, dict[str, float]]:
@@ -158,12 +169,18 @@ def read_confusion(folder: Path, classes: int) -> np.ndarray:
     return matrix
 
 
-def describe_failures(result: validation_result_pb2.ValidationResult, baseline: Path | None) -> list[str]:
-    """Return one sentence for each threshold that was missed, and for each that could not be checked."""
+def describe_failures(
+    result: validation_result_pb2.ValidationResult, baseline: Path | None, details: Mapping[str, str]
+) -> list[str]:
+    """Return one sentence for each threshold that was missed, and for each that could not be checked.
+
+    details says more of a metric by its name.
+    """
     sentences = []
     for slice_result in result.metric_validations_per_slice:
         for failure in slice_result.failures:
             name, value = failure.metric_key.name, failure.metric_value.double_value.value
+            detail = f" ({details[name]})" if name in details else ""
             bound = failure.metric_threshold.value_threshold
             if failure.metric_key.is_diff and baseline:
                 allowed = -failure.metric_threshold.change_threshold.absolute.value
@@ -171,9 +188,9 @@ def describe_failures(result: validation_result_pb2.ValidationResult, baseline: 
                     f"{name} changed by {value:+.4f} against export {baseline.name}, allowed is a drop of {allowed:g}"
                 )
             elif bound.HasField("upper_bound"):
-                sentences.append(f"{name} is {value:.4f}, at most {bound.upper_bound.value:g} was asked for")
+                sentences.append(f"{name} is {value:.4f}{detail}, at most {bound.upper_bound.value:g} was asked for")
             elif bound.HasField("lower_bound"):
-                sentences.append(f"{name} is {value:.4f}, at least {bound.lower_bound.value:g} was asked for")
+                sentences.append(f"{name} is {value:.4f}{detail}, at least {bound.lower_bound.value:g} was asked for")
             else:
                 sentences.append(f"{name} could not be checked: {failure.message}")
     sentences += [

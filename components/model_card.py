@@ -7,7 +7,6 @@ follows from a figure of the run.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,14 +14,14 @@ from datetime import datetime, timezone
 from typing import Any
 
 from components.backbone_catalog import licence_of
-from components.card_findings import join_names, list_limits, list_metrics
+from components.card_findings import list_limits, list_metrics
 from components.catalog import Spec, has_network
 from components.checksums import READ_BYTES
-from components.evaluate import BLESSED, NOT_BLESSED
 from components.export import read_facts
 from components.features import MODEL_CARD, SPLITS, Audit, Evaluation, Examples, Export, RunDir
 from components.files import write_json
 from components.measured import Measured
+from components.printable import join_names
 from components.tables import scan_csv
 
 
@@ -50,14 +49,12 @@ def write_card(
     """Complete export/<version>/model_card.json with what was found and measured; return it; raises DamagedFile."""
     path = export.folder(run) / MODEL_CARD
     facts = read_facts(path.parent)
-    verdict_file = run.evaluation / (BLESSED if evaluation.blessed else NOT_BLESSED)
-    verdict = json.loads(verdict_file.read_text(encoding="utf-8"))
     digest = hashlib.sha256()
     with run.images.open("rb") as file:
         while block := file.read(READ_BYTES):
             digest.update(block)
     counts = Counter((row["label"], row["split"]) for row in scan_csv(run.images))
-    card = build_card(origin, export.version, facts, examples, counts, digest.hexdigest(), audit, measured, verdict)
+    card = build_card(origin, export.version, facts, examples, counts, digest.hexdigest(), audit, measured, evaluation)
     write_json(path, card)
     return card
 
@@ -71,7 +68,7 @@ def build_card(
     digest: str,
     audit: Audit,
     measured: Measured,
-    verdict: Mapping[str, Any],
+    evaluation: Evaluation,
 ) -> dict[str, Any]:
     """Return the card; facts are the export's own, counts the images by class and split, digest images.csv's sum."""
     labels = examples.labels
@@ -119,9 +116,11 @@ def build_card(
             **measured.reliability.summary(),
             "accuracy_without_images_like_training": measured.accuracy_without_leaks,
             "thresholds": dict(origin.thresholds),
-            "blessed": not verdict["reasons"],
-            "reasons": list(verdict["reasons"]),
-            "baseline": verdict["baseline"],
+            "verdict": evaluation.verdict,
+            "gated": evaluation.gated,
+            "blessed": evaluation.blessed,
+            "reasons": list(evaluation.reasons),
+            "baseline": evaluation.baseline or None,
         },
         "considerations": {
             "use_cases": [f"One of {len(labels)} classes for an image: {join_names(labels)}."],

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
+from scipy.sparse import coo_matrix  # type: ignore[import-untyped]
+from scipy.sparse.csgraph import connected_components  # type: ignore[import-untyped]
 
 # Rows of one block: its product is 16 MB, so memory stays that of the bottlenecks whatever their number.
 BLOCK = 2048
@@ -24,41 +26,80 @@ class Pair(NamedTuple):
     cosine: float
 
 
+class Nearest(NamedTuple):
+    """For each row the nearest of another label, -1 without one, int64[N], and its cosine, float32[N]."""
+
+    rows: np.ndarray
+    cosines: np.ndarray
+
+
+class NearDuplicates(NamedTuple):
+    """Of N rows the pairs that look alike: the closest of them, the number of all and of those in two splits.
+
+    splits bool[N, S] tells in which splits a row has a near-duplicate, groups int64[N] which rows any chain of pairs
+    links.
+    """
+
+    pairs: list[Pair]
+    total: int
+    leaks: int
+    splits: np.ndarray
+    groups: np.ndarray
+    nearest: Nearest
+
+
 class _Pairs(NamedTuple):
     rows_a: np.ndarray
     rows_b: np.ndarray
     cosines: np.ndarray
 
 
-class _Nearest(NamedTuple):
-    rows: np.ndarray
-    cosines: np.ndarray
-
-
 def find_near_duplicates(
-    directions: np.ndarray, labels: np.ndarray, threshold: float, most: int = MOST_PAIRS
-) -> list[Pair]:
-    """Return the pairs of rows of float32[N, D], labelled int64[N], that look alike, the closest first, at most `most`.
+    directions: np.ndarray,
+    labels: np.ndarray,
+    splits: np.ndarray,
+    groups: np.ndarray,
+    threshold: float,
+    most: int = MOST_PAIRS,
+) -> NearDuplicates:
+    """Find the pairs of rows of float32[N, D] that look alike, and keep the closest, at most `most`, the closest first.
 
     These are all pairs whose cosine reaches the threshold in (0, 1], and pairs of different labels that are each
-    other's nearest among all rows of other labels where it reaches the threshold less TWIN_MARGIN.
+    other's nearest among all rows of other labels where it reaches the threshold less TWIN_MARGIN. labels int64[N] and
+    splits int64[N] say of which a row is; rows of one group of int64[N] are linked from the start.
     """
-    pairs = _Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
-    nearest = _Nearest(np.full(len(labels), -1), np.full(len(labels), -2, np.float32))
-    floor = threshold
+    kept = _Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
+    nearest = Nearest(np.full(len(labels), -1), np.full(len(labels), -2, np.float32))
+    beside = np.zeros((len(labels), splits.max(initial=-1) + 1), bool)
+    count, leaks, floor = 0, 0, -1.0
+    for rows_a, rows_b, cosines in _search(directions, labels, threshold, nearest):
+        count += len(cosines)
+        leaks += np.count_nonzero(splits[rows_a] != splits[rows_b])
+        beside[rows_a, splits[rows_b]] = True
+        beside[rows_b, splits[rows_a]] = True
+        groups = join_groups(groups, rows_a, rows_b)
+        close = cosines >= floor
+        kept = _Pairs(*map(np.concatenate, zip(kept, (rows_a[close], rows_b[close], cosines[close]), strict=True)))
+        if len(kept.cosines) > 2 * most:
+            kept = _keep_closest(kept, most)
+            floor = float(np.nextafter(kept.cosines[-1], np.float32(2)))
+    rows_a, rows_b, cosines = _keep_closest(kept, most)
+    cosines = np.minimum(cosines, 1)  # rounding carries the product of equal rows past 1
+    pairs = [Pair(*pair) for pair in zip(rows_a.tolist(), rows_b.tolist(), cosines.tolist(), strict=True)]
+    return NearDuplicates(pairs, count, int(leaks), beside, groups, nearest)
+
+
+def _search(directions: np.ndarray, labels: np.ndarray, threshold: float, nearest: Nearest) -> Iterator[_Pairs]:
+    """Yield all pairs, some at a time, and note the nearest of each row."""
     for start_a, start_b, cosines in _multiply_blocks(directions):
-        at_a, at_b = np.nonzero(cosines >= floor)
-        pairs = _join(pairs, _Pairs(at_a + start_a, at_b + start_b, cosines[at_a, at_b]))
-        if len(pairs.cosines) > 2 * most:
-            pairs = _keep_closest(pairs, most)
-            floor = float(np.nextafter(pairs.cosines[-1], np.float32(2)))
+        at_a, at_b = np.nonzero(cosines >= threshold)
+        if at_a.size:
+            yield _Pairs(at_a + start_a, at_b + start_b, cosines[at_a, at_b])
         end_a, end_b = start_a + cosines.shape[0], start_b + cosines.shape[1]
         cosines[labels[start_a:end_a, None] == labels[start_b:end_b]] = -2
         _keep_nearest(nearest, start_a, start_b, cosines)
         _keep_nearest(nearest, start_b, start_a, cosines.T)
-    pairs = _keep_closest(_join(pairs, _find_twins(nearest, threshold - TWIN_MARGIN, threshold)), most)
-    cosines = np.minimum(pairs.cosines, 1)  # rounding carries the product of equal rows past 1
-    return [Pair(*pair) for pair in zip(pairs.rows_a.tolist(), pairs.rows_b.tolist(), cosines.tolist())]
+    yield _find_twins(nearest, threshold - TWIN_MARGIN, threshold)
 
 
 def _multiply_blocks(directions: np.ndarray) -> Iterator[tuple[int, int, np.ndarray]]:
@@ -71,16 +112,12 @@ def _multiply_blocks(directions: np.ndarray) -> Iterator[tuple[int, int, np.ndar
             yield start_a, start_b, cosines
 
 
-def _join(pairs: _Pairs, more: _Pairs) -> _Pairs:
-    return _Pairs(*(np.concatenate(columns) for columns in zip(pairs, more)))
-
-
 def _keep_closest(pairs: _Pairs, most: int) -> _Pairs:
     order = np.lexsort((pairs.rows_b, pairs.rows_a, -pairs.cosines))[:most]
     return _Pairs(*(column[order] for column in pairs))
 
 
-def _keep_nearest(nearest: _Nearest, start: int, other_start: int, cosines: np.ndarray) -> None:
+def _keep_nearest(nearest: Nearest, start: int, other_start: int, cosines: np.ndarray) -> None:
     """Note, for the rows of a block from `start` on, those of its columns that are nearer than any so far."""
     columns = cosines.argmax(1)
     found = cosines[np.arange(len(cosines)), columns]
@@ -89,7 +126,7 @@ def _keep_nearest(nearest: _Nearest, start: int, other_start: int, cosines: np.n
     nearest.cosines[start + closer] = found[closer]
 
 
-def _find_twins(nearest: _Nearest, low: float, high: float) -> _Pairs:
+def _find_twins(nearest: Nearest, low: float, high: float) -> _Pairs:
     """Return the rows that are each other's nearest, at a cosine in [low, high)."""
     rows = np.flatnonzero((nearest.cosines >= low) & (nearest.cosines < high))
     others = nearest.rows[rows]
@@ -97,16 +134,12 @@ def _find_twins(nearest: _Nearest, low: float, high: float) -> _Pairs:
     return _Pairs(rows[mutual], others[mutual], nearest.cosines[rows[mutual]])
 
 
-def group_rows(names: Sequence[bytes], pairs: Sequence[Pair]) -> np.ndarray:
-    """Return int64[N], the group of each row: equal names are in one group, so are the rows of a pair, and so on."""
-    _, groups = np.unique(np.array(names, dtype=object), return_inverse=True)
-    leaders = list(range(len(names)))
-
-    def find_leader(group: int) -> int:
-        while leaders[group] != group:
-            leaders[group] = group = leaders[leaders[group]]
-        return group
-
-    for pair in pairs:
-        leaders[find_leader(groups[pair.row_a])] = find_leader(groups[pair.row_b])
-    return np.array([find_leader(group) for group in groups], np.int64)
+def join_groups(groups: np.ndarray, rows_a: np.ndarray, rows_b: np.ndarray) -> np.ndarray:
+    """Return int64[N], the group of each row: the rows of a pair are in one, so are those of one group before."""
+    apart = groups[rows_a] != groups[rows_b]
+    if not apart.any():
+        return groups
+    ends = groups[rows_a[apart]], groups[rows_b[apart]]
+    links = coo_matrix((np.ones(len(ends[0]), bool), ends), [groups.max() + 1] * 2)
+    _, joined = connected_components(links, directed=False)
+    return joined.astype(np.int64)[groups]

@@ -1,12 +1,14 @@
-"""Text for a terminal: what a path or a class is named must not move its cursor, colour it or turn its line round."""
+"""Text for a person: names in a sentence, and in a terminal, where none must move the cursor, colour or turn a line."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from unicodedata import category
 
 # Control characters, invisible format characters (those that turn the direction of text among them), halves of
 # surrogate pairs (bytes of a name that is not UTF-8), and separators of lines and paragraphs.
 UNSAFE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+NAMES_SHOWN = 10
 
 
 def printable(text: str) -> str:
@@ -18,3 +20,9 @@ def printable(text: str) -> str:
 
 def _escape(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
+
+
+def join_names(names: Sequence[str]) -> str:
+    """Return the first NAMES_SHOWN of some names in a line, and how many more there are."""
+    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+    return ", ".join(names[:NAMES_SHOWN]) + more

@@ -33,7 +33,7 @@ from components.features import (
 )
 from components.figures import plot_confusion, plot_history, plot_map
 from components.files import write_json
-from components.measured import Measured
+from components.measured import Measured, describe_leaks
 from components.ownership import replacing_folder
 from components.page_pictures import collect_pictures
 from components.pages import embed_figure, load_plotly, load_template
@@ -106,10 +106,12 @@ def write_report(
     summary = {
         "name": name,
         "metrics": evaluation.metrics,
+        "verdict": evaluation.verdict,
         "blessed": evaluation.blessed,
         "reasons": evaluation.reasons,
         "macro": {
-            score: float(np.mean([getattr(row, score) for row in classes])) for score in ("precision", "recall", "f1")
+            score: float(np.mean([getattr(row, score) for row in classes if row.support]))
+            for score in ("precision", "recall", "f1")
         },
         "most_confused": most_confused(confusion, labels),
         "examples": {key: value for key, value in asdict(examples).items() if key not in ("work", "labels")},
@@ -117,6 +119,7 @@ def write_report(
         "best_epoch": head.best_epoch,
         **reliability.summary(),
     }
+    leaks = describe_leaks(measured)
     curve_rows = read_csv(run.curve_rows) if run.curve_rows.exists() else []
     points = summarise_curve(curve_rows, config["data"]["source"])
     page = load_template("report.html.j2").render(
@@ -140,7 +143,7 @@ def write_report(
             for title, rows in trainings.items()
             for key in ("loss", "accuracy")
         ],
-        notes=head.warnings if isinstance(head, TunedHead) else [],
+        notes=[*(head.warnings if isinstance(head, TunedHead) else []), *evaluation.warnings, *leaks],
         confusion=embed_figure(plot_confusion(confusion, labels), "confusion"),
         data_map=embed_figure(plot_map(places, {row["path"] for row in mistakes}), "map"),
         places_count=len(places),
@@ -175,6 +178,7 @@ def write_report(
         Work(len(predictions), computed=len(predictions)),
         f"{run.report.name}/index.html",
         f"{run.exports.name}/{export.version}/{MODEL_CARD}",
+        leaks,
     )
 
 

@@ -9,6 +9,8 @@ import numpy as np
 from scipy.cluster.hierarchy import leaves_list, linkage  # type: ignore[import-untyped]
 from scipy.spatial.distance import squareform  # type: ignore[import-untyped]
 
+from components.printable import join_names
+
 
 class ClassRow(NamedTuple):
     """One row of classes.csv; precision and recall are 0 where nothing was predicted or nothing was there."""
@@ -28,6 +30,32 @@ def score_classes(confusion: np.ndarray, labels: Sequence[str]) -> list[ClassRow
     both = precision + recall
     f1 = np.divide(2 * precision * recall, both, out=np.zeros(len(labels)), where=both > 0)
     return [ClassRow(*row) for row in zip(labels, precision.tolist(), recall.tolist(), f1.tolist(), actual.tolist())]
+
+
+def describe_weakest(confusion: np.ndarray, labels: Sequence[str]) -> str:
+    """Return the class of least recall among those that have images, with their number; of equal ones the largest."""
+    hits, actual = np.diag(confusion), confusion.sum(1)
+    there = np.flatnonzero(actual)
+    recalls = hits[there] / actual[there]
+    weakest = there[recalls == recalls.min()]
+    largest = weakest[actual[weakest].argmax()]
+    more = f" and {len(weakest) - 1} more like it" if len(weakest) > 1 else ""
+    return f"class '{labels[largest]}', {_count_images(actual[largest])}{more}"
+
+
+def describe_unanswered(confusion: np.ndarray, labels: Sequence[str]) -> list[str]:
+    """Return a sentence on the classes that have images and are never the answer to one; none where all are."""
+    actual = confusion.sum(1)
+    silent = np.flatnonzero((actual > 0) & (confusion.sum(0) == 0))
+    if not silent.size:
+        return []
+    names = join_names([f"'{labels[index]}' ({_count_images(actual[index])})" for index in silent])
+    which = "this class" if len(silent) == 1 else "these classes"
+    return [f"The model never answers {names}: no test image of {which} is recognised."]
+
+
+def _count_images(count: int) -> str:
+    return f"{count:,} test image{'s' * (count != 1)}"
 
 
 def most_confused(confusion: np.ndarray, labels: Sequence[str], count: int = 10) -> list[dict[str, Any]]:

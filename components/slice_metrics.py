@@ -6,8 +6,8 @@ two fifths of the time of an evaluation with a slice for each of 100 classes.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Callable, Optional
 
 import apache_beam as beam
@@ -18,6 +18,7 @@ from tensorflow_model_analysis.metrics.multi_class_confusion_matrix_metrics impo
 
 # The metrics that run.json states and thresholds may bound; loss is the mean cross entropy.
 ACCURACY, TOP5, LOSS = "accuracy", "top5", "loss"
+MEAN_CLASS_ACCURACY, MIN_CLASS_RECALL = "mean_class_accuracy", "min_class_recall"
 CONFUSION = "confusion"
 TOP_K = 5
 
@@ -106,6 +107,25 @@ class CountPairs(beam.CombineFn):
         return {self._key: Matrices({0.0: entries})}
 
 
+def average_recalls(entries: Mapping[MatrixEntryKey, float]) -> float:
+    """Return the mean of the recalls of all classes that have an example."""
+    recalls = _list_recalls(entries)
+    return sum(recalls) / len(recalls)
+
+
+def least_recall(entries: Mapping[MatrixEntryKey, float]) -> float:
+    """Return the least recall of a class that has an example."""
+    return min(_list_recalls(entries))
+
+
+def _list_recalls(entries: Mapping[MatrixEntryKey, float]) -> list[float]:
+    actual, hits = defaultdict[int, float](float), defaultdict[int, float](float)
+    for key, count in entries.items():
+        actual[key.actual_class_id] += count
+        hits[key.actual_class_id] += count * (key.actual_class_id == key.predicted_class_id)
+    return [hits[label] / count for label, count in actual.items()]
+
+
 def _compute(
     score: Callable[[int, np.ndarray], Any], combine: Callable[[metric_types.MetricKey], beam.CombineFn]
 ) -> Callable[..., metric_types.MetricComputations]:
@@ -117,6 +137,30 @@ def _compute(
             key = metric_types.MetricKey(name, model_name)
             preprocessor = ScoreExample(score, eval_config, model_name)
             computations.append(metric_types.MetricComputation([key], [preprocessor], combine(key)))
+        return computations
+
+    return create_computations
+
+
+def _derive(
+    reduce: Callable[[Mapping[MatrixEntryKey, float]], float],
+) -> Callable[..., metric_types.MetricComputations]:
+    def create_computations(
+        name: str, eval_config: Any = None, model_names: Optional[Sequence[str]] = None
+    ) -> metric_types.MetricComputations:
+        # TFMA computes the confusion matrix once, though three metrics ask for it.
+        computations = _compute(pair_classes, CountPairs)(CONFUSION, eval_config, model_names)
+        for confusion in [computation.keys[0] for computation in computations]:
+            key = metric_types.MetricKey(name, confusion.model_name)
+
+            def derive(
+                metrics: Mapping[metric_types.MetricKey, Matrices],
+                key: metric_types.MetricKey = key,
+                confusion: metric_types.MetricKey = confusion,
+            ) -> dict[metric_types.MetricKey, float]:
+                return {key: reduce(metrics[confusion][0.0])}
+
+            computations.append(metric_types.DerivedMetricComputation([key], derive))
         return computations
 
     return create_computations
@@ -150,4 +194,18 @@ class Confusion(tfma.metrics.Metric):
         super().__init__(_compute(pair_classes, CountPairs), name=name)
 
 
-METRICS = (Accuracy, Top5, Loss, Confusion)
+class MeanClassAccuracy(tfma.metrics.Metric):
+    """The mean of the recalls of all classes that have an example."""
+
+    def __init__(self, name: str = MEAN_CLASS_ACCURACY):
+        super().__init__(_derive(average_recalls), name=name)
+
+
+class MinClassRecall(tfma.metrics.Metric):
+    """The least recall of a class that has an example."""
+
+    def __init__(self, name: str = MIN_CLASS_RECALL):
+        super().__init__(_derive(least_recall), name=name)
+
+
+METRICS = (Accuracy, Top5, Loss, Confusion, MeanClassAccuracy, MinClassRecall)

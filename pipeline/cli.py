@@ -36,7 +36,7 @@ INTERRUPTION = "interrupted; the same command continues where it stopped."
 
 
 def main(arguments: Optional[list[str]] = None) -> int:
-    """Run one command; return 0 when done (and blessed), 2 for the user's mistake, 3 when done but not blessed."""
+    """Run one command; return 0 when done (and blessed, or not gated), 2 for a mistake, 3 when not blessed."""
     words = sys.argv[1:] if arguments is None else arguments
     with answering_in_json("--json" in words) as answer:
         try:

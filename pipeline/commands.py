@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from components.predict import Classifier
     from components.progress import Progress
     from pipeline.config import Config
-    from pipeline.stages import Stages
 
 DONE, NOT_BLESSED = 0, 3
 # Worker processes that may die in a run: each takes what it did with it, and the next does that with more care.
@@ -47,16 +46,16 @@ def run_command(options: argparse.Namespace) -> int:
         raise UserError(f"Stage '{asked}' is part of fine-tuning only: set train.finetune or name another stage.")
     run = RunDir(config.run_folder)
     with holding(run):
-        stages, record = run_whole(config, run, options)
-    findings = [text for outcome in stages.outcomes.values() for text in getattr(outcome, "warnings", [])]
+        record = run_whole(config, run, options)
     report = run.report / "index.html" if "report" in record["stages"] else None
-    print_summary(record, findings, report, options.quiet)
+    print_summary(record, report, options.quiet)
     options.answer({**record, "report": report and str(report)})
-    return DONE if record["blessed"] or options.only not in (None, "evaluate", "report") else NOT_BLESSED
+    passed = record["blessed"] or not record["gated"]
+    return DONE if passed or options.only not in (None, "evaluate", "report") else NOT_BLESSED
 
 
-def run_whole(config: Config, run: RunDir, options: argparse.Namespace) -> tuple[Stages, dict[str, Any]]:
-    """Run the stages, again where what one wrote is damaged or a worker died; return them and their record."""
+def run_whole(config: Config, run: RunDir, options: argparse.Namespace) -> dict[str, Any]:
+    """Run the stages, again where what one wrote is damaged or a worker died; return their record."""
     from pipeline.lost_workers import LostWorker, noticing_lost_workers
     from pipeline.pipeline import run_stages
     from pipeline.record import write_record
@@ -90,7 +89,7 @@ def run_whole(config: Config, run: RunDir, options: argparse.Namespace) -> tuple
         finally:
             if stages.summary:
                 record = write_record(config, run, stages)
-    return stages, record
+    return record
 
 
 def plan_command(options: argparse.Namespace) -> int:

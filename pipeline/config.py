@@ -117,15 +117,20 @@ class Audit(Section):
 
 
 class Thresholds(Section):
-    """What the test split must reach to be blessed: accuracy and top5 at least, loss at most."""
+    """What the test split must reach to be blessed: loss at most, all else at least.
+
+    The recalls are those of the classes that have a test image: their mean, and the least of them.
+    """
 
     accuracy: Optional[float] = Field(None, ge=0, le=1)
     top5: Optional[float] = Field(None, ge=0, le=1)
     loss: Optional[float] = Field(None, ge=0)
+    mean_class_accuracy: Optional[float] = Field(None, ge=0, le=1)
+    min_class_recall: Optional[float] = Field(None, ge=0, le=1)
 
 
 class Evaluate(Section):
-    """The model gate."""
+    """The model gate; without any limit there is none."""
 
     thresholds: Thresholds = Thresholds()
     max_accuracy_drop: Optional[float] = Field(None, ge=0, le=1)

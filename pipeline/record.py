@@ -8,7 +8,7 @@ from typing import Any
 from components.features import Bottlenecks, Evaluation, Examples, RunDir
 from components.files import write_json
 from components.ownership import claim_files
-from pipeline.config import Config
+from pipeline.config import Config, Evaluate
 from pipeline.stages import VERSION, Stages
 
 COUNTS = ("found", "written", "rejected", "duplicates", "label_conflicts")
@@ -24,8 +24,11 @@ def write_record(config: Config, run: RunDir, stages: Stages) -> dict[str, Any]:
         "counts": {},
         "classes": {},
         "metrics": {},
+        "verdict": "",
+        "gated": config.evaluate != Evaluate(),
         "blessed": False,
         "reasons": [],
+        "notes": [text for outcome in stages.outcomes.values() for text in getattr(outcome, "warnings", [])],
     }
     names = ("ingest", "extract", "reextract", "evaluate")
     examples, bottlenecks, tuned, evaluation = (stages.outcomes.get(name) for name in names)
@@ -47,7 +50,8 @@ def write_record(config: Config, run: RunDir, stages: Stages) -> dict[str, Any]:
         if trials.exists():
             record["backbone"]["trials"] = json.loads(trials.read_text(encoding="utf-8"))["trials"]
     if isinstance(evaluation, Evaluation):
-        record.update(metrics=evaluation.metrics, blessed=evaluation.blessed, reasons=evaluation.reasons)
+        record.update(metrics=evaluation.metrics, verdict=evaluation.verdict)
+        record.update(blessed=evaluation.blessed, reasons=evaluation.reasons)
     claim_files(run.root, [run.record.name])
     write_json(run.record, record)
     return record

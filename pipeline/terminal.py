@@ -62,8 +62,8 @@ def print_line(text: str) -> None:
     print(printable(text).encode(encoding, "backslashreplace").decode(encoding))
 
 
-def print_summary(record: dict[str, Any], findings: Sequence[str], report: Optional[Path], quiet: bool) -> None:
-    """Print a line a stage, the classes and what was found in the data, then the verdict; quiet, the verdict alone."""
+def print_summary(record: dict[str, Any], report: Optional[Path], quiet: bool) -> None:
+    """Print a line a stage, the classes, notes, then the verdict; quiet, the verdict alone."""
     from rich.console import Console
     from rich.table import Table
 
@@ -80,14 +80,14 @@ def print_summary(record: dict[str, Any], findings: Sequence[str], report: Optio
             print()
             print_line(describe_classes(record["classes"]))
             print_line(describe_splits(record["counts"]))
-        for text in findings:
+        for text in record["notes"]:
             print()
             print_line(f"note: {text}")
     if record["metrics"]:
         if not quiet:
             print()
             print_line("  ".join(f"{name} {value:.4f}" for name, value in record["metrics"].items()))
-        print_line("BLESSED" if record["blessed"] else f"NOT BLESSED: {'; '.join(record['reasons'])}")
+        print_line(": ".join([record["verdict"], *filter(None, ["; ".join(record["reasons"])])]))
     if report and not quiet:
         print_line(f"report: {report}")
 

@@ -156,6 +156,7 @@ def measure_pairs(trial: Trial) -> tuple[float, float]:
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     labels = random.integers(0, trial.classes, PAIR_ROWS)
     started, busy = time.perf_counter(), time.process_time()
-    components.near_duplicates.find_near_duplicates(directions, labels, 1.0)
+    alone = np.arange(PAIR_ROWS)
+    components.near_duplicates.find_near_duplicates(directions, labels, np.zeros_like(alone), alone, 1.0)
     pairs = PAIR_ROWS * PAIR_ROWS / 2
     return (time.perf_counter() - started) / pairs, (time.process_time() - busy) / pairs

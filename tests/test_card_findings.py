@@ -1,8 +1,9 @@
 from dataclasses import replace
 
 import numpy as np
+from scipy.stats import binomtest
 
-from components.card_findings import join_names, list_limits, list_metrics
+from components.card_findings import find_weak_classes, list_limits, list_metrics
 from components.features import Audit, Examples, Work
 from components.measured import Measured
 from components.reliability import collect_reliability
@@ -16,11 +17,11 @@ FACTS = {
     "validation": {},
     "abstention": None,
 }
-AUDIT = Audit(Work(), 5, 4, 2, 0)
+AUDIT = Audit(Work(), 5, 4, 2, [])
 MEASURED = Measured(
     [],
     np.array([[12, 0], [4, 0]]),
-    {"top5": 1.0, "loss": 0.5},
+    {"accuracy": 0.75, "top5": 1.0, "loss": 0.5},
     {},
     collect_reliability([{"probability": "0.9", "label": "a", "actual": "a"}], None),
     3,
@@ -36,7 +37,9 @@ def test_a_limit_is_stated_where_the_facts_give_it_and_only_there():
     text = limits()
     assert "fewer than 10 test images: b." in text
     assert "beyond chance: b." in text
-    assert "near-duplicate in training: 3, without these the accuracy is 0.6000." in text
+    assert "3 test images have a near-duplicate in the train split (audit/leaks.csv): with them" in text
+    assert "accuracy is 0.7500, without them 0.6000." in text
+    assert "The model never answers 'b' (4 test images): no test image of this class is recognised." in text
     assert "in two splits: 4." in text
     assert "Exact copies among the images found: 2." in text
     assert "under two classes: 1." in text
@@ -45,10 +48,19 @@ def test_a_limit_is_stated_where_the_facts_give_it_and_only_there():
     assert "only on images like those in photos." in text
     clean = limits(
         measured=MEASURED._replace(confusion=np.array([[12, 0], [0, 4]]), leaked=0),
-        audit=Audit(Work(), 0, 0, 0, 0),
+        audit=Audit(Work(), 0, 0, 0, []),
         examples=replace(EXAMPLES, rejected=0, duplicates=0, label_conflicts=0),
     )
-    for word in ("beyond chance", "near-duplicate", "splits", "copies", "two classes", "contradicts", "usable"):
+    for word in (
+        "beyond chance",
+        "near-duplicate",
+        "splits",
+        "copies",
+        "two classes",
+        "contradicts",
+        "usable",
+        "never",
+    ):
         assert word not in clean
 
 
@@ -70,6 +82,26 @@ def test_a_class_that_is_never_predicted_has_no_precision():
     assert (metric["value"], metric["images"]) == (None, 0)
 
 
-def test_of_many_names_ten_are_told_and_the_rest_counted():
-    assert join_names([*"abcdefghij"]) == "a, b, c, d, e, f, g, h, i, j"
-    assert join_names([*"abcdefghijkl"]) == "a, b, c, d, e, f, g, h, i, j and 2 more"
+def confuse(hits, images):
+    """Return a confusion matrix with so many images of each class recognised, the rest taken for the next class."""
+    confusion = np.diag(hits)
+    confusion[np.arange(len(hits)), np.roll(np.arange(len(hits)), -1)] += images - hits
+    return confusion
+
+
+def test_classes_that_are_equal_are_seldom_named_however_many_they_are():
+    random = np.random.default_rng(0)
+    named = plain = 0
+    for _ in range(200):
+        hits = random.binomial(30, 0.8, 257)
+        named += find_weak_classes(confuse(hits, 30)).size > 0
+        chances = [binomtest(int(hit), 30, hits.sum() / (30 * 257), "less").pvalue for hit in hits]
+        plain += sum(chance <= 0.05 for chance in chances)
+    assert named / 200 <= 0.07  # 5 %, and its chance
+    assert plain / 200 > 5  # what would be named of each 257 without a correction
+
+
+def test_a_class_that_is_weak_is_named_and_one_without_images_is_not():
+    hits, images = np.array([27, 9, 0, *[27] * 50]), np.array([30, 30, 0, *[30] * 50])
+    assert find_weak_classes(confuse(hits, images)).tolist() == [1]
+    assert find_weak_classes(np.zeros((3, 3), int)).tolist() == []

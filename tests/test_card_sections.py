@@ -1,5 +1,6 @@
 import json
 
+import pytest
 from test_model_card import make_card
 
 from components.card_sections import describe_card
@@ -18,4 +19,16 @@ def test_the_description_survives_json(toy_run):
         assert describe_card(again) == describe_card(one)
     titles = [section.title for section in describe_card(card)]
     assert titles == ["Model", "Intended use", "Limits", "Data", "Test split"]
-    assert "Not blessed: loss is 9." in describe_card(make_card(reasons=["loss is 9"]))[0].sentences
+
+
+@pytest.mark.parametrize(
+    ("verdict", "sentence"),
+    [
+        ({"blessed": True}, "Blessed."),
+        ({"blessed": True, "reasons": ["none before"]}, "Blessed (nothing was compared): none before."),
+        ({"reasons": ["loss is 9"]}, "Not blessed: loss is 9."),
+        ({"gated": False, "reasons": ["no limit"]}, "Not gated: no limit."),
+    ],
+)
+def test_the_verdict_is_a_sentence(verdict, sentence):
+    assert sentence in describe_card(make_card(**verdict))[0].sentences

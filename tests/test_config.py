@@ -221,6 +221,8 @@ def test_fine_tuning_is_off_unless_asked_for_and_has_defaults(load):
         (GOOD, ["train.l2=auto", "head=[{units: 4}]"], "'train.l2' is auto, which suits a linear head only"),
         (GOOD, ["train.learning_rate=.inf"], "'train.learning_rate' is inf: input should be a finite number"),
         (GOOD, ["train.learning_rate=.nan"], "'train.learning_rate' is nan"),
+        (GOOD, ["evaluate.thresholds.min_class_recall=1.5"], "'evaluate.thresholds.min_class_recall' is 1.5"),
+        (GOOD, ["evaluate.thresholds.mean_class_accuracy=-0.1"], "'evaluate.thresholds.mean_class_accuracy' is -0.1"),
         (GOOD, ["evaluate.thresholds.loss=.inf"], "'evaluate.thresholds.loss' is inf"),
         (GOOD, ["head=[{units: 4, l2: .inf}]"], "'head.hidden.0.l2' is inf"),
         (GOOD, ["train.warm_start=runs/x"], "'train.warm_start' is 'runs/x', where this run writes itself"),

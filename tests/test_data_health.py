@@ -16,4 +16,5 @@ def test_the_health_of_a_run_agrees_with_its_files(toy_run):
     assert health.rejects[0]["key"] == "cyan/broken.jpg"
     assert health.warnings[-1] == "noted"
     pairs = read_csv(toy_run.audit / "near_duplicates.csv")
-    assert health.near_duplicates_count == len(pairs)
+    assert health.near_duplicates_count == health.near_duplicates_listed == len(pairs)
+    assert health.conflicts_count == len(health.conflicts) == 0

@@ -5,22 +5,27 @@ import pytest
 from sklearn.metrics import accuracy_score, confusion_matrix
 
 from components.features import Evaluation, Examples, Export, Work
-from components.measured import accuracy_of, leaked_tests, read_measured
+from components.measured import Measured, accuracy_of, describe_leaks, read_measured
+from components.reliability import collect_reliability
 from components.tables import read_csv
 
 
-def pair(path, split, other_path, other_split):
-    return {"path": path, "split": split, "other_path": other_path, "other_split": other_split}
-
-
-def test_a_test_image_leaks_when_its_twin_was_trained_on_whichever_stands_first():
-    pairs = [
-        pair("a", "train", "b", "test"),
-        pair("c", "test", "d", "train"),
-        pair("e", "test", "f", "test"),
-        pair("g", "train", "h", "val"),
-    ]
-    assert leaked_tests(pairs) == {"b", "c"}
+@pytest.mark.parametrize(
+    ("leaked", "without", "sentences"),
+    [
+        (0, 0.9, []),
+        (1, 0.5, ["1 test image has a near-duplicate in the train split (audit/leaks.csv): with it the accuracy is "
+                  "0.9000, without it 0.5000."]),
+        (1200, 0.5, ["1,200 test images have a near-duplicate in the train split (audit/leaks.csv): with them the "
+                     "accuracy is 0.9000, without them 0.5000."]),
+        (3, None, ["3 test images have a near-duplicate in the train split (audit/leaks.csv): with them the accuracy "
+                   "is 0.9000, no other is left to measure."]),
+    ],
+)  # fmt: skip
+def test_the_accuracy_without_test_images_like_training_is_told(leaked, without, sentences):
+    reliability = collect_reliability([{"probability": "0.9", "label": "a", "actual": "a"}], None)
+    measured = Measured([], np.eye(2), {"accuracy": 0.9}, {}, reliability, leaked, without)
+    assert describe_leaks(measured) == sentences
 
 
 def test_accuracy_is_the_share_that_is_right():

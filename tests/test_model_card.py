@@ -12,6 +12,7 @@ from test_card_findings import AUDIT, COUNTS, EXAMPLES, FACTS, MEASURED
 
 from components.catalog import Spec
 from components.export import list_versions
+from components.features import Evaluation, Work
 from components.model_card import Origin, build_card
 from components.tables import read_csv
 from pipeline.cli import main
@@ -86,7 +87,8 @@ def test_the_card_names_version_backbone_training_and_verdict(card, export):
     assert backbone["source"].endswith("toy.pb") and backbone["licence"] is None
     assert card["model_parameters"]["training"]["train"]["learning_rate"] == 0.05
     analysis = card["quantitative_analysis"]
-    assert analysis["blessed"] and analysis["thresholds"] == {"accuracy": 0.7, "loss": 1.0}
+    assert analysis["blessed"] and analysis["gated"] and analysis["verdict"] == "BLESSED"
+    assert analysis["thresholds"] == {"accuracy": 0.7, "loss": 1.0}
     assert 0 <= analysis["calibration"]["ece"] <= 1
 
 
@@ -97,7 +99,7 @@ def test_a_completed_card_leaves_every_stage_as_it_was(toy_run, toy_config, tmp_
     assert (list_versions(toy_run.exports)[-1] / "model_card.json").stat().st_mtime_ns == before
 
 
-def make_card(reasons=(), **origin):
+def make_card(reasons=(), blessed=False, gated=True, **origin):
     values = {
         "name": "x",
         "software": "0",
@@ -106,8 +108,8 @@ def make_card(reasons=(), **origin):
         "training": {},
         "thresholds": {},
     }
-    verdict = {"reasons": list(reasons), "baseline": None}
-    return build_card(Origin(**{**values, **origin}), "0", FACTS, EXAMPLES, COUNTS, "d", AUDIT, MEASURED, verdict)
+    evaluation = Evaluation(Work(), {}, gated, blessed, list(reasons), "", [])
+    return build_card(Origin(**{**values, **origin}), "0", FACTS, EXAMPLES, COUNTS, "d", AUDIT, MEASURED, evaluation)
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import check_bottlenecks_agree, quiet_progress, write_config
+from PIL import Image
 
 from components.features import RunDir
 from pipeline.cli import main
@@ -42,7 +44,10 @@ def test_the_run_directory_is_as_the_contract_says(toy_run):
 
 def test_the_record_is_as_the_contract_says(toy_run):
     record = read_record(toy_run)
-    assert list(record) == ["version", "config", "backbone", "stages", "counts", "metrics", "blessed", "reasons"]
+    assert list(record) == [
+        *("version", "config", "backbone", "stages", "counts", "metrics"),
+        *("verdict", "gated", "blessed", "reasons", "notes"),
+    ]
     assert list(record["stages"]) == [
         "ingest",
         "validate",
@@ -59,7 +64,10 @@ def test_the_record_is_as_the_contract_says(toy_run):
     counts = record["counts"]
     assert counts["found"] == counts["written"] + counts["rejected"] == 181
     assert counts["train"] + counts["val"] + counts["test"] == counts["written"] == 180
-    assert record["blessed"] is True and record["reasons"] == []
+    assert (record["verdict"], record["gated"], record["blessed"], record["reasons"]) == ("BLESSED", True, True, [])
+    unchecked = "max_accuracy_drop was not checked, as there is no earlier blessed model in this run directory."
+    assert unchecked in record["notes"]
+    assert list(record["metrics"]) == ["accuracy", "top5", "loss", "mean_class_accuracy", "min_class_recall"]
     assert 0.7 <= record["metrics"]["accuracy"] <= 1
 
 
@@ -111,7 +119,6 @@ def test_a_damaged_shard_is_computed_again_and_the_run_ends_as_before(toy_run, t
 
 
 def test_a_model_that_averages_views_serves_what_was_measured(toy_config, tmp_path):
-    import numpy as np
     import tensorflow as tf
 
     from components.export import list_versions
@@ -131,6 +138,38 @@ def test_a_model_that_averages_views_serves_what_was_measured(toy_config, tmp_pa
     np.testing.assert_allclose(
         served["probabilities"].numpy().max(1), [float(row["probability"]) for row in rows], atol=1e-4
     )
+
+
+def test_a_run_without_limits_ends_well_and_its_notes_stay(toy_backbone, tmp_path, capsys):
+    """Of patterns without a class, a test image is like a training image, and two of different classes are alike."""
+    random = np.random.default_rng(0)
+    for split, count in (("train", 12), ("val", 4), ("test", 4)):
+        for label in ("ant", "bee", "cat"):
+            folder = tmp_path / "images" / split / label
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = np.kron(random.integers(0, 256, (4, 4, 3)), np.ones((8, 8, 1))).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"{number}.png")
+    train, test = tmp_path / "images" / "train", tmp_path / "images" / "test"
+    pixels = np.array(Image.open(train / "bee" / "0.png"))
+    pixels[0, 0, 0] ^= 1
+    Image.fromarray(pixels).save(test / "bee" / "0.png")
+    Image.open(train / "ant" / "1.png").save(train / "cat" / "1.bmp")  # other bytes, the same pixels
+    values = {"name": "t", "data": {"path": str(tmp_path / "images")}, "backbone": toy_backbone}
+    config = write_config(tmp_path / "c.yaml", **values, output_dir=str(tmp_path / "run"), train={"epochs": 2})
+    printed = []
+    for _ in range(2):
+        assert main(["run", str(config)]) == 0
+        printed.append([line for line in capsys.readouterr().out.splitlines() if line.startswith(("note:", "NOT"))])
+    assert printed[0] == printed[1]
+    record = read_record(RunDir(tmp_path / "run"))
+    assert (record["verdict"], record["gated"], record["blessed"]) == ("NOT GATED", False, False)
+    assert printed[0][-1].endswith("add one to the config, such as evaluate: {thresholds: {accuracy: 0.9}}")
+    assert printed[0][:-1] == [f"note: {text}" for text in record["notes"]]
+    equal, *_, leaks = record["notes"]
+    assert equal.startswith("2 images of different classes have equal bottlenecks")
+    assert equal.endswith("the first are 'train/ant/1.png' (ant) and 'train/cat/1.bmp' (cat).")
+    assert leaks.startswith("1 test image has a near-duplicate in the train split")
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 import pytest
 
-from components.printable import printable
+from components.printable import join_names, printable
 
 
 @pytest.mark.parametrize(
@@ -17,3 +17,8 @@ from components.printable import printable
 )
 def test_what_would_act_on_a_terminal_is_shown_as_its_escape(text, shown):
     assert printable(text) == shown
+
+
+def test_of_many_names_ten_are_told_and_the_rest_counted():
+    assert join_names([*"abcdefghij"]) == "a, b, c, d, e, f, g, h, i, j"
+    assert join_names([*"abcdefghijkl"]) == "a, b, c, d, e, f, g, h, i, j and 2 more"

@@ -121,8 +121,8 @@ def test_what_a_page_lists_of_too_many_images_is_the_most_probable_of_each_cell(
             assert max(sizes) <= len(here) + 1
 
 
-def report_again(run, abstention):
-    """Write the report of a finished run once more; return its page."""
+def report_again(run, abstention=None, **changes):
+    """Write the report of a finished run once more, with other values in the outcomes of stages; return its page."""
 
     def read(stage, kind):
         values = json.loads((run.stages / f"{stage}.json").read_text())["outcome"]
@@ -139,15 +139,15 @@ def report_again(run, abstention):
     }
     record = json.loads(run.record.read_text())
     card = json.loads(next(run.exports.glob("*/model_card.json")).read_text())
-    outcomes = {stage: read(stage, kind) for stage, kind in kinds.items()}
+    outcomes = {stage: replace(read(stage, kind), **changes.get(stage, {})) for stage, kind in kinds.items()}
     measured = read_measured(*(outcomes[stage] for stage in ("ingest", "export", "evaluate")), run)
     measured = measured._replace(reliability=collect_reliability(measured.predictions, abstention))
     write_report(*outcomes.values(), measured, card, run, record["config"], record["stages"])
     return (run.report / "index.html").read_text()
 
 
-def test_the_page_says_what_the_threshold_does(toy_run, tmp_path):
-    run = RunDir(Path(shutil.copytree(toy_run.root, tmp_path / "run")))
+def test_the_page_says_what_the_threshold_does(copied):
+    run = copied
     predictions = read_csv(run.predictions)
     probabilities = [float(row["probability"]) for row in predictions]
     threshold = float(np.median(probabilities))
@@ -159,6 +159,59 @@ def test_the_page_says_what_the_threshold_does(toy_run, tmp_path):
     nothing = f"on the test split 0 of {len(predictions)} images are answered (0.0&nbsp;%)."
     assert nothing in report_again(run, replace(CHOSEN, threshold=max(probabilities) + 1e-6))
     assert "The model abstains from every image" in report_again(run, NEVER)
+
+
+@pytest.fixture
+def copied(toy_run, tmp_path):
+    return RunDir(Path(shutil.copytree(toy_run.root, tmp_path / "run")))
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "title", "colour"),
+    [
+        ({}, "BLESSED", "good"),
+        ({"reasons": ["first of its kind"]}, "BLESSED (nothing was compared)", "soft"),
+        ({"reasons": ["first of its kind"], "blessed": False}, "NOT BLESSED", "bad"),
+        ({"reasons": ["first of its kind"], "blessed": False, "gated": False}, "NOT GATED", "soft"),
+    ],
+)
+def test_the_page_begins_with_the_verdict_and_its_reason(copied, evaluation, title, colour):
+    page = report_again(copied, evaluate=evaluation)
+    assert f'<span class="badge" style="background: var(--{colour})">{title}</span>' in page
+    assert ("first of its kind</p>" in page) == bool(evaluation)
+    assert json.loads((copied.report / "summary.json").read_text())["verdict"] == title
+
+
+def test_the_page_says_what_the_verdict_leaves_open(copied):
+    paths = [row["path"] for row in read_csv(copied.predictions)]
+    (copied.audit / "leaks.csv").write_text("\n".join(["path", *paths[:5]]))
+    page = report_again(copied, evaluate={"warnings": ["The model never answers 'cyan'."]})
+    right = [row["label"] == row["actual"] for row in read_csv(copied.predictions)]
+    without = f"with them the accuracy is {np.mean(right):.4f}, without them {np.mean(right[5:]):.4f}."
+    verdict = page[page.index('<section id="verdict">') : page.index('<section id="learning">')]
+    assert without in verdict and "The model never answers &#39;cyan&#39;." in verdict
+
+
+def test_tables_that_hold_a_part_say_so(copied):
+    pair = "0.9500,a.png,cyan,train,b.png,cyan,train,copy"
+    header = "cosine,path,label,split,other_path,other_label,other_split,kind"
+    (copied.audit / "near_duplicates.csv").write_text("\n".join([header, *[pair] * 30]))
+    page = report_again(copied, audit={"near_duplicates": 11_175})
+    assert (
+        "11,175 pairs of images are alike by their bottlenecks; 24 are shown, the closest 30 of 11,175 are in" in page
+    )
+    page = report_again(copied, audit={"near_duplicates": 30})
+    assert (
+        "30 pairs of images are alike by their bottlenecks; 24 are shown, all are in audit/near_duplicates.csv" in page
+    )
+    copied.rejects.write_text(json.dumps({"key": "x", "reason": "corrupt", "detail": ""}) + "\n")
+    copied.rejects.write_text(copied.rejects.read_text() * 300)
+    page = report_again(copied, ingest={"rejected": 300})
+    assert "200 are shown, all are in examples/rejects.jsonl." in page
+    copy = "label_conflict,c.png,cyan,d.png,magenta,kept,00"
+    header = "kind,key,label,copy_of,copy_of_label,action,sha256"
+    copied.duplicates.write_text("\n".join([header, *[copy] * 25]))
+    assert "24 of 25 pairs are shown, all are in examples/duplicates.csv." in report_again(copied)
 
 
 def test_names_are_text_wherever_they_stand(tmp_path, toy_config, toy_backbone):

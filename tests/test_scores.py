@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 from sklearn.metrics import precision_recall_fscore_support
 
-from components.scores import most_confused, order_by_confusion, score_classes
+from components.scores import (
+    describe_unanswered,
+    describe_weakest,
+    most_confused,
+    order_by_confusion,
+    score_classes,
+)
 
 
 @pytest.fixture
@@ -47,3 +53,23 @@ def test_classes_that_are_taken_for_each_other_stand_together():
 )
 def test_any_matrix_has_an_order(confusion):
     assert sorted(order_by_confusion(confusion)) == list(range(len(confusion)))
+
+
+def test_classes_that_are_never_the_answer_are_named_with_their_images_where_they_have_any(confusion):
+    labels = [*"abcdef"]
+    images = confusion[4].sum()
+    (sentence,) = describe_unanswered(confusion, labels)
+    assert sentence == f"The model never answers 'e' ({images} test images): no test image of this class is recognised."
+    assert describe_unanswered(np.eye(3, dtype=int), [*"abc"]) == []
+    twelve = np.zeros((13, 13), int)
+    twelve[:, 12] = 1
+    (sentence,) = describe_unanswered(twelve, [*"abcdefghijklm"])
+    assert sentence.startswith("The model never answers 'a' (1 test image), 'b' (1 test image), ")
+    assert sentence.endswith("'j' (1 test image) and 2 more: no test image of these classes is recognised.")
+
+
+def test_the_weakest_class_is_the_one_of_least_recall_and_of_equal_ones_the_largest():
+    confusion = np.array([[9, 1, 0], [2, 2, 0], [0, 0, 0]])
+    assert describe_weakest(confusion, [*"abc"]) == "class 'b', 4 test images"
+    confusion = np.array([[0, 1, 0], [0, 2, 0], [3, 0, 0]])
+    assert describe_weakest(confusion, [*"abc"]) == "class 'c', 3 test images and 1 more like it"

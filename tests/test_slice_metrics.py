@@ -1,11 +1,20 @@
 import numpy as np
 import pytest
-from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, top_k_accuracy_score
+from sklearn.metrics import (
+    accuracy_score,
+    balanced_accuracy_score,
+    confusion_matrix,
+    log_loss,
+    recall_score,
+    top_k_accuracy_score,
+)
 from tensorflow_model_analysis.metrics import metric_types
 
 from components.slice_metrics import (
     AverageScores,
     CountPairs,
+    average_recalls,
+    least_recall,
     pair_classes,
     score_accuracy,
     score_loss,
@@ -56,6 +65,18 @@ def test_pairs_make_the_confusion_matrix_of_scikit_learn(predicted):
     expected = confusion_matrix(labels, probabilities.argmax(1), labels=range(20))
     entries = {(key.actual_class_id, key.predicted_class_id): count for key, count in matrices[0.0].items()}
     assert entries == {(a, p): expected[a, p] for a, p in np.argwhere(expected)}
+
+
+def test_mean_and_least_recall_are_those_of_scikit_learn_over_the_classes_that_have_an_example(predicted):
+    labels, probabilities = predicted
+    there = labels != 7  # though it is predicted
+    pairs = [pair_classes(*pair) for pair in zip(labels[there], probabilities[there])]
+    entries = combine(CountPairs(KEY), pairs, 3)[0.0]
+    answers = probabilities[there].argmax(1)
+    assert 7 in answers
+    assert average_recalls(entries) == pytest.approx(balanced_accuracy_score(labels[there], answers))
+    recalls = recall_score(labels[there], answers, labels=np.unique(labels[there]), average=None)
+    assert least_recall(entries) == pytest.approx(recalls.min())
 
 
 def test_ties_go_to_the_first_class_and_count_as_among_the_first_five():

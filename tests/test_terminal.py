@@ -162,8 +162,14 @@ def test_names_whose_ends_cannot_be_seen_are_quoted():
 
 
 def test_names_in_a_summary_stay_visible_text(capsys):
-    record = {"stages": {}, "classes": {}, "metrics": {"accuracy": 0.5}, "blessed": False, "reasons": ["[bold]\x1b[2J"]}
-    print_summary(record, ["class '\x1b]0;x\x07'"], Path("a\x1bb/index.html"), quiet=False)
+    record = {
+        "stages": {},
+        "classes": {},
+        "metrics": {"accuracy": 0.5},
+        "verdict": "NOT BLESSED",
+        "reasons": ["[bold]\x1b[2J"],
+    }
+    print_summary({**record, "notes": ["class '\x1b]0;x\x07'"]}, Path("a\x1bb/index.html"), quiet=False)
     output = capsys.readouterr().out
     assert "\x1b" not in output and "\x07" not in output
     assert "NOT BLESSED: [bold]\\x1b[2J" in output
