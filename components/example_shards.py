@@ -205,9 +205,10 @@ def complete_batch(batch: Batch, read_files: Read) -> list[_Complete]:
         if isinstance(checked, RejectedImage):
             completed.append(_Complete(row, None, Facts(*checked.args)))
             continue
-        found = (checked.sha256, checked.found_format, checked.height, checked.width, checked.orientation)
+        size = (checked.height, checked.width)
+        facts = Facts("", "", checked.sha256, checked.found_format, *size, checked.orientation, int(checked.uniform))
         record = make_record(row.file, checked) if row.split else None
-        completed.append(_Complete(row, record, Facts("", "", *found)))
+        completed.append(_Complete(row, record, facts))
     return completed
 
 

@@ -17,9 +17,13 @@ from components.places import Status
 from components.rejects import UNREADABLE
 from components.sharding import list_shards
 
+# Raised whenever the same file gives other facts or another record than before, so that it is read again.
+READING = 2
+
 
 class Facts(NamedTuple):
-    """What reading a file told: why it is no usable image ('' if it is one), else its sum, format, pixels and turn."""
+    """What reading a file told: why it is no usable image ('' if it is one), else its sum, format, pixels and turn, and
+    1 if all its pixels have one colour."""
 
     reason: str
     detail: str
@@ -28,6 +32,7 @@ class Facts(NamedTuple):
     height: int = 0
     width: int = 0
     orientation: int = 1
+    uniform: int = 0
 
 
 class Row(NamedTuple):
@@ -131,7 +136,7 @@ def _list_records(rows: Sequence[Row]) -> list[tuple[str, ...]]:
 
 
 def _limits(limits: Limits) -> Iterator[int]:
-    yield from (limits.max_bytes, limits.max_pixels)
+    yield from (limits.max_bytes, limits.max_pixels, READING)
 
 
 def _row(file: list, facts: list | None, split: str, label: int) -> Row:

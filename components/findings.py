@@ -33,7 +33,12 @@ def describe_files(rows: Sequence[Row], listing: Listing) -> list[str]:
     facts = [row.facts for row in rows if row.facts]
     turned = sum(fact.orientation != 1 for fact in facts)
     if turned:
-        sentences.append(f"{_count(turned, 'JPEG')} is turned as its EXIF orientation says, by the served model too.")
+        sentences.append(f"{_count(turned, 'image')} is turned as the orientation in its file says.")
+    uniform = [row.file.key for row in rows if row.facts and row.facts.uniform]
+    if uniform:
+        sentences.append(
+            f"{_count(len(uniform), 'image')} has one colour everywhere and shows nothing: '{uniform[0]}' is the first."
+        )
     stored = sum(fact.format in ("webp", "tiff") for fact in facts)
     if stored:
         sentences.append(

@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from components.exif import APP1, START_OF_SCAN
 from components.rejects import EMPTY, TOO_LARGE, RejectedImage
 
 # How files begin. A BMP's two letters are too few: the size of its second header, one of eight, is asked for too.
@@ -32,10 +33,14 @@ UNREAD_FORMATS = {
     "ICO": rb"\0\0\x01\0",
 }
 # Second bytes of JPEG's markers (ITU-T T.81, table B.1).
-START_OF_SCAN, APP1, END_OF_IMAGE = 0xDA, 0xE1, 0xD9
+END_OF_IMAGE = 0xD9
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 PROGRESSIVE = frozenset((0xC2, 0xCA))
 STANDALONE = frozenset(range(0xD0, 0xDB))  # without a length, or the scans that must come behind the frame
+
+# Adobe Technical Note 5116, section 18. Viewers take CMYK for inverted, TensorFlow only where this marker stands. One of
+# the file's own comes later and overrides the transform, 0, that is said here.
+ADOBE_MARKER = b"\xff\xee" + struct.pack(">H5sHHHB", 14, b"Adobe", 100, 0, 0, 0)
 
 METADATA = frozenset(range(APP1, 0xF0)) - {0xEE}
 # What begins a segment or a scan, whatever stands before it.
@@ -45,12 +50,12 @@ MARKER = re.compile(rb"\xff[\x02-\xcf\xd9-\xfe]")
 # Writers make ten or so.
 FEW_SCANS = 12
 
-# EXIF 2.3, 4.5.4 puts its segment first in the file; what writers put before it (JFIF, comments) is short.
-EXIF_WITHIN = 4096
-EXIF_MARK = b"Exif\0\0"
+# The blocks before the first image of a GIF: XMP has some hundreds. In the graph, so many take half a second.
+MAX_GIF_BLOCKS = 10_000
 
-# EXIF 2.3, 4.6.4: the tag of the first directory and the type of its value.
-ORIENTATION_TAG, SHORT = 0x0112, 3
+# Of the upper 8 of 16 bits. Cameras and scanners of 10, 12 or 14 bits store numbers below a quarter of the range, and
+# who takes them for numbers of 16 bits sees black.
+LEAST_BRIGHT = 64
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,12 @@ def check_pixels(sizes: Iterable[tuple[int, int]], limits: Limits) -> None:
             words = f" in {frames} frames" if frames > 1 else ""
             allowed = f"{limits.max_pixels:,} allowed"
             raise RejectedImage(TOO_LARGE, f"{width}x{height} pixels{words}, more than the {allowed}")
+
+
+def describe_dark(brightest: int) -> str:
+    """Return why an image of 16 bits is refused, the upper 8 bits of whose brightest value are below LEAST_BRIGHT."""
+    most = 256 * brightest + 255
+    return f"no value of its 16 bits is above {most:,} of 65,535: scale it to the full range, or to 8 bits"
 
 
 def find_format(content: bytes, patterns: dict[str, bytes]) -> str | None:
@@ -117,17 +128,33 @@ def is_cut_off(jpeg: bytes) -> bool:
     return True
 
 
-def read_jpeg_size(jpeg: bytes) -> tuple[int, int] | None:
-    """Return the (width, height) of a JPEG, None where its segments do not follow each other up to its frame."""
+def find_jpeg_frame(jpeg: bytes) -> int | None:
+    """Return where the frame of a JPEG begins, None where its segments do not follow each other up to it."""
     at = 2
     while at + 9 < len(jpeg) and jpeg[at] == 0xFF:
         if jpeg[at + 1] in FRAMES:
-            height, width = struct.unpack_from(">HH", jpeg, at + 5)
-            return width, height
+            return at
         if not 0xC0 <= jpeg[at + 1] < 0xFF or jpeg[at + 1] in STANDALONE:
             return None
         at += 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")
     return None
+
+
+def read_jpeg_size(jpeg: bytes) -> tuple[int, int] | None:
+    """Return the (width, height) of a JPEG, None where it cannot be told without decoding."""
+    frame = find_jpeg_frame(jpeg)
+    if frame is None:
+        return None
+    height, width = struct.unpack_from(">HH", jpeg, frame + 5)
+    return width, height
+
+
+def mark_cmyk(jpeg: bytes) -> bytes:
+    """Return a JPEG, with Adobe's marker where it has four components and none."""
+    frame = find_jpeg_frame(jpeg)
+    if frame is None or jpeg[frame + 9] != 4 or re.search(rb"\xff\xee..Adobe", jpeg, re.DOTALL):
+        return jpeg
+    return jpeg[:2] + ADOBE_MARKER + jpeg[2:]
 
 
 def drop_jpeg_metadata(jpeg: bytes) -> bytes:
@@ -141,37 +168,6 @@ def drop_jpeg_metadata(jpeg: bytes) -> bytes:
         if jpeg[marker.end() - 1] not in METADATA:
             kept.append(jpeg[marker.end() - 2 : at])
     return b"".join([*kept, jpeg[marker.start() :] if marker else b""])
-
-
-def find_exif(jpeg: bytes) -> bytes:
-    """Return the TIFF structure in the EXIF segment of a JPEG, empty where none begins in its first EXIF_WITHIN bytes.
-
-    This and read_orientation are what components.decoding does inside the graph, where it costs a hundred times more.
-    """
-    head = jpeg[:EXIF_WITHIN]
-    at = 2
-    while EXIF_MARK in head[at:] and head[at] == 0xFF and head[at + 1] != START_OF_SCAN:
-        behind = at + 2 + int.from_bytes(head[at + 2 : at + 4], "big")
-        if head[at + 1] == APP1 and head[at + 4 : at + 10] == EXIF_MARK:
-            return jpeg[at + 10 : behind]
-        at = behind
-    return b""
-
-
-def read_orientation(tiff: bytes) -> int:
-    """Return the orientation 1 to 8 that the first directory of a TIFF structure tells, 1 where it tells none."""
-    order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
-    if order is None or len(tiff) < 10:
-        return 1
-    (directory,) = struct.unpack_from(order + "I", tiff, 4)
-    if not 8 <= directory <= len(tiff) - 2:
-        return 1
-    (tags,) = struct.unpack_from(order + "H", tiff, directory)
-    table = tiff[directory + 2 : directory + 2 + 12 * tags]
-    for tag, kind, value in struct.iter_unpack(order + "HH4xH2x", table[: len(table) // 12 * 12]):
-        if (tag, kind) == (ORIENTATION_TAG, SHORT):
-            return value if 1 <= value <= 8 else 1
-    return 1
 
 
 def read_png_size(png: bytes) -> tuple[int, int]:
@@ -203,8 +199,20 @@ def _inflate(chunk: bytes, kind: bytes, most: int) -> int:
         return 0
 
 
+def read_gif_canvas(gif: bytes) -> tuple[int, int]:
+    """Return the (width, height) of the canvas of a GIF, which is what it claims and has room for its first frame."""
+    width, height = struct.unpack("<HH", gif[6:10].ljust(4, b"\0"))
+    frame = next(_list_gif_frames(gif), (0, 0, 0, 0))
+    return max(width, frame[0] + frame[2]), max(height, frame[1] + frame[3])
+
+
 def read_gif_sizes(gif: bytes) -> Iterator[tuple[int, int]]:
     """Yield the (width, height) of every frame of a GIF up to where it is damaged."""
+    return ((width, height) for _, _, width, height in _list_gif_frames(gif))
+
+
+def _list_gif_frames(gif: bytes) -> Iterator[tuple[int, int, int, int]]:
+    """Yield left, top, width and height of every frame."""
 
     def colours(flags: int) -> int:
         return 3 << (flags & 7) + 1 if flags & 0x80 else 0
@@ -212,8 +220,8 @@ def read_gif_sizes(gif: bytes) -> Iterator[tuple[int, int]]:
     at = 13 + colours(gif[10]) if len(gif) > 13 else len(gif)
     while at + 10 < len(gif) and gif[at] in b",!":  # an image or an extension
         if gif[at] == ord(","):
-            width, height, flags = struct.unpack_from("<HHB", gif, at + 5)
-            yield width, height
+            left, top, width, height, flags = struct.unpack_from("<HHHHB", gif, at + 1)
+            yield left, top, width, height
             at += 11 + colours(flags)
         else:
             at += 2

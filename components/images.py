@@ -13,6 +13,7 @@ from typing import Any, Callable, NamedTuple, TypeVar
 
 import tensorflow as tf
 
+from components.exif import PNG_MARK, find_exif, read_orientation
 from components.image_headers import (
     FORMATS,
     UNREAD_FORMATS,
@@ -20,14 +21,13 @@ from components.image_headers import (
     check_bytes,
     check_pixels,
     count_scans,
-    find_exif,
     find_format,
     inflate_png_text,
     is_cut_off,
     read_bmp_size,
+    read_gif_canvas,
     read_gif_sizes,
     read_jpeg_size,
-    read_orientation,
     read_png_size,
 )
 from components.places import as_path, describe_error, is_remote, measure, read_object, storage_errors
@@ -39,6 +39,7 @@ from components.rejects import (
     UNSUPPORTED,
     RejectedImage,
 )
+from components.stored_pixels import decode_stored
 from components.transcoding import make_readable
 
 # Each scan of a JPEG goes over the whole image, and 31 bytes make one. Writers make ten or so; libjpeg-turbo's own
@@ -47,6 +48,11 @@ MAX_SCANS = 1000
 MAX_SCANNED = 20  # times the pixels that an image may have
 # A kilobyte of compressed text in a PNG becomes a megabyte, which libpng unpacks and keeps, of each of 1,000 chunks.
 MAX_PNG_TEXT = 16 * 2**20
+
+# Of an error of a graph: what it says itself, between where it was made and where it ran.
+OWN_WORDS = re.compile(r"(.*)\n\t \[\[")
+# How the graph words what it refuses to misread.
+REFUSED = re.compile(r"assertion failed: \[(.*)\]")
 
 # Seconds to wait before a read that failed is tried again.
 WAITS = (0.1, 0.5, 2.0)
@@ -58,15 +64,16 @@ T = TypeVar("T")
 
 
 class CheckedImage(NamedTuple):
-    """An image that TensorFlow decodes; height and width in pixels as tf.io.decode_image gives them, not turned."""
+    """An image that the backbone's graph decodes; height and width in pixels as they are stored, not turned."""
 
-    encoded: bytes  # the file's own bytes, or a PNG of them
+    encoded: bytes  # the file's own bytes, a PNG of them, or a CMYK JPEG with its marker
     format: str  # of encoded: jpeg, png, gif or bmp
     found_format: str  # of the file: also webp or tiff
     sha256: str  # of the file's own bytes
     height: int
     width: int
-    orientation: int  # EXIF's 1 to 8 of a JPEG as the backbone's graph finds it, 1 for none
+    orientation: int  # 1 to 8 as the file tells, 1 for none; a PNG made of it is upright already
+    uniform: bool = False  # all pixels have one colour
 
 
 def read_file(path: str, limits: Limits) -> bytes:
@@ -123,8 +130,8 @@ def check_images(contents: Sequence[bytes], limits: Limits) -> list[CheckedImage
     inspected = [_catch(inspect_image, content, limits) for content in contents]
     usable = [image for image in inspected if isinstance(image, CheckedImage)]
     try:
-        sizes = _measure(tf.constant([image.encoded for image in usable], tf.string)).numpy().tolist()
-        measured = iter([_catch(_set_size, *pair) for pair in zip(usable, sizes)])
+        measures = _measure(tf.constant([image.encoded for image in usable], tf.string)).numpy().tolist()
+        measured = iter([_catch(_set_measures, *pair) for pair in zip(usable, measures)])
     except tf.errors.OpError:  # one that cannot be decoded fails all
         measured = iter([_catch(_decode_alone, image) for image in usable])
     return [next(measured) if isinstance(image, CheckedImage) else image for image in inspected]
@@ -147,45 +154,56 @@ def inspect_image(content: bytes, limits: Limits) -> CheckedImage:
             raise RejectedImage(UNSUPPORTED, f"{unread}, which TensorFlow does not read: convert it to JPEG")
         raise RejectedImage(NOT_AN_IMAGE, f"starts with {content[:8]!r}")
     encoded = make_readable(content, limits)
-    image_format = found_format if encoded is content else "png"
+    image_format = "png" if encoded.startswith(PNG_MARK) else found_format
     try:
         _check_header(encoded, image_format, limits)
     except tf.errors.OpError as error:
         raise RejectedImage(CORRUPT, f"damaged {image_format.upper()}: {_explain(error)}") from error
-    orientation = read_orientation(find_exif(content)) if image_format == "jpeg" else 1
+    orientation = read_orientation(find_exif(content))
     return CheckedImage(encoded, image_format, found_format, hashlib.sha256(content).hexdigest(), 0, 0, orientation)
 
 
 def _decode_alone(image: CheckedImage) -> CheckedImage:
     try:
-        height, width, _ = tf.io.decode_image(image.encoded, channels=3, expand_animations=False).shape
+        ((height, width, uniform),) = _measure(tf.constant([image.encoded])).numpy().tolist()
     except tf.errors.ResourceExhaustedError:  # says nothing of the image
         raise
     except tf.errors.OpError as error:
-        raise RejectedImage(CORRUPT, f"damaged {image.format.upper()}: {_explain(error)}") from error
-    return _set_size(image, (height, width))
+        words = _explain(error)
+        refused = REFUSED.fullmatch(words)
+        if refused:
+            raise RejectedImage(UNSUPPORTED, refused[1]) from error
+        raise RejectedImage(CORRUPT, f"damaged {image.format.upper()}: {words}") from error
+    return _set_measures(image, (height, width, uniform))
 
 
-def _set_size(image: CheckedImage, size: Sequence[int]) -> CheckedImage:
-    height, width = size
+def _set_measures(image: CheckedImage, measures: Sequence[int]) -> CheckedImage:
+    height, width, uniform = measures
     if not height or not width:
         raise RejectedImage(CORRUPT, f"{width}x{height} pixels")
-    return image._replace(height=height, width=width)
+    return image._replace(height=height, width=width, uniform=bool(uniform))
 
 
 @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
 def _measure(contents: tf.Tensor) -> tf.Tensor:
-    """Return int32[N, 2], height and width of each of string[N]."""
+    """Return int32[N, 3] of each of string[N]: its height, its width, and 1 if all its pixels have one colour."""
 
     def measure(encoded: tf.Tensor) -> tf.Tensor:
-        return tf.shape(tf.io.decode_image(encoded, channels=3, expand_animations=False))[:2]
+        image = decode_stored(encoded)
+
+        def is_uniform(rows: tf.Tensor) -> tf.Tensor:
+            return tf.reduce_all(tf.equal(rows, image[:1, :1]))
+
+        # Of most images the first row tells.
+        uniform = tf.cond(is_uniform(image[:1]), lambda: is_uniform(image), lambda: False)
+        return tf.concat([tf.shape(image)[:2], [tf.cast(uniform, tf.int32)]], 0)
 
     # One after the other: the callers' threads are those that share the cores.
     return tf.map_fn(measure, contents, fn_output_signature=tf.int32, parallel_iterations=1)
 
 
 def count_pixels(image: CheckedImage) -> int:
-    """Return how many pixels the header of an inspected image claims, of all its frames."""
+    """Return how many pixels the header of an inspected image claims, of all its frames and a GIF's canvas."""
     return sum(width * height for width, height in _read_sizes(image.encoded, image.format))
 
 
@@ -213,11 +231,15 @@ def _check_header(encoded: bytes, image_format: str, limits: Limits) -> None:
         if scans * width * height > MAX_SCANNED * limits.max_pixels:
             allowed = f"more than {MAX_SCANNED} of the most pixels allowed"
             raise RejectedImage(TOO_LARGE, f"{scans} scans of {width}x{height} pixels, {allowed}")
+    elif image_format == "gif":
+        check_pixels([read_gif_canvas(encoded)], limits)
     elif image_format == "png" and inflate_png_text(encoded, MAX_PNG_TEXT) > MAX_PNG_TEXT:
         raise RejectedImage(TOO_LARGE, f"its text unpacks to more than {MAX_PNG_TEXT:,} bytes")
 
 
 def _explain(error: tf.errors.OpError) -> str:
     """Return TensorFlow's own words, one line, without the names of its operations."""
-    message = (error.message or type(error).__name__).split("\n")[0]
+    message = error.message or type(error).__name__
+    own = OWN_WORDS.search(message)
+    message = own[1] if own else message.split("\n")[0]
     return re.sub(r"\{\{.*?\}\}|\[Op:.*", "", message).strip(" .")[:200]

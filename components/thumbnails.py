@@ -6,27 +6,24 @@ import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import tensorflow as tf
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 
 from components import features
+from components.decoding import decode_upright
+from components.exif import find_exif, read_orientation
 from components.features import index_name, shard_name
 from components.file_index import read_index
-from components.image_headers import (
-    FORMATS,
-    Limits,
-    check_pixels,
-    drop_jpeg_metadata,
-    find_exif,
-    find_format,
-    read_orientation,
-)
+from components.image_headers import FORMATS, Limits, check_pixels, drop_jpeg_metadata, find_format
+from components.images import inspect_image
 from components.sharding import list_shards
 from components.shards import IMAGE_SPEC, read_batches
 from components.tables import decode_name, escape_name
 from components.transcoding import set_upright
 
 THUMBNAIL = 160  # pixels, the longer side
-MOST_PIXELS = 100_000_000  # of what Pillow decodes for one
+LIMITS = Limits()  # of what is decoded for one, whatever the run allows
 
 
 def read_thumbnails(
@@ -53,17 +50,10 @@ def find_files(keys: set[str], splits: Sequence[str], examples: Path, shards: Se
 
 
 def make_thumbnail(encoded: bytes) -> Image.Image | None:
-    """Return an image that has passed inspect_image, upright, THUMBNAIL pixels at its longer side; None for what Pillow
-    does not read."""
+    """Return an encoded image as the model sees it, THUMBNAIL pixels at its longer side; None for what is not read."""
     try:
-        # Pillow takes all that tags of EXIF point to, and one megabyte that a thousand share is a gigabyte.
         is_jpeg = find_format(encoded, FORMATS) == "jpeg"
-        plain = drop_jpeg_metadata(encoded) if is_jpeg else encoded
-        opened = Image.open(io.BytesIO(plain), formats=("JPEG", "PNG", "GIF", "BMP"))
-        opened.draft("RGB", (2 * THUMBNAIL, 2 * THUMBNAIL))  # a JPEG is decoded no larger than it has to be
-        # The canvas of a GIF is Pillow's alone, and any size: TensorFlow has looked at the frames.
-        check_pixels([opened.size], Limits(max_pixels=MOST_PIXELS))
-        image = set_upright(opened.convert("RGB"), read_orientation(find_exif(encoded)) if is_jpeg else 1)
+        image = _shrink_jpeg(encoded) if is_jpeg else _decode(encoded)
     except Exception:  # Pillow's decoders raise almost anything on what TensorFlow's let pass
         return None
     image.thumbnail((THUMBNAIL, THUMBNAIL))
@@ -71,3 +61,20 @@ def make_thumbnail(encoded: bytes) -> Image.Image | None:
         factor = THUMBNAIL // max(image.size)
         image = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
     return image
+
+
+def _shrink_jpeg(jpeg: bytes) -> Image.Image:
+    """Decode a JPEG no larger than it has to be, which TensorFlow cannot."""
+    # Pillow takes all that tags of EXIF point to, and one megabyte that a thousand share is a gigabyte. Not Image.open:
+    # its limit of pixels is the whole process's.
+    opened = JpegImageFile(io.BytesIO(drop_jpeg_metadata(jpeg)))
+    opened.draft("RGB", (2 * THUMBNAIL, 2 * THUMBNAIL))
+    check_pixels([opened.size], LIMITS)
+    return set_upright(opened.convert("RGB"), read_orientation(find_exif(jpeg)))
+
+
+def _decode(encoded: bytes) -> Image.Image:
+    return Image.fromarray(_decode_upright(inspect_image(encoded, LIMITS).encoded).numpy())
+
+
+_decode_upright = tf.function(decode_upright, input_signature=[tf.TensorSpec([], tf.string)])

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from components import file_index
 from components.errors import DamagedFile
 from components.features import Shard, index_name
 from components.file_index import Facts, Known, Row, read_index, read_known, write_index
@@ -21,7 +22,9 @@ text = st.text(st.characters(codec=None), max_size=20)
 files = st.builds(
     ImageFile, text, text, text, text, text, st.sampled_from(["", "train"]), st.integers(0), st.integers(0)
 )
-facts = st.none() | st.builds(Facts, text, text, text, text, st.integers(0), st.integers(0), st.integers(1, 8))
+facts = st.none() | st.builds(
+    Facts, text, text, text, text, st.integers(0), st.integers(0), st.integers(1, 8), st.integers(0, 1)
+)
 
 
 @given(st.lists(st.builds(Row, files, facts, st.sampled_from(["", "val"]), st.integers(0))))
@@ -49,6 +52,15 @@ def test_a_missing_index_a_damaged_one_and_one_that_cannot_be_read_are_three_thi
         read_index(tmp_path / "none", Limits())
     with pytest.raises(IsADirectoryError):
         read_index(tmp_path, Limits())
+
+
+def test_facts_read_by_earlier_rules_are_read_again(tmp_path, monkeypatch):
+    row = Row(image("a"), Facts("", "", "sum", "jpeg", 5, 5), "val", 1)
+    monkeypatch.setattr(file_index, "_limits", lambda limits: iter((limits.max_bytes, limits.max_pixels)))
+    write_index(tmp_path / index_name(Shard(0, 1)), [row], Limits(), [1, 2, 3])
+    monkeypatch.undo()
+    assert read_index(tmp_path / index_name(Shard(0, 1)), Limits()) == ([row._replace(facts=None)], [])
+    assert read_known(tmp_path, [row.file], [1], Limits()) == [Known(None, Shard(0, 1))]
 
 
 def test_facts_are_known_by_what_tells_a_file_from_itself_after_a_change(tmp_path):

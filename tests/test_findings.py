@@ -4,11 +4,9 @@ from components.findings import describe_copies, describe_files, describe_splits
 from components.listing import ImageFile, Listing
 
 
-def row(key, split="train", image_format="jpeg", orientation=1):
-    text = key.split("/")[0]
-    return Row(
-        ImageFile(key, key, text, "", "", "", 5, 7), Facts("", "", "sum", image_format, 5, 5, orientation), split
-    )
+def row(key, split="train", image_format="jpeg", orientation=1, uniform=0):
+    facts = Facts("", "", "sum", image_format, 5, 5, orientation, uniform)
+    return Row(ImageFile(key, key, key.split("/")[0], "", "", "", 5, 7), facts, split)
 
 
 def listing(unlabelled=()):
@@ -31,11 +29,20 @@ def test_a_leak_is_named():
 
 
 def test_turned_transcoded_and_unlabelled_images_are_counted():
-    rows = [row("a/1.jpg", orientation=6), row("a/2.webp", image_format="webp"), row("a/3.tif", image_format="tiff")]
+    rows = [row("a/1.jpg", orientation=6), row("a/2.webp", image_format="webp"), row("a/3.tif", "train", "tiff", 3)]
     turned, stored, unlabelled = describe_files(rows, listing(["test/7.jpg", "test/8.jpg"]))
-    assert turned.startswith("1 JPEG is turned")
+    assert turned == "Each of 2 images is turned as the orientation in its file says."
     assert stored.startswith("Each of 2 WebP or TIFF files")
     assert "'test/7.jpg'" in unlabelled and "2 images" in unlabelled
+
+
+def test_images_of_one_colour_are_counted_and_the_first_is_named():
+    rows = [row("a/1.jpg"), row("a/2.png", uniform=1)]
+    assert describe_files(rows, listing()) == [
+        "1 image has one colour everywhere and shows nothing: 'a/2.png' is the first."
+    ]
+    (sentence,) = describe_files([*rows, row("b/1.png", uniform=1)], listing())
+    assert sentence.startswith("Each of 2 images has one colour") and "'a/2.png'" in sentence
 
 
 def test_classes_that_lack_a_split_are_named():

@@ -132,7 +132,7 @@ def test_webp_and_tiff_are_set_upright_as_pillow_does(orientation):
         checked = check_image(content, LIMITS)
         with Image.open(io.BytesIO(content)) as image:
             np.testing.assert_array_equal(decode(checked.encoded), np.asarray(ImageOps.exif_transpose(image)))
-        assert checked.orientation == 1
+        assert checked.orientation == orientation
 
 
 def test_a_jpegs_orientation_is_told_beside_the_size_of_its_stored_pixels():
