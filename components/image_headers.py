@@ -38,8 +38,8 @@ FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 PROGRESSIVE = frozenset((0xC2, 0xCA))
 STANDALONE = frozenset(range(0xD0, 0xDB))  # without a length, or the scans that must come behind the frame
 
-# Adobe Technical Note 5116, section 18. Viewers take CMYK for inverted, TensorFlow only where this marker stands. One of
-# the file's own comes later and overrides the transform, 0, that is said here.
+# Adobe Technical Note 5116, section 18. Viewers take CMYK for inverted, TensorFlow only where this marker stands. One
+# of the file's own comes later and overrides the transform, 0, that is said here.
 ADOBE_MARKER = b"\xff\xee" + struct.pack(">H5sHHHB", 14, b"Adobe", 100, 0, 0, 0)
 
 METADATA = frozenset(range(APP1, 0xF0)) - {0xEE}

@@ -57,7 +57,10 @@ REFUSED = re.compile(r"assertion failed: \[(.*)\]")
 # Seconds to wait before a read that failed is tried again.
 WAITS = (0.1, 0.5, 2.0)
 # Errors that tell something of the file; all others tell something of the storage.
-OF_THE_FILE = (FileNotFoundError, PermissionError, tf.errors.NotFoundError, tf.errors.PermissionDeniedError)
+OF_THE_FILE = (
+    *(FileNotFoundError, PermissionError),
+    *(tf.errors.NotFoundError, tf.errors.PermissionDeniedError, tf.errors.UnimplementedError),
+)
 NUMBERS_OF_THE_FILE = (errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 
 T = TypeVar("T")

@@ -56,6 +56,7 @@ def test_a_missing_index_a_damaged_one_and_one_that_cannot_be_read_are_three_thi
 
 def test_facts_read_by_earlier_rules_are_read_again(tmp_path, monkeypatch):
     row = Row(image("a"), Facts("", "", "sum", "jpeg", 5, 5), "val", 1)
+    claim_files(tmp_path, [index_name(Shard(0, 1))])
     monkeypatch.setattr(file_index, "_limits", lambda limits: iter((limits.max_bytes, limits.max_pixels)))
     write_index(tmp_path / index_name(Shard(0, 1)), [row], Limits(), [1, 2, 3])
     monkeypatch.undo()

@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import io
 import os
@@ -11,6 +12,7 @@ import tensorflow as tf
 from conftest import shared_data
 from PIL import Image, ImageOps
 
+from components import images
 from components.image_headers import is_cut_off
 from components.images import Limits, RejectedImage, check_image, make_readable, read_file
 
@@ -416,3 +418,24 @@ def test_every_image_of_caltech_101_sampled_is_kept():
         checked = check_image(read_file(str(file), LIMITS), LIMITS)
         with Image.open(file) as image:
             assert (checked.width, checked.height) == image.size
+
+
+@pytest.mark.parametrize("failures", [1, 3, 4])
+def test_a_read_at_which_the_storage_fails_is_tried_again_and_then_an_error(tmp_path, monkeypatch, failures):
+    (tmp_path / "a.jpg").write_bytes(JPEGS["grey"])
+    left, waits = [OSError(errno.EIO, os.strerror(errno.EIO))] * failures, []
+    read = images._read_file
+
+    def fail(path, limits):
+        if left:
+            raise left.pop()
+        return read(path, limits)
+
+    monkeypatch.setattr(images, "_read_file", fail)
+    monkeypatch.setattr(images.time, "sleep", waits.append)
+    if failures <= len(images.WAITS):
+        assert read_file(str(tmp_path / "a.jpg"), LIMITS) == JPEGS["grey"]
+    else:
+        with pytest.raises(OSError, match="Input/output error.*a.jpg"):
+            read_file(str(tmp_path / "a.jpg"), LIMITS)
+    assert waits == list(images.WAITS[:failures])
