@@ -36,7 +36,8 @@ PUBLISHED: dict[str, dict[str, dict[str, float]]] = {
 class CurvePoint(NamedTuple):
     """Mean and deviation in % over the draws of one backbone and one number of images a class.
 
-    Published ones lack some. accuracy is over all test images, mean_class the mean of the classes' accuracies.
+    Published ones lack some, and one draw has no deviation. accuracy is over all test images, mean_class the mean of the
+    classes' accuracies.
     """
 
     backbone: str
@@ -56,17 +57,15 @@ def summarise_curve(rows: Sequence[Mapping[str, str]], source: str | None) -> li
         groups.setdefault((row["backbone"], row["per_class"]), []).append(row)
     measured = []
     for key, draws in groups.items():
-        accuracy, accuracy_std, mean_class, mean_class_std = _spread(draws)
-        measured.append(CurvePoint(*key, len(draws), accuracy, accuracy_std, mean_class, mean_class_std))
+        accuracy, mean_class = (_spread(draws, column) for column in ("accuracy", "mean_class_accuracy"))
+        measured.append(CurvePoint(*key, len(draws), *accuracy, *mean_class))
     asked = {point.per_class for point in measured}
     return [*measured, *(point for point in _list_published(source) if point.per_class in asked)]
 
 
-def _spread(draws: Sequence[Mapping[str, str]]) -> Iterator[float]:
-    for column in ("accuracy", "mean_class_accuracy"):
-        values = [100 * float(row[column]) for row in draws]
-        yield statistics.mean(values)
-        yield statistics.stdev(values) if len(values) > 1 else 0.0
+def _spread(draws: Sequence[Mapping[str, str]], column: str) -> tuple[float, float | None]:
+    values = [100 * float(row[column]) for row in draws]
+    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
 def _list_published(source: str | None) -> Iterator[CurvePoint]:
@@ -81,7 +80,9 @@ def format_point(point: CurvePoint) -> tuple[str, str, str, str]:
     def with_deviation(mean: float | None, deviation: float | None) -> str:
         if mean is None:
             return ""
-        return f"{mean:.2f} ± {deviation:.2f}" if deviation is not None else f"{mean:.1f}"
+        if point.published:
+            return f"{mean:.1f}"
+        return f"{mean:.2f}" if deviation is None else f"{mean:.2f} ± {deviation:.2f}"
 
     name = f"{point.backbone} (published)" if point.published else point.backbone
     accuracy = with_deviation(point.accuracy, point.accuracy_std)
@@ -96,7 +97,7 @@ def plot_curve(points: Sequence[CurvePoint]) -> go.Figure:
         figure.add_scatter(
             x=[point.per_class for point in own],
             y=[point.accuracy for point in own],
-            error_y={"array": [point.accuracy_std for point in own]},
+            error_y={"array": [point.accuracy_std for point in own]} if own[0].draws > 1 else None,
             name=name,
         )
     for name in dict.fromkeys(point.backbone for point in points if point.published):

@@ -23,10 +23,12 @@ from components.curve import (
     scale_views,
     write_hparams,
 )
-from components.curve_report import format_point, summarise_curve
+from components.curve_report import format_point, plot_curve, summarise_curve, write_curve_page
+from components.features import RunDir
 from components.head_input import Vectors
 from components.model import L2, PLAIN, SOFTMAX, STANDARDIZE, WHITEN, Architecture, add_final_training_ops
 from components.start import BIASES, WEIGHTS
+from components.tables import write_csv
 from components.train import Recipe, plan_training
 from components.views import serve_views
 from pipeline.cli import main
@@ -120,6 +122,25 @@ def test_points_are_means_and_deviations_and_published_rows_are_marked():
     assert all(point.published and point.per_class == "15" for point in published)
     assert "(published)" in format_point(published[0])[0]
     assert summarise_curve(rows, None) == [measured]
+
+
+def test_one_draw_has_no_deviation_on_page_terminal_and_plot(tmp_path):
+    rows = [{"backbone": "b", "per_class": "15", "accuracy": "0.9", "mean_class_accuracy": "0.75"}]
+    (point,) = summarise_curve(rows, None)
+    assert point._asdict() == {
+        **{"backbone": "b", "per_class": "15", "draws": 1, "published": False},
+        **{"accuracy": 90, "accuracy_std": None, "mean_class": 75, "mean_class_std": None},
+    }
+    assert format_point(point) == ("b", "15", "90.00", "75.00")
+    (line,) = plot_curve([point]).data
+    assert line.error_y.array is None
+    two = summarise_curve([*rows, {**rows[0], "accuracy": "0.8"}], None)
+    assert format_point(two[0]) == ("b", "15", "85.00 ± 7.07", "75.00 ± 0.00")
+    assert plot_curve(two).data[0].error_y.array == pytest.approx([2**0.5 * 5])
+    run = RunDir(tmp_path)
+    write_csv(run.curve_rows, list(rows[0]), [list(rows[0].values())])
+    page = write_curve_page("c", None, run).read_text()
+    assert "<td>90.00</td>" in page and "90.00 ±" not in page
 
 
 def test_tensorboards_hparams_page_finds_each_training_with_its_settings_and_metrics(tmp_path):
