@@ -15,12 +15,12 @@ from components.backbone import load_graph, write_backbone
 from components.classifier import HeadClassifier, epoch_rank
 from components.features import BOTTLENECK, PIXELS, Bottlenecks, Examples, Head, RunDir, TunedHead, Work
 from components.image_input import Distortion, ImageSource, evaluate_images, train_images
-from components.model import TRAINING_SCOPE, Architecture, HeadParams, model_fn
+from components.model import Architecture, HeadParams, model_fn
 from components.optimisation import Optimisation
 from components.ownership import replacing_folder
 from components.progress import Progress
 from components.shards import naming_damage, shard_files
-from components.start import PARTS, Start, open_checkpoint
+from components.start import read_head
 from components.train import Recipe, make_optimisation, read_source, settle_output, weigh_shards, write_history
 from components.trainable_graph import add_trainable, read_constants, replace_constants, weights_after, weights_of_last
 
@@ -126,13 +126,6 @@ def tuned_model_fn(
     """Build the network, some of its constants as variables, over pixels float32[N, S, S, 3], and the head over it."""
     bottleneck, _ = add_trainable(graph_def, features[PIXELS], weights)
     return model_fn({BOTTLENECK: bottleneck}, labels, mode, params)
-
-
-def read_head(folder: Path) -> Start:
-    """Return the variables of a trained head by name."""
-    reader = open_checkpoint(folder)
-    names = [name for name in reader.get_variable_to_shape_map() if name.startswith(f"{TRAINING_SCOPE}/")]
-    return {name: reader.get_tensor(name) for name in names if name.rpartition("/")[2] in PARTS}
 
 
 def write_tuned(graph_def: Any, values: Mapping[str, np.ndarray], name: str, former: str, folder: Path) -> str:

@@ -13,7 +13,7 @@ from components.catalog import Spec
 from components.downloads import cache_folder
 from components.errors import UserError
 from components.network import Network, freeze
-from components.places import as_path
+from components.places import as_path, plain_folder
 
 SIGNATURES = ("image_feature_vector", "default", "serving_default")
 OUTPUTS = ("default", "feature_vector", "outputs", "output_0")
@@ -50,7 +50,8 @@ def load_module(spec: Spec) -> Any:
         if not (folder / "saved_model.pb").exists():
             inside = [file.parent for file in folder.rglob("saved_model.pb")]
             folder = inside[0] if len(inside) == 1 else folder
-        return tf.saved_model.load(str(folder))
+        with plain_folder(folder) as plain:
+            return tf.saved_model.load(str(plain))
     except (OSError, ValueError, RuntimeError, tf.errors.OpError) as error:
         raise UserError(
             f"Cannot load the module '{spec.hub}' ({str(error).splitlines()[0]}): give a TF2 feature vector's URL, "

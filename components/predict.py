@@ -15,7 +15,7 @@ from components import features
 from components.checksums import find_unlike
 from components.errors import UserError
 from components.images import Limits, RejectedImage, check_image, inspect_image, read_file
-from components.places import describe_error, do_side_by_side, is_remote
+from components.places import describe_error, do_side_by_side, is_remote, plain_folder
 
 BATCH_SIZE = 32
 TOP_K = 5
@@ -68,7 +68,8 @@ def load_export(export: Path) -> Classifier:
         raise UserError(f"'{export}' holds no SavedModel: give a version folder such as runs/<name>/export/<version>.")
     check_export(export)
     try:
-        model = tf.saved_model.load(str(export))
+        with plain_folder(export) as plain:
+            model = tf.saved_model.load(str(plain))
     except (OSError, tf.errors.OpError) as error:
         reason = str(error).splitlines()[0].rstrip(". ")
         raise UserError(f"The SavedModel '{export}' cannot be loaded ({reason}): export it again.") from error

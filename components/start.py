@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from components.errors import UserError
 from components.features import RunDir
 from components.logistic_regression import Linear
 from components.model import L2, SIGMOID, TRAINING_SCOPE, Architecture
+from components.places import plain_folder
 from components.scaling import MEASURED
 
 PARTS = ("mean", "scale", "whitening", "weights", "biases")
@@ -32,11 +32,11 @@ def set_output(linear: Linear, output: str) -> Start:
 
 
 class FormerRun(NamedTuple):
-    """A finished run to start from: its record, its classes, its checkpoint."""
+    """A finished run to start from: its record, its classes, the variables of its head."""
 
     record: dict[str, Any]
     labels: list[str]
-    reader: Any
+    head: Start
 
 
 def open_former_run(former: Path) -> FormerRun:
@@ -45,24 +45,21 @@ def open_former_run(former: Path) -> FormerRun:
     try:
         record = json.loads(run.record.read_text(encoding="utf-8"))
         names = run.labels.read_text(encoding="utf-8").split("\n")[:-1]
-        reader = open_checkpoint(run.model)
+        variables = read_head(run.model)
         record["backbone"], record["config"]  # as of a run that went so far
     except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
         raise UserError(
             f"train.warm_start names '{former}', which holds no trained run: give the output_dir of a finished run."
         ) from error
-    return FormerRun(record, names, reader)
+    return FormerRun(record, names, variables)
 
 
-def open_checkpoint(folder: Path) -> Any:
-    """Return a reader of the checkpoint in a folder; raises OSError or TensorFlow's errors where there is none.
-
-    Unlike tf.train.load_checkpoint it takes no part of the path for a pattern.
-    """
-    state = tf.train.get_checkpoint_state(str(folder))
-    if state is None:
-        raise FileNotFoundError(errno.ENOENT, "no checkpoint", str(folder))
-    return tf.compat.v1.train.NewCheckpointReader(state.model_checkpoint_path)
+def read_head(folder: Path) -> Start:
+    """Return the variables of a trained head by name; raises TensorFlow's errors where there is no checkpoint."""
+    with plain_folder(folder) as plain:
+        reader = tf.train.load_checkpoint(str(plain))
+        names = [name for name in reader.get_variable_to_shape_map() if name.startswith(f"{TRAINING_SCOPE}/")]
+        return {name: reader.get_tensor(name) for name in names if name.rpartition("/")[2] in PARTS}
 
 
 def read_former_head(former: Path, labels: Sequence[str], backbone_id: str, architecture: Architecture) -> Start:
@@ -70,7 +67,7 @@ def read_former_head(former: Path, labels: Sequence[str], backbone_id: str, arch
 
     Raises UserError where there is no such head, or it sits on another backbone, or is built otherwise.
     """
-    record, names, reader = open_former_run(former)
+    record, names, start = open_former_run(former)
     backbone, head = record["backbone"], record["config"].get("head", {})
     found = backbone.get("id")
     if found != backbone_id:
@@ -78,25 +75,21 @@ def read_former_head(former: Path, labels: Sequence[str], backbone_id: str, arch
             f"The head in '{former}' was trained on the backbone '{backbone.get('name')}' ({found}), this "
             f"run uses another ({backbone_id}): use the same backbone or leave train.warm_start out."
         )
-    shapes = {
-        name: shape for name, shape in reader.get_variable_to_shape_map().items() if name.startswith(TRAINING_SCOPE)
-    }
-    built = {name: shape for name, shape in shapes.items() if name.rpartition("/")[2] in PARTS}
-    widths = [built.get(f"{TRAINING_SCOPE}/hidden{number}/biases") for number in range(len(architecture.hidden))]
+    biases = [start.get(f"{TRAINING_SCOPE}/hidden{number}/biases") for number in range(len(architecture.hidden))]
+    widths = [values is not None and values.shape for values in biases]
     activations = [layer["activation"] for layer in head.get("hidden", [])]
     scaled = len(MEASURED.get(architecture.normalize, ()))
     same = (
-        widths == [[layer.units] for layer in architecture.hidden]
+        widths == [(layer.units,) for layer in architecture.hidden]
         and activations == [layer.activation for layer in architecture.hidden]
         and head.get("normalize", L2) == architecture.normalize
-        and len(built) == 2 * (len(widths) + 1) + scaled
+        and len(start) == 2 * (len(widths) + 1) + scaled
     )
     if not same:
         raise UserError(
             f"The head in '{former}' is built otherwise than this config's: give both the same 'head' or leave "
             f"train.warm_start out."
         )
-    start = {name: reader.get_tensor(name) for name in built}
     if architecture.output == SIGMOID:
         if start[BIASES].shape != (1,) or names != list(labels):
             raise UserError(

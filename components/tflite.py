@@ -20,6 +20,7 @@ from components.export import list_versions
 from components.features import ENCODED, LABEL, MODEL_CARD, RunDir
 from components.files import write_json
 from components.ownership import replacing_folder
+from components.places import plain_folder
 from components.predict import check_export
 from components.progress import Progress
 from components.shards import IMAGE_SPEC, read_batches, shard_files
@@ -96,7 +97,8 @@ def _serving(export: Path) -> Iterator[Served]:
     # Not made the default graph: what reads the shards and what converts works outside of it.
     with closing(v1.Session(graph=tf.Graph())) as session:
         try:
-            meta_graph = v1.saved_model.load(session, [tf.saved_model.SERVING], str(export))
+            with plain_folder(export) as plain:
+                meta_graph = v1.saved_model.load(session, [tf.saved_model.SERVING], str(plain))
         except (OSError, tf.errors.OpError) as error:
             reason = str(error).splitlines()[0].rstrip(". ")
             raise UserError(f"The SavedModel '{export}' cannot be loaded ({reason}): export it again.") from error

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from components.catalog import Spec, parse_backbone
 from components.errors import UserError
 from components.features import RunDir
-from components.places import as_path, describe_error, expand_home, storage_errors
+from components.places import PATTERN, as_path, describe_error, expand_home, is_remote, storage_errors
 from pipeline.beam_flags import read_flags
 from pipeline.output_dir import check_output_dir
 from pipeline.runners import check_runner
@@ -24,6 +24,10 @@ from pipeline.yaml_text import InvalidYaml, parse_yaml
 
 # As Beam's options for credentials are named: s3_secret_access_key, azure_connection_string.
 SECRET = re.compile("access_key|connection_string|password|secret|session_token")
+
+# What YAML would take for a comment or an alias, as in output_dir="birds #2" and data.path="*.tfrecord": a value on a
+# command line has neither.
+WORDS = re.compile(r"""\s*(?![\s"'\[{&!|>]).*(?<!\S)#|\s*[*%@`]""", re.DOTALL)
 
 
 class Split(Section):
@@ -199,6 +203,16 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _no_pattern(self) -> Config:
+        folder, local = self.run_folder, self.beam.runner.lower().removesuffix("runner") in ("direct", "fnapi")
+        if (is_remote(folder) or not local) and PATTERN.search(str(folder)):  # else places.plain_folder helps
+            raise ValueError(
+                f"'output_dir' is '{folder}', where TensorFlow and Beam take '*', '?', '[' and backslashes for a "
+                f"pattern: set it to a path without them"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _tunable(self) -> Config:
         if self.train.finetune and (len(self.backbone) > 1 or self.backbone[0].bottlenecks):
             found = "ready-made bottlenecks" if self.backbone[0].bottlenecks else "several backbones side by side"
@@ -275,7 +289,7 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         if not isinstance(values, dict):
             raise UserError(f"Cannot set '{key}': '{parent}' is a single value, not a section.")
     try:
-        values[last] = parse_yaml(text)
+        values[last] = text.strip() if WORDS.match(text) else parse_yaml(text)
     except InvalidYaml as error:
         raise UserError(
             f"Cannot read the value of '{override}' ({error}): expected a YAML value, such as {key}=20."

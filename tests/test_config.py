@@ -338,6 +338,21 @@ def test_class_names_that_yaml_takes_for_other_things_are_names(load):
     assert config.train.class_weight == {"yes": 2, "no": 0.1, "1": 3, "1.0": 4, "010": 5, "null": 6}
 
 
+@pytest.mark.parametrize(
+    "path", ["birds #2", "#recycle", "*.tfrecord", "a [b] *", "%x", "@home", "a: b #c", "[x #y", "x#y"]
+)
+def test_a_path_on_the_command_line_is_taken_as_it_is_written(load, path):
+    if path.startswith("["):
+        assert load(GOOD, f"data.path='{path}'").data.path == path
+    else:
+        assert load(GOOD, f"data.path={path}", f"output_dir= {path} ").data.path == path
+
+
+def test_values_on_the_command_line_stay_yaml(load):
+    assert load(GOOD, 'data.labels="x #y"').data.labels == "x #y"
+    assert load(GOOD, "data.exclude=['#x', y]").data.exclude == ("#x", "y")
+
+
 def test_a_switch_may_still_be_yes_or_no(load):
     assert load(GOOD, "augment.flip=yes").augment.flip is True
     assert load(GOOD, "augment.flip=off").augment.flip is False
@@ -386,6 +401,13 @@ def test_the_home_folder_is_expanded_in_every_place(load, tmp_path, monkeypatch)
     assert [spec.hub for (spec,) in config.curve.backbones] == [f"{home}/hub", f"{home}/module"]
     assert load(GOOD, "data.path=[~/a, b, gs://c/~/d]").data.path == (f"{home}/a", "b", "gs://c/~/d")
     assert load(GOOD, "beam.temp_location=~/tmp").beam.options["temp_location"] == f"{home}/tmp"
+
+
+def test_pattern_characters_are_refused_where_no_link_can_stand_for_a_run_directory(load):
+    assert load(GOOD, "output_dir=a [b] *?").run_folder == Path("a [b] *?")
+    for words in (["output_dir='gs://bucket/a [b]'"], ["name=a*", "beam.runner=PortableRunner"]):
+        with pytest.raises(UserError, match="set it to a path without them"):
+            load(GOOD, *words)
 
 
 def test_a_name_that_only_begins_with_a_tilde_is_left_as_it_is(load):
