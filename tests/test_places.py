@@ -19,6 +19,7 @@ from components.files import (
     replacing_shared_folder,
     write_text,
 )
+from components.images import Limits, read_file
 from components.input_files import find_files
 from components.listing import list_images
 from components.places import as_path, is_remote, list_files, local_copy, measure, remove, upload, walk_objects
@@ -154,6 +155,23 @@ def test_a_remote_data_set_is_listed_as_its_local_copy(tmp_path, remote):
     ]
     matched = [f"{remote}/images/{colour}/camera/000.jpg" for colour in ("cyan", "magenta", "yellow")]
     assert list(find_files([remote / "images" / "*" / "camera" / "*.jpg"])) == matched
+
+
+def test_remote_names_may_hold_any_characters(tmp_path, remote):
+    root = remote / "o [v2] {b}"
+    names = ["a [1] *?/x [0] #%C3 é~.jpg", "b {c,d}/1 + 2 & 3.jpg", "b {c,d}/[x].jpg"]
+    for name in (*names, "b {c,d}/@eaDir/1.jpg/SYNO.jpg", "Thumbs.DB"):
+        (root / name).write_bytes(name.encode())
+    listing = list_images(str(root))
+    assert [file.key for file in listing.files] == names and listing.rejects == []
+    for file in listing.files:
+        assert read_file(file.path, Limits()).decode() == file.key
+    write_csv(root / "list [1].csv", ("path", "label"), [(f" {name}", name[0]) for name in names])
+    files = list_images(str(root / "list [1].csv")).files
+    assert [(file.key, file.size) for file in files] == [(name, len(name.encode())) for name in names]
+    assert list(find_files([root / "b {c,d}", root / "a [1] *?" / "*.jpg"])) == [
+        f"{root}/{name}" for name in (*names[1:], names[0])
+    ]
 
 
 def test_a_remote_manifest_leads_to_images_wherever_they_lie(tmp_path, remote):
