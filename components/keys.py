@@ -61,9 +61,17 @@ def _find_clashes(names: Sequence[str]) -> list[tuple[int, int]]:
 
 
 def find_patterns(key: str, patterns: Sequence[str]) -> list[str]:
-    """Return the patterns, such as '*.gif' or 'drafts', that match a key or a folder above it; '*' matches '/' too."""
+    """Return the patterns, such as '*.gif' or 'drafts', that match a key or a folder above it; '*' matches '/' too.
+
+    A pattern that is the name itself, such as 'birds [v2]', matches it.
+    """
     parts = [*accumulate(key.split("/"), "{}/{}".format)] if patterns else []
-    return [pattern for pattern in patterns if any(fnmatchcase(part, pattern.rstrip("/")) for part in parts)]
+    return [
+        pattern
+        for pattern in patterns
+        for bare in [pattern.rstrip("/")]
+        if bare in parts or any(fnmatchcase(part, bare) for part in parts)
+    ]
 
 
 def is_litter(name: str) -> bool:

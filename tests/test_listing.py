@@ -231,6 +231,12 @@ def test_patterns_match_case_and_whole_names(tmp_path):
     assert len(list_images(root, ["*.gif", "*/drafts"]).files) == 3
 
 
+def test_a_pattern_that_is_a_name_matches_it(tmp_path):
+    root = fill(tmp_path, "a [1]/1.jpg", "a 1/1.jpg", "b/1.jpg", "c/1.jpg")
+    assert list_images(root, ["a [1]"]).labels == ["b", "c"]  # as a pattern it is the other folder, too
+    assert list_images(root, ["a [[]1]/"]).labels == ["a 1", "b", "c"]
+
+
 def test_patterns_see_the_name_of_the_root_in_a_list(tmp_path):
     roots = [fill(tmp_path / name, "a/1.jpg", "b/1.jpg") for name in ("day", "night")]
     assert roots[1] in refusal(list_images, roots, ["night"])
