@@ -126,7 +126,11 @@ def read_images(examples: Examples, bottlenecks: Bottlenecks, run: RunDir, share
         for split in SPLITS
     }
     return Audited(
-        [Image(key, text, split) for split, table in tables.items() for key, text in zip(table.keys, table.texts)],
+        [
+            Image(key, text, split)
+            for split, table in tables.items()
+            for key, text in zip(table.keys, table.texts, strict=True)
+        ],
         [sha256 for table in tables.values() for sha256 in table.sha256],
         np.concatenate([table.labels for table in tables.values()]),
         to_directions(np.concatenate([table.vectors for table in tables.values()])),
@@ -184,8 +188,8 @@ def describe_nearest(directions: np.ndarray, images: Sequence[Image]) -> Iterato
     """Yield the training images nearest to each test image, of directions float32[N, D] of length 1."""
     tests, trained = ([row for row, image in enumerate(images) if image.split == split] for split in ("test", "train"))
     nearest = find_nearest(directions[tests], directions[trained], NEAREST_SHOWN)
-    for test, rows, cosines in zip(tests, nearest.rows.tolist(), nearest.cosines):
-        for row, cosine in zip(rows, cosines):
+    for test, rows, cosines in zip(tests, nearest.rows.tolist(), nearest.cosines, strict=True):
+        for row, cosine in zip(rows, cosines, strict=True):
             near = images[trained[row]]
             yield NearestRow(images[test].path, near.path, near.label, f"{cosine:.4f}")
 
@@ -194,4 +198,6 @@ def describe_map(directions: np.ndarray, images: Sequence[Image]) -> list[MapRow
     """Return the places of a random sample of images, directions float32[N, D]."""
     rows = sample_rows(len(images))
     places = lay_out(directions[rows])
-    return [MapRow(*images[row], *(f"{number:.2f}" for number in place)) for row, place in zip(rows, places)]
+    return [
+        MapRow(*images[row], *(f"{number:.2f}" for number in place)) for row, place in zip(rows, places, strict=True)
+    ]

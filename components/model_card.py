@@ -105,7 +105,9 @@ def build_card(
             "software": f"topgraft {origin.software}",
         },
         "model_parameters": {
-            "backbone": [{**backbone, "licence": licence} for backbone, licence in zip(backbones, licences)],
+            "backbone": [
+                {**backbone, "licence": licence} for backbone, licence in zip(backbones, licences, strict=True)
+            ],
             "training": dict(origin.training),
             "data": data,
             "input_format": "encoded JPEG, PNG, GIF or BMP images" if images else "bottlenecks of the backbone",

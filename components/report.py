@@ -161,7 +161,7 @@ def write_report(
         write_csv(
             folder / "confusion.csv",
             ["actual", *labels],
-            ([text, *row] for text, row in zip(labels, confusion.tolist())),
+            ([text, *row] for text, row in zip(labels, confusion.tolist(), strict=True)),
         )
         write_csv(
             folder / "classes.csv",

@@ -29,7 +29,8 @@ def score_classes(confusion: np.ndarray, labels: Sequence[str]) -> list[ClassRow
     recall = np.divide(hits, actual, out=np.zeros(len(labels)), where=actual > 0)
     both = precision + recall
     f1 = np.divide(2 * precision * recall, both, out=np.zeros(len(labels)), where=both > 0)
-    return [ClassRow(*row) for row in zip(labels, precision.tolist(), recall.tolist(), f1.tolist(), actual.tolist())]
+    scores = (column.tolist() for column in (precision, recall, f1, actual))
+    return [ClassRow(*row) for row in zip(labels, *scores, strict=True)]
 
 
 def describe_weakest(confusion: np.ndarray, labels: Sequence[str]) -> str:
