@@ -36,8 +36,8 @@ PUBLISHED: dict[str, dict[str, dict[str, float]]] = {
 class CurvePoint(NamedTuple):
     """Mean and deviation in % over the draws of one backbone and one number of images a class.
 
-    Published ones lack some, and one draw has no deviation. accuracy is over all test images, mean_class the mean of the
-    classes' accuracies.
+    Published ones lack some, and one draw has no deviation. accuracy is over all test images, mean_class is the mean of
+    the classes' accuracies.
     """
 
     backbone: str

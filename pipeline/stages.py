@@ -21,7 +21,7 @@ from components.progress import Progress
 from pipeline.file_states import Differences, FileState, compare_files, examine_files
 
 # A change of what stages write invalidates what earlier versions left.
-VERSION = "0.3.1"
+VERSION = "0.4.0"
 EXPORT = "export"
 # In the record of an export that has begun: the first version that it can have.
 FIRST_VERSION = "first_version"
