@@ -44,19 +44,19 @@ def list_examples(place: str, excluded: Excluded) -> Listing:
     shared = len(os.path.commonprefix([path.split("/")[:-1] for path in paths]))
     records: list[Record] = []
     rejects: list[Reject] = []
-    check_evaluation((last_split_word(path) for path in paths), place)
-    for path in paths:
-        name = "/".join(path.split("/")[shared:])
+    names = ["/".join(path.split("/")[shared:]) for path in paths]
+    check_evaluation(map(last_split_word, names), place)
+    for path, name in zip(paths, names):
         for found in () if excluded(name) else _scan_file(path, name):
             if isinstance(found, Reject):
                 rejects.append(found)
             elif not excluded(found.file.key):
                 records.append(found)
-    names = _name_classes(records, "/".join(paths[0].split("/")[:shared]))
+    classes = _name_classes(records, "/".join(paths[0].split("/")[:shared]))
     # A record has a number, a name or both.
-    texts = [record.text if record.number is None else names[record.number] for record in records]
+    texts = [record.text if record.number is None else classes[record.number] for record in records]
     files = [record.file._replace(text=text) for record, text in zip(records, texts)]
-    labels = [names[number] for number in sorted(names)]
+    labels = [classes[number] for number in sorted(classes)]
     labels += order_classes(set(texts) - set(labels))
     files, open_splits = open_train(sorted(files))
     return Listing(files, labels, sorted(rejects), [], open_splits, ordered=True)

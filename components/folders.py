@@ -12,10 +12,10 @@ from typing import NamedTuple
 from components.class_names import check_spelling, is_one_line, natural_key, order_classes
 from components.errors import UserError
 from components.keys import is_litter
-from components.listing import AUTO, CLASSES, SPLIT_FOLDERS, Excluded, ImageFile, Listing, open_train
+from components.listing import CLASSES, Excluded, ImageFile, Listing, open_train
 from components.places import as_path, describe_error, is_remote, storage_errors, walk_objects
 from components.rejects import BAD_NAME, NO_CLASS, UNREADABLE, Reject
-from components.split_words import read_split
+from components.split_words import find_splits
 
 
 class Entry(NamedTuple):
@@ -35,74 +35,13 @@ def list_folder(root: str, excluded: Excluded, layout: str) -> Listing:
     entries, rejects = (walk_remote if is_remote(root) else walk)(root, excluded)
     folders = {entry.key.rpartition("/")[0] for entry in entries if "/" in entry.key}
     folders |= {reject.key for reject in rejects}
-    splits = {} if layout == CLASSES else _find_splits(root, folders, layout)
+    splits = {} if layout == CLASSES else find_splits(root, folders, layout)
     if splits:
         listing = _list_splits(root, entries, splits)
     else:
         files, strays = _assign_classes(entries, depth=0, split="")
         listing = Listing(files, order_classes(file.text for file in files), strays, [])
     return listing._replace(rejects=sorted(rejects + listing.rejects))
-
-
-def _find_splits(root: str, folders: set[str], layout: str) -> dict[str, str]:
-    """Return the split of each folder directly in the root, nothing where they are classes, given all with files.
-
-    Raises UserError where they are neither all splits nor all classes beyond doubt.
-    """
-    parts = [folder.split("/") for folder in folders]
-    tops = sorted({part[0] for part in parts}, key=natural_key)
-    deep = {part[0] for part in parts if len(part) > 1}  # those with folders that can be classes
-    named = {top: name for top in tops if (name := read_split(top))}
-    by_rest = {
-        rest: {top: name.split for top, name in named.items() if name.rest == rest}
-        for rest in {name.rest for name in named.values()}
-    }
-    # Of names such as seg_train only several make splits: bullet_train alone is a class.
-    splits = {
-        top: split
-        for rest, found in by_rest.items()
-        if not rest or ("train" in found.values() and len({*found.values()}) > 1)
-        for top, split in found.items()
-    }
-    if layout == SPLIT_FOLDERS:
-        splits = {top: name.split for top, name in named.items()}
-    elif [*splits] == [top for top in splits if top.lower() == "train" and top not in deep]:
-        _check_inner(root, tops, parts)
-        return {}  # none, or a class of trains among others
-    strangers = [top for top in tops if top not in splits]
-    twice = [split for split in sorted({*splits.values()}) if [*splits.values()].count(split) > 1]
-    bare = [top for top, split in splits.items() if split == "train" and top not in deep]
-    if strangers:
-        doubt, cure = f"{strangers[0]!r} beside them is not", "name that in data.exclude"
-    elif "train" not in splits.values():
-        doubt, cure = "none of them as the train split", "rename the one to train on"
-    elif twice:
-        doubt, cure = f"several of them as the {twice[0]} split", "put their images into one"
-    elif bare:
-        doubt, cure = f"{bare[0]!r} has no class folders with images", "make one for each class in it"
-    elif layout == AUTO and len(by_rest) > 1:
-        doubt, cure = "each in its own way", f"set data.layout to {SPLIT_FOLDERS}"
-    else:
-        return splits
-    shown = ", ".join(map(repr, [*splits][:5])) or "none"
-    raise UserError(
-        f"Of the folders in {root!r}, {shown} are named as splits, but {doubt}: if they are splits, {cure}, and if "
-        f"they are classes, set data.layout to {CLASSES}."
-    )
-
-
-def _check_inner(root: str, tops: Sequence[str], parts: list[list[str]]) -> None:
-    """Raise UserError for splits below the classes, as in cat/train: they would be mixed."""
-    inner = {part[1]: part[0] for part in sorted(parts, reverse=True) if len(part) > 1}
-    splits = {name: found.split for name in inner if (found := read_split(name)) and not found.rest}
-    if "train" in splits.values() and len({*splits.values()}) > 1:
-        first = next(name for name in splits if splits[name] == "train")
-        place = os.path.join(root, inner[first])
-        cure = f"set data.path to {place!r}" if len(tops) == 1 else "put the folders of the splits above the classes"
-        raise UserError(
-            f"{os.path.join(place, first)!r} is named as a split, but lies below a folder that is read as a class: if "
-            f"it is a split, {cure}, and if not, set data.layout to {CLASSES}."
-        )
 
 
 def walk(root: str, excluded: Excluded) -> tuple[list[Entry], list[Reject]]:

@@ -47,6 +47,15 @@ def texts(listing):
     return [file.text for file in listing.files]
 
 
+def test_files_of_eval_beside_files_of_test_are_refused_wherever_they_lie(tmp_path):
+    folder = tmp_path / "test" / "set"
+    for name in ("x-train", "x-eval"):
+        write_records(folder / f"{name}.tfrecord", slim(0), slim(1))
+    assert {file.split for file in list_images(str(folder)).files} == {"", "test"}
+    write_records(folder / "x-test.tfrecord", slim(0), slim(1))
+    assert "'eval'" in refusal(list_images, str(folder))
+
+
 def test_records_are_listed_in_place_and_can_be_read_from_there(tmp_path):
     images = [path.read_bytes() for path in sorted(paint_images(tmp_path / "painted", per_class=2).rglob("*.*"))]
     names = ["flowers_train_00000-of-00002.tfrecord", "flowers_validation_00001-of-00002.tfrecord"]
