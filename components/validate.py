@@ -61,7 +61,10 @@ def validate_examples(examples: Examples, run: RunDir, gate: Gate, options: Pipe
         statistics = load_statistics(folder / STATISTICS)
         for split, count in examples.splits.items():
             check_count(statistics[split].datasets[0].num_examples, count, run.examples / f"{split}-*.tfrecord")
-        schema = _load_schema(gate.schema_path) if gate.schema_path else infer_schema(statistics, examples, gate)
+        if gate.schema_path:
+            schema = _load_schema(gate.schema_path)
+        else:
+            schema = infer_schema(statistics, previous, examples.labels, gate)
         write_text(folder / "schema.pbtxt", text_format.MessageToString(schema, as_utf8=True))
         anomalies = {"train": tfdv.validate_statistics(statistics["train"], schema, previous_statistics=previous)}
         for split in SPLITS[1:]:
@@ -122,26 +125,37 @@ def add_size_class(batch: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def infer_schema(
-    statistics: Mapping[str, statistics_pb2.DatasetFeatureStatisticsList], examples: Examples, gate: Gate
+    statistics: Mapping[str, statistics_pb2.DatasetFeatureStatisticsList],
+    previous: statistics_pb2.DatasetFeatureStatisticsList | None,
+    labels: Sequence[str],
+    gate: Gate,
 ) -> schema_pb2.Schema:
-    """Return the schema of the train split: every record a readable image of a known class, all splits alike."""
-    smallest = min(examples.splits.values())
+    """Return the schema of the train split: every record a readable image of a known class, all splits alike.
+
+    previous are the statistics of the baseline's train split.
+    """
+    train, *others = (statistics[split].datasets[0].num_examples for split in SPLITS)
+    before = previous.datasets[0].num_examples if previous else train
     schema = tfdv.infer_schema(statistics["train"], max_string_domain_size=0)
     image = tfdv.get_feature(schema, features.ENCODED)
     image.image_domain.SetInParent()
-    if smallest >= IMAGES_FOR_FORMATS:
+    if min(train, *others) >= IMAGES_FOR_FORMATS:
         image.image_domain.minimum_supported_image_fraction = 1.0
-    tfdv.set_domain(schema, features.TEXT, schema_pb2.StringDomain(name="classes", value=examples.labels))
-    # A share among n images has a standard error of at most sqrt(1/4n); four of them are hardly chance.
-    chance = 4 * math.sqrt(0.25 / smallest)
+    tfdv.set_domain(schema, features.TEXT, schema_pb2.StringDomain(name="classes", value=labels))
     for name in (features.TEXT, features.FORMAT, SIZE_CLASS):
         feature = tfdv.get_feature(schema, name)
-        feature.skew_comparator.infinity_norm.threshold = min(1.0, gate.split_skew + chance)
-        feature.drift_comparator.infinity_norm.threshold = min(1.0, gate.drift + chance)
+        feature.skew_comparator.infinity_norm.threshold = min(1.0, gate.split_skew + _allow_chance(train, min(others)))
+        feature.drift_comparator.infinity_norm.threshold = min(1.0, gate.drift + _allow_chance(train, before))
     label = tfdv.get_feature(schema, features.LABEL)
-    label.int_domain.min, label.int_domain.max = 0, len(examples.labels) - 1
+    label.int_domain.min, label.int_domain.max = 0, len(labels) - 1
     schema.dataset_constraints.min_examples_count = 1
     return schema
+
+
+def _allow_chance(images: int, others: int) -> float:
+    # A share among n images has a variance of at most 1/4n, the difference of two shares the sum of theirs; four
+    # standard errors are hardly chance.
+    return 4 * math.sqrt(0.25 / images + 0.25 / others)
 
 
 def describe_changes(baseline: RunDir, labels: Sequence[str]) -> list[str]:

@@ -1,15 +1,16 @@
 import json
 import shutil
-from dataclasses import replace
 
+import numpy as np
 import pytest
 import tensorflow_data_validation as tfdv
 from conftest import ingest, paint_images
 from google.protobuf import text_format
 from PIL import Image
+from tensorflow_metadata.proto.v0 import statistics_pb2
 
 from components.errors import UserError
-from components.features import ENCODED, SPLITS, RunDir
+from components.features import ENCODED, SPLITS, TEXT, RunDir
 from components.validate import SIZE_CLASS, STATISTICS, Gate, infer_schema, load_statistics, validate_examples
 
 
@@ -68,17 +69,45 @@ def test_given_splits_that_differ_more_than_allowed_stop_the_run(options, tmp_pa
     assert json.loads((run.validation / "anomalies.json").read_text())["val"]["anomalyInfo"]
 
 
+def count_examples(statistics, **counts):
+    """Return a copy of the statistics that says of its splits that they hold so many images."""
+    counted = {split: statistics_pb2.DatasetFeatureStatisticsList() for split in statistics}
+    for split, found in statistics.items():
+        counted[split].CopyFrom(found)
+        counted[split].datasets[0].num_examples = counts.get(split, found.datasets[0].num_examples)
+    return counted
+
+
+def limits(statistics, previous, gate):
+    """Return how far the classes may differ from split to split, and from the baseline."""
+    feature = tfdv.get_feature(infer_schema(statistics, previous, ["cyan", "magenta", "yellow"], gate), TEXT)
+    return (comparator.infinity_norm.threshold for comparator in (feature.skew_comparator, feature.drift_comparator))
+
+
 def test_chance_is_allowed_for_in_small_splits(ingested, options):
     run, examples = ingested
     validate_examples(examples, run, Gate(), options)
     statistics = load_statistics(run.validation / STATISTICS)
-    thresholds = []
-    for count in (20, 20_000):
-        small = replace(examples, splits={"train": count, "val": count, "test": count})
-        schema = infer_schema(statistics, small, Gate(split_skew=0.1))
-        thresholds.append(tfdv.get_feature(schema, "image/class/text").skew_comparator.infinity_norm.threshold)
-    assert thresholds[0] > 0.5
-    assert 0.1 < thresholds[1] < 0.12
+    for count, low, high in ((20, 0.5, 1), (20_000, 0.1, 0.13)):
+        assert all(
+            low < limit < high
+            for limit in limits(count_examples(statistics, train=count, val=count, test=count), None, Gate())
+        )
+
+
+@pytest.mark.parametrize(("now", "before"), [(5000, 50), (50, 5000), (50, 50), (5000, 5000)])
+def test_a_baseline_drawn_from_the_same_images_is_no_drift_whatever_its_size(ingested, options, now, before):
+    run, examples = ingested
+    validate_examples(examples, run, Gate(), options)
+    statistics = load_statistics(run.validation / STATISTICS)
+    counted = count_examples(statistics, train=now, val=now // 4, test=now // 4)
+    previous = count_examples(statistics, train=before)["train"]
+    _, limit = limits(counted, previous, Gate(drift=0.0))
+    random = np.random.default_rng(0)
+    draws = [random.multinomial(count, [0.5, 0.3, 0.2], 2000) / count for count in (now, before)]
+    differences = draws[0] - draws[1]
+    assert np.abs(differences).max() < limit
+    assert limit == pytest.approx(4 * differences[:, 0].std(), rel=0.1)  # no wider than it has to be
 
 
 def test_an_unreadable_schema_is_named(ingested, options, tmp_path):
