@@ -34,6 +34,8 @@ def make_images() -> list[bytes]:
         image.save(buffer, kind, **how)
         return buffer.getvalue()
 
+    cut_out = smooth.convert("RGBA")
+    cut_out.putalpha(other.convert("L"))
     modes = {mode: smooth.convert(mode) for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK")}
     return [
         encode(smooth, "JPEG"),
@@ -43,6 +45,11 @@ def make_images() -> list[bytes]:
         *(encode(modes[mode], "PNG") for mode in ("1", "L", "LA", "P", "RGBA")),
         encode(smooth, "PNG", pnginfo=text, exif=exif, icc_profile=b"profile" * 30),
         encode(deep, "PNG"),
+        encode(cut_out, "PNG"),
+        encode(cut_out, "GIF"),
+        encode(cut_out, "WEBP"),
+        encode(cut_out.quantize(16), "PNG", exif=exif),
+        encode(modes["CMYK"], "JPEG").replace(b"Adobe", b"other"),
         encode(smooth, "GIF"),
         encode(smooth, "GIF", **animated),
         *(encode(modes[mode], "BMP") for mode in ("1", "L", "RGB", "RGBA")),

@@ -26,16 +26,22 @@ Take = Callable[[random.Random], bool]
 
 @contextmanager
 def fuzz_images(folder: Path) -> Iterator[Take]:
-    """Images as ingest checks them, then their thumbnail and their orientation, as graph and header reader see it."""
+    """Images as ingest checks them; then the graph must decode them, and see the orientation that the header tells."""
     import tensorflow as tf
 
-    from components.decoding import find_orientation
+    from components.decoding import decode_upright
+    from components.exif import find_exif, read_orientation
+    from components.exif_graph import find_orientation
     from components.images import Limits, RejectedImage, check_image
     from components.thumbnails import make_thumbnail
 
     healthy = seeds.make_images()
-    orient = tf.function(find_orientation, input_signature=[tf.TensorSpec([], tf.string)])
-    orient(check_image(healthy[0], Limits()).encoded)  # the first call builds graphs
+    orient, decode = (
+        tf.function(function, input_signature=[tf.TensorSpec([], tf.string)])
+        for function in (find_orientation, decode_upright)
+    )
+    for function in (orient, decode):
+        function(check_image(healthy[0], Limits()).encoded)  # the first call builds graphs
 
     def take(dice: random.Random) -> bool:
         try:
@@ -43,9 +49,12 @@ def fuzz_images(folder: Path) -> Iterator[Take]:
         except RejectedImage:
             return False
         make_thumbnail(checked.encoded)
-        seen = int(orient(checked.encoded))
-        if seen != checked.orientation:
-            raise AssertionError(f"the graph sees orientation {seen}, the header reader {checked.orientation}")
+        seen, told = int(orient(checked.encoded)), read_orientation(find_exif(checked.encoded))
+        if seen != told:
+            raise AssertionError(f"the graph sees orientation {seen}, the header reader {told}")
+        size = (checked.height, checked.width)
+        if decode(checked.encoded).shape[:2] != (size if seen < 5 else size[::-1]):
+            raise AssertionError(f"the graph sees other sides than {size}")
         return True
 
     yield take
@@ -168,13 +177,15 @@ def fuzz_serve(folder: Path) -> Iterator[Take]:
     import tensorflow as tf
     import uvicorn
 
+    from components.decoding import decode_upright
     from components.predict import Answer, Classifier
     from components.serve import make_config
     from components.served_export import ServedExport
 
+    decode = tf.function(decode_upright, input_signature=[tf.TensorSpec([], tf.string)])
+
     def compute(encoded: list[bytes]) -> list[Answer]:
-        decoded = [tf.io.decode_image(image, channels=3, expand_animations=False) for image in encoded]
-        shares = [float(tf.reduce_mean(tf.cast(image[:1], tf.float32))) / 255 for image in decoded]
+        shares = [float(tf.reduce_mean(tf.cast(decode(image)[:1], tf.float32))) / 255 for image in encoded]
         return [Answer(np.array([share, 1 - share], np.float32)) for share in shares]
 
     served = ServedExport("toy", "1", folder, Classifier(["cat", "dög <b>"], compute), {"model_spec": {"name": "toy"}})

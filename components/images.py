@@ -39,7 +39,7 @@ from components.rejects import (
     UNSUPPORTED,
     RejectedImage,
 )
-from components.stored_pixels import decode_stored
+from components.stored_pixels import decode_ordinary, decode_stored
 from components.transcoding import make_readable
 
 # Each scan of a JPEG goes over the whole image, and 31 bytes make one. Writers make ten or so; libjpeg-turbo's own
@@ -53,6 +53,9 @@ MAX_PNG_TEXT = 16 * 2**20
 OWN_WORDS = re.compile(r"(.*)\n\t \[\[")
 # How the graph words what it refuses to misread.
 REFUSED = re.compile(r"assertion failed: \[(.*)\]")
+
+# Maps encoded images string[N] to int32[N, 3]: height, width, and 1 if all pixels have one colour.
+Measure = Callable[[tf.Tensor], tf.Tensor]
 
 # Seconds to wait before a read that failed is tried again.
 WAITS = (0.1, 0.5, 2.0)
@@ -130,14 +133,22 @@ def check_image(content: bytes, limits: Limits) -> CheckedImage:
 
 def check_images(contents: Sequence[bytes], limits: Limits) -> list[CheckedImage | RejectedImage]:
     """Check each content as check_image does; decoding them in one call leaves Python's lock to others meanwhile."""
-    inspected = [_catch(inspect_image, content, limits) for content in contents]
-    usable = [image for image in inspected if isinstance(image, CheckedImage)]
+    images = [_catch(inspect_image, content, limits) for content in contents]
+    for is_jpeg, measure_all in ((True, _measure_jpegs), (False, _measure_others)):
+        usable = {number: image for number, image in enumerate(images) if isinstance(image, CheckedImage)}
+        chosen = {number: image for number, image in usable.items() if (image.format == "jpeg") == is_jpeg}
+        if chosen:
+            for number, decoded in zip(chosen, _decode_all([*chosen.values()], measure_all)):
+                images[number] = decoded
+    return images
+
+
+def _decode_all(images: Sequence[CheckedImage], measure_all: Measure) -> list[CheckedImage | RejectedImage]:
     try:
-        measures = _measure(tf.constant([image.encoded for image in usable], tf.string)).numpy().tolist()
-        measured = iter([_catch(_set_measures, *pair) for pair in zip(usable, measures)])
+        measures = measure_all(tf.constant([image.encoded for image in images])).numpy().tolist()
+        return [_catch(_set_measures, *pair) for pair in zip(images, measures)]
     except tf.errors.OpError:  # one that cannot be decoded fails all
-        measured = iter([_catch(_decode_alone, image) for image in usable])
-    return [next(measured) if isinstance(image, CheckedImage) else image for image in inspected]
+        return [_catch(_decode_alone, image, measure_all) for image in images]
 
 
 def _catch(check: Callable[..., CheckedImage], *arguments: Any) -> CheckedImage | RejectedImage:
@@ -166,9 +177,9 @@ def inspect_image(content: bytes, limits: Limits) -> CheckedImage:
     return CheckedImage(encoded, image_format, found_format, hashlib.sha256(content).hexdigest(), 0, 0, orientation)
 
 
-def _decode_alone(image: CheckedImage) -> CheckedImage:
+def _decode_alone(image: CheckedImage, measure_all: Measure) -> CheckedImage:
     try:
-        ((height, width, uniform),) = _measure(tf.constant([image.encoded])).numpy().tolist()
+        (measures,) = measure_all(tf.constant([image.encoded])).numpy().tolist()
     except tf.errors.ResourceExhaustedError:  # says nothing of the image
         raise
     except tf.errors.OpError as error:
@@ -177,7 +188,7 @@ def _decode_alone(image: CheckedImage) -> CheckedImage:
         if refused:
             raise RejectedImage(UNSUPPORTED, refused[1]) from error
         raise RejectedImage(CORRUPT, f"damaged {image.format.upper()}: {words}") from error
-    return _set_measures(image, (height, width, uniform))
+    return _set_measures(image, measures)
 
 
 def _set_measures(image: CheckedImage, measures: Sequence[int]) -> CheckedImage:
@@ -187,22 +198,29 @@ def _set_measures(image: CheckedImage, measures: Sequence[int]) -> CheckedImage:
     return image._replace(height=height, width=width, uniform=bool(uniform))
 
 
-@tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
-def _measure(contents: tf.Tensor) -> tf.Tensor:
-    """Return int32[N, 3] of each of string[N]: its height, its width, and 1 if all its pixels have one colour."""
+def _measure_by(decode: Callable[[tf.Tensor], tf.Tensor]) -> Measure:
+    """Return what measures images that decode maps, one of them, to pixels uint8[H, W, 3]."""
 
-    def measure(encoded: tf.Tensor) -> tf.Tensor:
-        image = decode_stored(encoded)
+    def measure_one(encoded: tf.Tensor) -> tf.Tensor:
+        image = decode(encoded)
 
-        def is_uniform(rows: tf.Tensor) -> tf.Tensor:
-            return tf.reduce_all(tf.equal(rows, image[:1, :1]))
+        def is_all(part: tf.Tensor) -> tf.Tensor:
+            return tf.reduce_all(tf.equal(part, image[0, 0]))
 
-        # Of most images the first row tells.
-        uniform = tf.cond(is_uniform(image[:1]), lambda: is_uniform(image), lambda: False)
+        # Of most images the middle row tells.
+        uniform = tf.cond(is_all(image[tf.shape(image)[0] // 2]), lambda: is_all(image), lambda: False)
         return tf.concat([tf.shape(image)[:2], [tf.cast(uniform, tf.int32)]], 0)
 
     # One after the other: the callers' threads are those that share the cores.
-    return tf.map_fn(measure, contents, fn_output_signature=tf.int32, parallel_iterations=1)
+    return tf.function(
+        lambda contents: tf.map_fn(measure_one, contents, fn_output_signature=tf.int32, parallel_iterations=1),
+        input_signature=[tf.TensorSpec([None], tf.string)],
+        autograph=False,
+    )
+
+
+# Most images are JPEGs, whose marker and orientation were looked at above; what others need would cost each of them.
+_measure_jpegs, _measure_others = _measure_by(decode_ordinary), _measure_by(decode_stored)
 
 
 def count_pixels(image: CheckedImage) -> int:

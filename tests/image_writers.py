@@ -1,4 +1,4 @@
-"""Image files of the kinds that Pillow does not write, from arrays of numbers, as the format's specification has it."""
+"""Image files of kinds that Pillow does not write, from arrays of numbers, as each format's specification has it."""
 
 import struct
 import zlib

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import shared_data
+from image_writers import write_tiff
 from PIL import Image, ImageOps
 
 from components import images
@@ -240,6 +241,20 @@ def test_the_limit_of_pixels_is_the_users(name):
     )
 
 
+PILLOWS = {name: TRANSCODED[name] for name in ("lossy WebP", "animated WebP", "RGB TIFF", "tiff_lzw TIFF", "P BMP")}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("content", PILLOWS.values(), ids=PILLOWS)
+def test_pillows_limit_of_pixels_is_left_to_the_application_and_not_asked(monkeypatch, content):
+    assert Image.MAX_IMAGE_PIXELS  # that importing has left alone
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    assert (checked := check_image(content, LIMITS)).height == 33
+    assert Image.MAX_IMAGE_PIXELS == 10
+    monkeypatch.undo()
+    np.testing.assert_array_equal(decode(checked.encoded), open_rgb(content))
+
+
 def test_a_plain_bmp_that_claims_more_pixels_than_it_has_is_rejected():
     assert rejection(check_image, bmp_of(5000, 5000, 24), LIMITS)[0] == "corrupt"
     assert rejection(check_image, bmp_of(60000, 60000, 24), LIMITS)[0] == "too_large"
@@ -439,3 +454,20 @@ def test_a_read_at_which_the_storage_fails_is_tried_again_and_then_an_error(tmp_
         with pytest.raises(OSError, match="Input/output error.*a.jpg"):
             read_file(str(tmp_path / "a.jpg"), LIMITS)
     assert waits == list(images.WAITS[:failures])
+
+
+def test_a_cmyk_jpeg_without_adobes_marker_gets_it():
+    content = JPEGS["CMYK"]
+    at = content.index(b"\xff\xee")
+    without = content[:at] + content[at + 16 :]
+    checked = check_image(without, LIMITS)
+    assert (checked.format, checked.found_format) == ("jpeg", "jpeg")
+    assert checked.sha256 == hashlib.sha256(without).hexdigest()
+    np.testing.assert_array_equal(decode(checked.encoded), decode(content))
+    assert check_image(content, LIMITS).encoded is content
+
+
+def test_16_bit_colours_in_separate_planes_are_refused():
+    planes = write_tiff(GREY16[..., None].repeat(3, 2), 16, 2, planar=True)
+    assert rejection(check_image, planes, LIMITS)[0] == "unsupported"
+    assert check_image(write_tiff(GREY16[..., None].repeat(3, 2), 16, 2), LIMITS).height == 33

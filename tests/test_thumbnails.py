@@ -72,6 +72,22 @@ def test_colours_are_the_same_without_what_else_a_jpeg_holds(mode):
         np.testing.assert_array_equal(np.asarray(make_thumbnail(content)), np.asarray(opened.convert("RGB")))
 
 
+def test_what_is_transparent_is_white():
+    image = Image.new("RGBA", (100, 90), (0, 0, 0, 0))
+    image.paste((0, 0, 0, 255), (20, 20, 60, 60))
+    for kind in ("PNG", "GIF"):
+        thumbnail = make_thumbnail(encode(image, kind))
+        assert thumbnail.getpixel((5, 5)) == (255, 255, 255) and thumbnail.getpixel((40, 40)) == (0, 0, 0)
+
+
+@pytest.mark.filterwarnings("error")
+def test_pillows_limit_of_pixels_is_the_applications_own(monkeypatch):
+    content = encode(noise(320, 160), "JPEG")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    assert make_thumbnail(content).size == (160, 80)
+    assert Image.MAX_IMAGE_PIXELS == 10
+
+
 def test_a_gif_of_a_huge_canvas_has_none():
     content = bytearray(encode(noise(8, 8), "GIF"))
     assert make_thumbnail(bytes(content)).size == (160, 160)
