@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 
 from components import archives
 from components.archives import unpack
+from components.files import PARTIAL
+from components.ownership import MARK
 
 CONTENT = random.Random(0).randbytes(300_000)
 
@@ -47,8 +49,9 @@ def zip_bytes(files: dict[str, bytes]) -> bytes:
 
 
 def read_tree(folder: Path) -> dict[str, bytes]:
-    """Return the content of all files by their path."""
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """Return the content of all files but the mark by their path."""
+    files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {name: content for name, content in files.items() if name != MARK}
 
 
 FILES = {
@@ -115,8 +118,8 @@ def test_an_existing_folder_is_returned_as_it_is(tmp_path):
 
 
 def test_what_a_killed_run_left_is_removed(tmp_path):
-    (tmp_path / "folder.partial").mkdir()
-    (tmp_path / "folder.partial" / "left over").touch()
+    (tmp_path / f"folder{PARTIAL}").mkdir()
+    (tmp_path / f"folder{PARTIAL}" / "left over").touch()
     assert read_tree(unpack(put(tmp_path, tar_bytes(FILES)), tmp_path / "folder")) == FILES
 
 

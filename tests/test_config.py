@@ -225,8 +225,8 @@ def test_fine_tuning_is_off_unless_asked_for_and_has_defaults(load):
         (GOOD, ["evaluate.thresholds.mean_class_accuracy=-0.1"], "'evaluate.thresholds.mean_class_accuracy' is -0.1"),
         (GOOD, ["evaluate.thresholds.loss=.inf"], "'evaluate.thresholds.loss' is inf"),
         (GOOD, ["head=[{units: 4, l2: .inf}]"], "'head.hidden.0.l2' is inf"),
-        (GOOD, ["train.warm_start=runs/x"], "'train.warm_start' is 'runs/x', where this run writes itself"),
-        (GOOD, ["output_dir=a", "train.warm_start=b/../a/"], "'train.warm_start' is 'b/../a', where this run"),
+        (GOOD, ["train.warm_start=runs/x"], "The output_dir 'runs/x' is 'runs/x', which the run reads (train.warm_start)"),
+        (GOOD, ["output_dir=a", "train.warm_start=b/../a/"], "The output_dir 'a' is 'b/../a', which the run reads (train.warm_start)"),
         (GOOD, ["train.label_smoothing=1"], "'train.label_smoothing' is 1"),
         (GOOD, ["train.class_weight=heavy"], "'train.class_weight' is 'heavy': expected balanced, or numbers"),
         (GOOD, ["train.class_weight={cat: big}"], "'train.class_weight': expected balanced, or numbers"),
@@ -293,7 +293,7 @@ def test_a_run_can_start_from_another_and_from_a_link_to_another_but_not_to_itse
     output_dir = f"output_dir={tmp_path / 'one'}"
     for other in ("two", "link_two"):
         assert load(GOOD, output_dir, f"train.warm_start={tmp_path / other}").train.former_model.parent.name == other
-    with pytest.raises(UserError, match="where this run writes itself"):
+    with pytest.raises(UserError, match="which the run reads .train.warm_start."):
         load(GOOD, output_dir, f"train.warm_start={tmp_path / 'link_one'}")
     assert load(GOOD).train.former_model is None
 
@@ -345,7 +345,7 @@ def test_a_path_on_the_command_line_is_taken_as_it_is_written(load, path):
     if path.startswith("["):
         assert load(GOOD, f"data.path='{path}'").data.path == path
     else:
-        assert load(GOOD, f"data.path={path}", f"output_dir= {path} ").data.path == path
+        assert load(GOOD, f"data.path={path}", f"data.labels= {path} ").data.labels == path
 
 
 def test_values_on_the_command_line_stay_yaml(load):
