@@ -55,7 +55,8 @@ def check_spelling(examples: Mapping[str, str]) -> None:
         first = seen.setdefault(_fold(text), text)
         if first != text:
             # repr shows blanks and invisible characters; letters that look alike differ in ASCII alone.
-            show = ascii if _drop_invisible(first).lower() != _drop_invisible(text).lower() else repr
+            one, other = _drop_invisible(first), _drop_invisible(text)
+            show = repr if one.lower() == other.lower() and one.upper() == other.upper() else ascii
             raise UserError(
                 f"The classes {show(first)} (of {examples[first]!r}) and {show(text)} (of {examples[text]!r}) differ "
                 f"only in case, blanks, invisible characters or Unicode form: give both one name, or two that can be "

@@ -96,8 +96,8 @@ def list_images(
     files = _escape_sources(files)
     check_spelling({file.text: file.key for file in reversed(files)})
     notes = [
-        f"The pattern {pattern!r} of data.exclude leaves nothing out: it is compared with whole paths below the root, "
-        f"so that '*/{pattern}' would match in any folder."
+        f"The pattern {pattern!r} of data.exclude leaves nothing out: patterns are compared with whole paths below the "
+        f"root, such as {files[0].key!r}."
         for pattern in exclude
         if pattern in idle
     ]

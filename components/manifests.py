@@ -67,7 +67,8 @@ def _find_spelling(path: str, folder: str) -> str:
     spellings = [path, bare, bare.replace("\\", "/")]
     if spellings[0] == spellings[-1] or is_url(bare):
         return bare
-    return next((spelling for spelling in spellings if as_path(_locate(spelling, folder)).exists()), bare)
+    exists = os.path.exists if not is_remote(folder) else lambda place: as_path(place).exists()
+    return next((spelling for spelling in spellings if exists(_locate(spelling, folder))), bare)
 
 
 def _check_some_exist(

@@ -71,6 +71,11 @@ def find_splits(root: str, folders: set[str], layout: str) -> dict[str, str]:
     elif [*splits] == [top for top in splits if top.lower() == "train" and top not in deep]:
         _check_inner(root, tops, parts)
         return {}  # none, or a class of trains among others
+    if not splits:
+        raise UserError(
+            f"data.layout is {layout}, but no folder in {root!r} is named as a split: name them train, val and test, "
+            f"or set data.layout to {CLASSES}."
+        )
     strangers = [top for top in tops if top not in splits]
     twice = [split for split in sorted({*splits.values()}) if [*splits.values()].count(split) > 1]
     bare = [top for top, split in splits.items() if split == "train" and top not in deep]
@@ -86,7 +91,7 @@ def find_splits(root: str, folders: set[str], layout: str) -> dict[str, str]:
         doubt, cure = "each in its own way", f"set data.layout to {SPLIT_FOLDERS}"
     else:
         return splits
-    shown = ", ".join(map(repr, [*splits][:5])) or "none"
+    shown = ", ".join(map(repr, [*splits][:5]))
     verb = "is named as a split" if len(splits) == 1 else "are named as splits"
     raise UserError(
         f"Of the folders in {root!r}, {shown} {verb}, but {doubt}: if they are splits, {cure}, and if they are "

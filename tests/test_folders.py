@@ -265,6 +265,8 @@ def test_folders_that_name_splits_each_in_its_own_way_are_splits_where_the_layou
     assert "data.layout to classes" in refusal(list_images, root)
     assert split_of(list_images(root, layout="splits")) == wanted
     plain = fill(tmp_path / "plain", "a/1.jpg", "b/1.jpg")
+    assert "no folder in" in refusal(list_images, plain, (), None, None, "splits")
+    fill(tmp_path / "plain", "train/a/1.jpg")
     assert "'a' beside them is not" in refusal(list_images, plain, (), None, None, "splits")
 
 

@@ -286,6 +286,12 @@ def test_backslashes_separate_folders_where_no_file_has_them_in_its_name(tmp_pat
     assert keys(list_images(place)) == ["cat/1.jpg", "cat\\2.jpg"]
 
 
+def test_a_path_that_no_file_can_have_is_listed_all_the_same(tmp_path):
+    long = " " + "x" * 5000
+    listing = list_images(write_manifest(tmp_path / "list.csv", [(long, "a"), ("1.jpg", "b")]))
+    assert [(file.key, file.size) for file in listing.files] == [("1.jpg", 1), (long.strip(), 0)]
+
+
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_manifest_of_which_no_file_exists_is_refused_with_the_place_looked_at(tmp_path, suffix):
     rows = [(f"images/{number}.png", "ab"[number % 2]) for number in range(5)]
