@@ -80,11 +80,15 @@ def minimise(objective: Objective, l2: float, start: Linear | None, steps: int) 
     def evaluate(flat: np.ndarray) -> tuple[float, np.ndarray]:
         parameters = flat.astype(np.float32).reshape(dim + 1, classes)
         logits = values @ parameters[:-1] + parameters[-1]
+        # In place: over many classes each of these arrays is larger than the values.
         logits -= logits.max(1, keepdims=True)
-        exponentials = np.exp(logits)
+        scores = np.einsum("nc,nc->n", logits, targets)[:, None]
+        exponentials = np.exp(logits, out=logits)
         sums = exponentials.sum(1, keepdims=True)
-        loss = float(((np.log(sums) - (logits * targets).sum(1, keepdims=True)) * share).sum(dtype=np.float64))
-        residuals = (exponentials / sums - targets) * share
+        loss = float(((np.log(sums) - scores) * share).sum(dtype=np.float64))
+        residuals = np.divide(exponentials, sums, out=exponentials)
+        residuals -= targets
+        residuals *= share
         gradient = np.vstack([values.T @ residuals + l2 * parameters[:-1], residuals.sum(0)])
         penalty = l2 / 2 * float(np.square(parameters[:-1]).sum(dtype=np.float64))
         return loss + penalty, gradient.ravel().astype(np.float64)

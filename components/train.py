@@ -86,7 +86,7 @@ def train_head(
 
     A start that is a trained head, the optimum of l2 auto or a warm start, counts as epoch 0: where no epoch is better
     on the validation split, it is kept. Bottlenecks are held in memory where both splits fit max_memory bytes. Raises
-    DamagedShard for a damaged file and UserError for a recipe that does not suit the data.
+    DamagedShard for a damaged file and UserError for a recipe that does not suit the data or, with l2 auto, the memory.
     """
     labels, memory = examples.labels, recipe.max_memory or default_memory()
     architecture = settle_output(architecture, len(labels))
@@ -97,7 +97,15 @@ def train_head(
     start: Start = {}
     if recipe.warm_start:
         start = read_former_head(recipe.warm_start, labels, bottlenecks.backbone_id, architecture)
-    held = sum(source.bytes for source in sources.values()) <= memory
+    needed = sum(source.bytes for source in sources.values())
+    if recipe.l2 == AUTO:
+        needed += images * len(labels) * 4  # the scores of all classes, which over many are more than the bottlenecks
+    held = needed <= memory
+    if recipe.l2 == AUTO and not held:
+        raise UserError(
+            f"train.l2 is auto, which needs all bottlenecks in memory ({needed:,} bytes with the scores of the "
+            f"classes, found {memory:,}): set train.max_memory to as much or train.l2 to a number, such as 0.001."
+        )
     with replacing_folder(run.model) as partial, naming_damage(files):
         if held:
             vectors, val_vectors = load_vectors(sources["train"]), load_vectors(sources["val"])
@@ -155,7 +163,7 @@ def plan_training(
     """Settle all that the training of bottlenecks in memory needs; without val, l2 is chosen by cross-validation."""
 
     def scale(vectors: Vectors) -> Start:
-        return start or measure_scaling(lambda: [vectors], architecture.normalize, len(labels))
+        return start or measure_scaling(vectors.parts, architecture.normalize, len(labels))
 
     scaling = dict(scale(train))
     epochs = choose_epochs(len(train.labels), recipe)
@@ -185,12 +193,7 @@ def plan_training(
 def plan_streaming(
     source: Source, labels: Sequence[str], labels_file: Path, architecture: Architecture, recipe: Recipe, start: Start
 ) -> Plan:
-    """Settle all that a training from shards needs; raises UserError for l2 auto, which needs all bottlenecks."""
-    if recipe.l2 == AUTO:
-        raise UserError(
-            f"train.l2 is auto, which needs the bottlenecks in memory ({source.bytes:,} bytes for training): raise "
-            f"train.max_memory or set train.l2 to a number, such as 0.001."
-        )
+    """Settle all that a training from shards needs, with a number for l2."""
     start = start or measure_scaling(lambda: read_vectors(source), architecture.normalize, len(labels))
     class_weights = weigh_shards(recipe.class_weight, source, labels)
     epochs = choose_epochs(source.count, recipe)

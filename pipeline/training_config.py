@@ -95,7 +95,7 @@ class Finetune(Section):
 
 
 class Train(Section):
-    """How the head is trained; by default for 300 steps, with bottlenecks in a quarter of the memory at most."""
+    """How the head is trained; by default for 300 steps, with bottlenecks in a fifth of the memory at most."""
 
     epochs: Optional[int] = Field(None, ge=1)
     steps: Optional[int] = Field(None, ge=1)

@@ -10,6 +10,8 @@ from components.errors import DamagedShard, UserError
 from components.features import BOTTLENECK, BOTTLENECK_VIEWS, KEY, LABEL, SHA256, SOURCE, TEXT, Shard, shard_name
 from components.head_input import (
     Source,
+    Vectors,
+    default_memory,
     evaluate_from_memory,
     evaluate_from_shards,
     load_vectors,
@@ -57,6 +59,20 @@ def test_vectors_are_loaded_in_order_with_all_their_views(tmp_path, views):
     np.testing.assert_array_equal(vectors.values, made[order])
     np.testing.assert_array_equal(vectors.labels, order % 5)
     assert source.bytes == 50 * views * DIM * 4
+
+
+def test_parts_of_what_is_in_memory_are_all_of_it_in_order(monkeypatch):
+    monkeypatch.setattr("components.head_input.PART", 3)
+    vectors = Vectors(np.arange(56, dtype=np.float32).reshape(7, 2, 4), np.arange(7))
+    parts = list(vectors.parts())
+    assert [len(part.labels) for part in parts] == [3, 3, 1]
+    np.testing.assert_array_equal(np.concatenate([part.values for part in parts]), vectors.values)
+    np.testing.assert_array_equal(np.concatenate([part.labels for part in parts]), vectors.labels)
+
+
+def test_a_fifth_of_the_memory_that_the_container_has_is_taken_by_default(monkeypatch):
+    monkeypatch.setattr("components.head_input.read_memory_limit", lambda: 4_000_000_001)
+    assert default_memory() == 800_000_000
 
 
 @pytest.mark.parametrize("views, sizes", [(1, [1024, 1024, 452]), (3, [341] * 7 + [113])])

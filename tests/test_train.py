@@ -1,6 +1,7 @@
 import csv
 import json
 import shutil
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -216,11 +217,15 @@ def test_a_warm_start_keeps_its_scaling_when_training_from_shards(toy):
     assert (plan.start[MEAN] == 1).all() and (plan.start[SCALE] == 2).all()
 
 
-def test_training_from_shards_refuses_l2_auto(toy):
+def test_l2_auto_is_refused_where_memory_is_short_and_says_how_much_it_needs(toy, progress):
     examples, bottlenecks, run = toy
-    source = read_source(examples, bottlenecks, run, "train")
-    words = refusal(plan_streaming, source, CLASSES, run.labels, Architecture(), Recipe(l2="auto"), {})
-    assert f"{source.bytes:,} bytes" in words and "train.max_memory" in words
+    sources = [read_source(examples, bottlenecks, run, split) for split in ("train", "val")]
+    needed = sum(source.bytes for source in sources) + 4 * 3 * examples.splits["train"]
+    recipe = Recipe(l2="auto", epochs=1, max_memory=needed - 1)
+    words = refusal(train_head, examples, bottlenecks, run, Architecture(), recipe, 0, progress)
+    assert f"({needed:,} bytes" in words and f"found {needed - 1:,}" in words and "set train.max_memory" in words
+    outcome = train_head(examples, bottlenecks, run, Architecture(), replace(recipe, max_memory=needed), 0, progress)
+    assert outcome.l2 in PENALTIES
 
 
 def read_history(run):
@@ -239,6 +244,16 @@ RECIPES = {
         Recipe(epochs=30, batch_size=16, optimizer="momentum", learning_rate=0.1, schedule=Schedule("exponential", 5)),
     ),
 }
+
+
+@pytest.mark.parametrize("normalize", [STANDARDIZE, WHITEN])
+def test_scaling_is_measured_without_copies_of_all_bottlenecks(tmp_path, normalize):
+    vectors = Vectors(np.random.default_rng(0).normal(size=(100_000, 1, 16)).astype(np.float32), np.arange(100_000) % 3)
+    tracemalloc.start()
+    plan_training(vectors, None, CLASSES, tmp_path / "labels.txt", Architecture(normalize=normalize), Recipe(), {})
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < vectors.values.nbytes  # 5 times that where all were copied to float64
 
 
 @pytest.mark.parametrize("max_memory", [None, 1], ids=["memory", "shards"])
