@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any, Callable
 
 import tensorflow as tf
@@ -77,15 +78,23 @@ def choose_function(module: Any, spec: Spec) -> tuple[Callable, int | None]:
                 f"The signature '{name}' of '{spec.hub}' takes {sorted(inputs)}: expected one batch of images."
             )
         ((key, image),) = images
-        output = next((output for output in OUTPUTS if output in signature.structured_outputs), None)
-        return lambda pixels: _first(signature(**{key: pixels}), output), image.shape[1]
-    return lambda pixels: _first(module(pixels), None), _callable_size(module)
+        return lambda pixels: choose_output(signature(**{key: pixels}), spec), image.shape[1]
+    return lambda pixels: choose_output(module(pixels), spec), _callable_size(module)
 
 
-def _first(outputs: Any, name: str | None) -> tf.Tensor:
-    if not isinstance(outputs, dict):
+def choose_output(outputs: Any, spec: Spec) -> tf.Tensor:
+    """Return the features among what a module gives, one tensor or several by name; raises UserError where unclear."""
+    if not isinstance(outputs, Mapping):
         return outputs
-    return outputs[name] if name else outputs[sorted(outputs)[0]]
+    name = next((name for name in OUTPUTS if name in outputs), None)
+    if name is None and len(outputs) == 1:
+        (name,) = outputs
+    if name is None:
+        raise UserError(
+            f"The module '{spec.hub}' gives {sorted(outputs)}: expected one output, or one named "
+            f"{' or '.join(OUTPUTS)}; set backbone.signature to one that gives features alone."
+        )
+    return outputs[name]
 
 
 def _callable_size(module: Any) -> int | None:

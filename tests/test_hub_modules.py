@@ -68,6 +68,42 @@ def test_a_tf1_style_signature_is_called_by_its_names(tmp_path):
     check(prepare({"hub": str(tmp_path / "m")}, tmp_path), tmp_path)
 
 
+class TellingModule(ToyModule):
+    """A callable that gives several tensors by name, as classifiers do."""
+
+    def __init__(self, names):
+        super().__init__(32)
+        self.names = names
+
+        def call(pixels):
+            features = self.features(pixels)
+            return {name: features if name == names[-1] else features[:, :5] for name in self.names}
+
+        self.__call__ = tf.function(call, input_signature=[tf.TensorSpec([None, 32, 32, 3], tf.float32)])
+
+
+@pytest.mark.parametrize("names", [["classes", "default"], ["default_scores", "feature_vector"], ["only"]])
+@pytest.mark.parametrize("by_signature", [False, True])
+def test_of_several_outputs_the_features_are_taken_whatever_stands_first(tmp_path, names, by_signature):
+    module, place = TellingModule(names), tmp_path / "m"
+    if by_signature:
+        plain = tf.Module()
+        plain.module = module
+        tf.saved_model.save(plain, str(place), signatures={"default": module.__call__.get_concrete_function()})
+    else:
+        tf.saved_model.save(module, str(place))
+    check(prepare({"hub": str(place)}, tmp_path), tmp_path)
+
+
+@pytest.mark.parametrize("by_signature", [False, True])
+def test_outputs_of_which_none_is_known_for_features_are_named(tmp_path, by_signature):
+    module, place = TellingModule(["classes", "scores"]), tmp_path / "m"
+    signatures = {"serving_default": module.__call__.get_concrete_function()}
+    tf.saved_model.save(module, str(place), signatures=signatures)
+    with pytest.raises(UserError, match=r"gives \['classes', 'scores'\]: expected one output, or one named default or"):
+        prepare({"hub": str(place), **({"signature": "serving_default"} if by_signature else {})}, tmp_path)
+
+
 def test_a_module_of_any_size_needs_the_size_from_the_config(tmp_path):
     tf.saved_model.save(ToyModule(None), str(tmp_path / "any"))
     with pytest.raises(UserError, match="takes images of any size: set backbone.size"):
