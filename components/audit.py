@@ -15,7 +15,7 @@ from components.label_issues import LabelIssue, find_label_issues
 from components.near_duplicates import Nearest, Pair, find_near_duplicates
 from components.nearest import find_nearest
 from components.ownership import replacing_folder
-from components.shards import read_bottlenecks, shard_files
+from components.shards import check_count, read_bottlenecks, shard_files
 from components.tables import write_csv
 
 NEAR_DUPLICATES, SUSPICIOUS_LABELS = "near_duplicates.csv", "suspicious_labels.csv"
@@ -125,6 +125,8 @@ def read_images(examples: Examples, bottlenecks: Bottlenecks, run: RunDir, share
         split: read_bottlenecks(shard_files(folder, split, examples.shards), bottlenecks.dim, share=share)
         for split in SPLITS
     }
+    if share >= 1:
+        check_count(sum(len(table.keys) for table in tables.values()), examples.written, folder)
     return Audited(
         [
             Image(key, text, split)

@@ -32,7 +32,7 @@ def scan_csv(path: Path) -> Iterator[dict[str, str]]:
     with path.open(encoding="utf-8", newline="") as file:
         rows = ([restore_cell(cell) for cell in row] for row in csv.reader(file))
         header = next(rows, [])
-        yield from (dict(zip(header, row)) for row in rows if row)
+        yield from (dict(zip(header, row, strict=True)) for row in rows if row)
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
