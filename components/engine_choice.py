@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
+import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -13,14 +13,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from components import features
 from components.backbone import Backbone
 from components.checksums import read_summed_json, write_summed_json
 from components.engines import BATCH_SIZE, BATCHES_IN_FLIGHT, list_engines, load_engine
 from components.errors import DamagedFile
 from components.features import SPLITS, TENSORFLOW, Examples, RunDir
+from components.image_sample import sample_images
 from components.ownership import claim_files
-from components.shards import IMAGE_SPEC, read_batches, shard_files
 
 # Batches on which engines are tried, the first to warm up.
 TRIAL_BATCHES = 9
@@ -54,9 +53,10 @@ def settle_engine(examples: Examples, backbone: Backbone, closeness: Closeness, 
         if before["closeness"] == asdict(closeness):
             chosen: str = before["engine"]
             return chosen
-    files = [shard_files(run.examples, split, examples.shards)[0] for split in SPLITS]
-    encoded = list(itertools.islice(read_encoded(files), TRIAL_BATCHES * BATCH_SIZE))
-    batches = [encoded[start : start + BATCH_SIZE] for start in range(0, len(encoded), BATCH_SIZE)]
+    sampled = sample_images(run.examples, SPLITS, examples.shards, TRIAL_BATCHES * BATCH_SIZE)
+    encoded = [image.encoded for image in sampled]
+    count = math.ceil(len(encoded) / BATCH_SIZE)
+    batches = [encoded[start::count] for start in range(count)]  # the first, which is not compared, has all classes too
     if len(batches) < 2:
         return TENSORFLOW
     trials = try_engines(run.backbones / backbone.id, batches)
@@ -66,12 +66,6 @@ def settle_engine(examples: Examples, backbone: Backbone, closeness: Closeness, 
         file, {"engine": engine, "closeness": asdict(closeness), "trials": [trial._asdict() for trial in trials]}
     )
     return engine
-
-
-def read_encoded(files: Sequence[str]) -> Iterator[bytes]:
-    """Yield the encoded images of example shards."""
-    for batch in read_batches(files, IMAGE_SPEC):
-        yield from batch[features.ENCODED]
 
 
 def try_engines(folder: Path, batches: Sequence[list[bytes]]) -> list[Trial]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import google_crc32c
@@ -35,6 +37,18 @@ def read_content(file: BinaryIO, left: int) -> bytes:
     if not whole or _read_sum(file) != _sum(content):
         raise RejectedImage(CORRUPT, "the record is damaged")
     return content
+
+
+def find_offsets(file: Path) -> list[int]:
+    """Return where each record of a TFRecord file begins, without reading their contents."""
+    offsets, offset = [], 0
+    with file.open("rb") as records:
+        size = records.seek(0, os.SEEK_END)
+        while offset < size:
+            offsets.append(offset)
+            records.seek(offset)
+            offset += int.from_bytes(records.read(LENGTH_BYTES), "little") + FRAME_BYTES
+    return offsets
 
 
 def _read_sum(file: BinaryIO) -> int:

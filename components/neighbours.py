@@ -6,7 +6,6 @@ Both go by the bottlenecks of the stage extract, so those of a backbone as it wa
 from __future__ import annotations
 
 import json
-import struct
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from components import features
 from components.backbone import BackboneSession
 from components.directions import Spread, measure_spread, standardise
 from components.errors import UserError
+from components.example_records import find_offsets
 from components.example_sets import read_record
 from components.features import MODEL_CARD, SPLITS, Bottlenecks, RunDir
 from components.nearest import find_nearest
@@ -34,8 +34,6 @@ SHOWN = 5
 # Training images kept, the first by the hash of their keys: 512 MB for a bottleneck of 1280.
 MOST_VECTORS = 100_000
 READ_AT_ONCE = 1024
-# TFRecord: length uint64, its checksum, the content, its checksum.
-LENGTH_BYTES, OVERHEAD = 8, 16
 
 
 class Neighbour(NamedTuple):
@@ -123,17 +121,6 @@ def _load(run: RunDir, bottlenecks: Bottlenecks, views: np.ndarray, shards: Sequ
     session = BackboneSession(run.backbones / bottlenecks.backbone_id)
     directions, most = np.concatenate(parts)[:MOST_VECTORS], MOST_VECTORS
     return TrainingImages(session, views, spread, directions, keys[:most], labels[:most], places[:most])
-
-
-def find_offsets(file: Path) -> list[int]:
-    """Return where each record of a TFRecord file begins, without reading their contents."""
-    offsets, offset = [], 0
-    with file.open("rb") as records:
-        while len(length := records.read(LENGTH_BYTES)) == LENGTH_BYTES:
-            offsets.append(offset)
-            offset += struct.unpack("<Q", length)[0] + OVERHEAD
-            records.seek(offset)
-    return offsets
 
 
 def _draw(file: str, offset: int) -> str:

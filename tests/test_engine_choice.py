@@ -4,13 +4,16 @@ import numpy as np
 from conftest import SHARES, encode_noise, ingest, paint_images
 
 from components import bottlenecks, engine_choice
+from components.backbone import Backbone
 from components.catalog import parse_backbone
-from components.engine_choice import Closeness, Trial, choose_engine, compare_directions, try_engines
+from components.engine_choice import Closeness, Trial, choose_engine, compare_directions, settle_engine, try_engines
 from components.engines import list_engines
-from components.features import AUTO, TENSORFLOW, RunDir
+from components.features import AUTO, ENCODED, KEY, TENSORFLOW, Examples, RunDir, Shard, Work
+from components.shards import bytes_feature, serialize_record, writing_shards
 from components.views import Augment
 
 CLOSE = Closeness(0.999, 0.995)
+EXACT = Trial(TENSORFLOW, 100, 1, 1)
 
 
 def test_every_engine_is_tried_on_the_same_images(lite):
@@ -33,6 +36,22 @@ def test_cosines_agree_with_their_definition_and_are_1_for_equal_zeros():
     rows = np.array([[1, 0], [1, 1], [0, 0], [0, 0]], np.float32)
     others = np.array([[0, 1], [2, 2], [0, 0], [1, 0]], np.float32)
     np.testing.assert_allclose(compare_directions(rows, others), [0, 1, 1, 0])
+
+
+def test_engines_are_compared_on_images_of_all_classes(tmp_path, monkeypatch):
+    run = RunDir(tmp_path)
+    with writing_shards(run.examples, Shard(0, 1)) as write:
+        for label, number in np.ndindex(40, 30):  # sorted by key, as ingest writes them
+            key = f"{label:02d}/{number:02d}".encode()
+            record = {KEY: bytes_feature(key), ENCODED: bytes_feature(key)}
+            write[("train", "train", "val", "test")[number % 4]](serialize_record(record))
+    found = []
+    monkeypatch.setattr(engine_choice, "try_engines", lambda _, batches: found.extend(batches) or [EXACT])
+    examples = Examples(Work(), 1200, 1200, 0, 0, 0, {}, [], [1], [])
+    assert settle_engine(examples, Backbone("b", "id", 1, None, ()), CLOSE, run) == TENSORFLOW
+    assert [len(batch) for batch in found] == [32] * 9
+    assert len({encoded for batch in found for encoded in batch}) == 288
+    assert {encoded[:2] for batch in found[1:] for encoded in batch} == {b"%02d" % label for label in range(40)}
 
 
 def test_a_choice_once_made_stays_until_the_limits_change(tmp_path, toy_backbone, options, progress, monkeypatch):

@@ -5,8 +5,9 @@ import numpy as np
 import tensorflow as tf
 
 from components import neighbours
+from components.example_records import find_offsets
 from components.export import list_versions
-from components.neighbours import find_offsets, load_training_images
+from components.neighbours import load_training_images
 from components.tables import read_csv
 
 
