@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import re
@@ -129,8 +130,10 @@ def _measure(path: str, listed: Mapping[str, Status]) -> tuple[int, int] | None:
         status = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except PermissionError:
-        return 0, 0
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.ELOOP, errno.ENAMETOOLONG):
+            raise UserError(f"Cannot read {path!r} ({error.strerror}): mend that and run again.") from error
+        return 0, 0  # ingest rejects it with its reason
     return status.st_size, status.st_mtime_ns
 
 
