@@ -26,6 +26,7 @@ from components.model_analysis import (
 from components.ownership import claim_files, replacing_shared_folder
 from components.printable import join_names
 from components.scores import describe_unanswered, describe_weakest
+from components.served_parity import measure_parity
 from components.shards import check_count, check_shards, shard_files
 from components.slice_metrics import MIN_CLASS_RECALL
 from components.tables import scan_csv
@@ -71,6 +72,8 @@ def evaluate_model(
         metrics = read_metrics(folder)
         details = {MIN_CLASS_RECALL: describe_weakest(confusion, examples.labels)}
         reasons = describe_failures(tfma.load_validation_result(str(folder)), baseline, details)
+        parity = measure_parity(examples, bottlenecks, run, candidate, predictions)
+        reasons += parity.describe_failure() if parity else []
         gated = bool(thresholds) or max_accuracy_drop is not None
         blessed = gated and not reasons
         if not thresholds:
@@ -82,6 +85,7 @@ def evaluate_model(
             "baseline": baseline and baseline.name,
             "metrics": metrics,
             "reasons": reasons,
+            "served": parity and parity._asdict(),
         }
         write_json(folder / (BLESSED if blessed else NOT_BLESSED if gated else NOT_GATED), verdict)
     claim_files(candidate, [BLESSED])

@@ -1,6 +1,7 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -183,6 +184,31 @@ def test_a_first_model_with_nothing_to_compare_it_with_is_blessed_and_says_so(ju
     limited = run({"accuracy": 0.1}, drop=0.0)
     assert (limited.verdict, limited.reasons) == ("BLESSED", [])
     assert f"{reason}." in limited.warnings
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_model_that_serves_other_answers_than_were_measured_is_not_blessed(judge, outcomes, options, sign):
+    copy, _ = judge
+    examples, bottlenecks, export = outcomes
+    engine = replace(bottlenecks, engine=features.TENSORFLOW_BF16)
+    for file in bottlenecks.folder(copy).glob("*.tfrecord"):
+        engine.folder(copy).mkdir(exist_ok=True)
+        with tf.io.TFRecordWriter(str(engine.folder(copy) / file.name)) as writer:
+            for record in tf.data.TFRecordDataset(str(file)).as_numpy_iterator():
+                example = tf.train.Example.FromString(record)
+                vector = example.features.feature[features.BOTTLENECK].float_list.value
+                vector[:] = [sign * value for value in vector]
+                writer.write(example.SerializeToString())
+    outcome = evaluate_model(examples, engine, export, copy, {"accuracy": 0.01}, None, options)
+    verdict = json.loads((copy.evaluation / ("BLESSED" if sign == 1 else "NOT_BLESSED")).read_text())
+    served, images = verdict["served"], examples.splits["test"]
+    assert served["images"] == min(images, 200)
+    if sign == 1:
+        assert outcome.blessed and served["agreeing"] == images and served["probability_change"] < 1e-5
+    else:
+        (reason,) = outcome.reasons
+        assert f"gives {served['agreeing']} of {images} test images the class" in reason
+        assert served["agreeing"] < 0.9 * images and "extract.engine" in reason
 
 
 def add_blessed(exports, version, **facts):
