@@ -55,7 +55,11 @@ def list_limits(
     """Yield a sentence for each limit of use; places are where the images are, images tells that it takes some."""
     yield f"Measured only on images like those in {join_names(places)}."
     if images:
-        yield "It takes JPEG, PNG, GIF and BMP; topgraft predict turns WebP and TIFF into PNG for it."
+        yield (
+            "It takes JPEG, PNG, GIF and BMP of 24 or 32 bits; topgraft predict turns WebP, TIFF and other BMPs into "
+            "PNG for it. It refuses 16-bit images that use less than a quarter of their range."
+        )
+        yield "It applies no colour profile, and of animations it sees the first frame."
     else:
         yield f"It takes bottlenecks of {facts['backbone']['dim']} numbers, no images: its run named no network."
     abstention = facts["abstention"]

@@ -43,7 +43,7 @@ def describe_files(rows: Sequence[Row], listing: Listing) -> list[str]:
     if stored:
         sentences.append(
             f"{_count(stored, 'WebP or TIFF file')} is stored as PNG: topgraft predict reads such files, the served "
-            f"model takes JPEG, PNG, GIF and BMP."
+            f"model takes JPEG, PNG, GIF and BMP of 24 or 32 bits."
         )
     if listing.unlabelled:
         sentences.append(

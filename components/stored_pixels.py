@@ -13,6 +13,8 @@ from components.image_headers import ADOBE_MARKER, LEAST_BRIGHT, MAX_GIF_BLOCKS,
 
 BMP_REFUSED = "a BMP with a palette, masks or compression: convert it to PNG, or give it to topgraft predict"
 GIF_REFUSED = f"more than {MAX_GIF_BLOCKS:,} blocks stand before the first image of a GIF: save it anew"
+CANVAS_REFUSED = "the canvas of a GIF is too large: crop it"
+MAX_CANVAS = 2**29  # pixels, as many as TensorFlow's decoder allows a PNG
 
 
 def decode_stored(encoded: tf.Tensor) -> tf.Tensor:
@@ -137,7 +139,9 @@ def _decode_gif(encoded: tf.Tensor) -> tf.Tensor:
     canvas_width, canvas_height = shorts(6, 2)
     below = tf.maximum(canvas_height - top - height, 0)
     beside = tf.maximum(canvas_width - left - width, 0)
-    with tf.control_dependencies([tf.debugging.Assert(~more, [GIF_REFUSED])]):
+    fits = (top + height + below) <= MAX_CANVAS // tf.maximum(left + width + beside, 1)
+    refusals = [tf.debugging.Assert(~more, [GIF_REFUSED]), tf.debugging.Assert(fits, [CANVAS_REFUSED])]
+    with tf.control_dependencies(refusals):
         return tf.pad(frame, [[top, below], [left, beside], [0, 0]], constant_values=255)
 
 
