@@ -16,6 +16,7 @@ from components.catalog import parse_backbone
 from components.engine_choice import Closeness
 from components.errors import DamagedShard
 from components.features import SPLITS, TENSORFLOW, RunDir, Shard, shard_name
+from components.files import PARTIAL
 from components.shards import read_bottlenecks, shard_files
 from components.views import Augment, list_views
 from pipeline.cli import main
@@ -184,4 +185,4 @@ def test_a_killed_extraction_goes_on_where_it_was(tmp_path):
     assert extract["items"] == 360 and kept > 0
     assert extract["reused"] >= kept
     assert extract["reused"] + extract["computed"] == 360
-    assert not list(folder.rglob("*.partial"))
+    assert not list(folder.rglob(f"*{PARTIAL}"))

@@ -15,6 +15,7 @@ from components import datasets
 from components.datasets import PUBLISHED, Published, find_class_root, locate_dataset
 from components.downloads import Remote
 from components.errors import UserError
+from components.files import PARTIAL
 from pipeline.cli import main
 
 
@@ -60,8 +61,8 @@ print(len(files), sum(len(file.read_bytes()) > 0 for file in files))
 
 
 def test_two_first_uses_at_once_both_get_the_whole_set(cache, tmp_path):
-    (cache / "digits.partial" / "3").mkdir(parents=True)  # what a killed process left
-    (cache / "digits.partial" / "3" / "x.png").touch()
+    (cache / f"digits{PARTIAL}" / "3").mkdir(parents=True)  # what a killed process left
+    (cache / f"digits{PARTIAL}" / "3" / "x.png").touch()
     places = [str(tmp_path / name) for name in "ab"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parent)])}
     both = [

@@ -17,6 +17,7 @@ from conftest import refusal
 
 from components import downloads
 from components.downloads import Remote, cache_folder, fetch
+from components.files import PARTIAL
 
 CONTENT = random.Random(0).randbytes(300_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -149,7 +150,7 @@ def test_a_break_without_content_length_is_noticed_by_the_known_size(site, cache
 def test_a_later_process_resumes_what_an_earlier_one_gave_up(site, cache):
     site.faults = ["cut", 500, 500, 500, 500]
     assert "status 500" in refusal(fetch, site.remote(), ignore)
-    assert (cache / "file.bin.partial").read_bytes() == CONTENT[:HALF]
+    assert (cache / f"file.bin{PARTIAL}").read_bytes() == CONTENT[:HALF]
     assert fetch(site.remote(), ignore).read_bytes() == CONTENT
     assert site.ranges[-1] == (f"bytes={HALF}-", '"one"')
 
@@ -189,13 +190,13 @@ def test_a_range_that_cannot_be_satisfied_starts_again(site, cache):
 
 def test_a_partial_file_longer_than_the_true_size_starts_again(site, cache):
     cache.mkdir()
-    (cache / "file.bin.partial").write_bytes(CONTENT + b"more")
+    (cache / f"file.bin{PARTIAL}").write_bytes(CONTENT + b"more")
     assert fetch(site.remote(len(CONTENT), SHA256), ignore).read_bytes() == CONTENT
 
 
 def test_a_whole_partial_file_needs_no_request(site, cache):
     cache.mkdir()
-    (cache / "file.bin.partial").write_bytes(CONTENT)
+    (cache / f"file.bin{PARTIAL}").write_bytes(CONTENT)
     assert fetch(site.remote(len(CONTENT), SHA256), ignore).read_bytes() == CONTENT
     assert site.ranges == []
 

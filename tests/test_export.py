@@ -14,7 +14,7 @@ from components.catalog import parse_backbone
 from components.engine_choice import Closeness
 from components.export import export_model, list_versions, read_abstention
 from components.features import BOTTLENECK_VIEWS, TENSORFLOW, Bottlenecks, Examples, Head, RunDir, Work
-from components.files import write_json
+from components.files import PARTIAL, write_json
 from components.head_input import load_vectors
 from components.model import Architecture
 from components.predict import load_export
@@ -184,8 +184,8 @@ def test_the_threshold_of_a_model_that_averages_is_measured_on_the_averages(
 
 
 def test_versions_are_ordered_by_number(tmp_path):
-    for name in ("9", "10", "11.partial", "12", "notes"):
+    for name in ("9", "10", f"11{PARTIAL}", "12", "notes"):
         (tmp_path / name).mkdir()
-    for name in ("9", "10", "11.partial"):  # of 12 the upload has not come to its end
+    for name in ("9", "10", f"11{PARTIAL}"):  # of 12 the upload has not come to its end
         (tmp_path / name / "saved_model.pb").touch()
     assert [folder.name for folder in list_versions(tmp_path)] == ["9", "10"]

@@ -17,6 +17,7 @@ from components.directions import to_directions
 from components.errors import DamagedShard
 from components.export import list_versions
 from components.features import SPLITS, Bottlenecks, Examples, Head, RunDir, TunedHead, Work
+from components.files import PARTIAL
 from components.finetune import Tuning, finetune_backbone, plan_tuning
 from components.image_input import Distortion
 from components.model import Architecture
@@ -273,7 +274,7 @@ def test_a_damaged_shard_is_named_and_what_was_there_stays(tuned_run, tmp_path, 
         tune(run)
     assert caught.value.path == str(path)
     assert (run.finetuned / "history.csv").read_bytes() == history
-    assert not list(run.root.glob("*.partial"))
+    assert not list(run.root.glob(f"*{PARTIAL}"))
 
 
 def test_a_damaged_shard_is_read_again_by_the_run(tuned_run, blind_config, tmp_path, capsys):

@@ -16,6 +16,7 @@ from PIL import Image
 
 from components import features
 from components.features import SPLITS, RunDir, Shard, shard_name
+from components.files import PARTIAL
 from components.images import Limits
 from components.listing import list_images
 from components.sharding import assign_shard
@@ -252,7 +253,7 @@ def test_a_killed_ingest_leaves_what_it_has_read(root, run, options, monkeypatch
     other = RunDir(run.root.parent / "undisturbed")
     ingest(root, other, options, shards=4)
     assert read_records(run) == read_records(other)
-    assert not list(run.examples.glob("*.partial"))
+    assert not list(run.examples.glob(f"*{PARTIAL}"))
 
 
 def test_copies_inside_a_class_are_dropped_kept_or_refused(tmp_path, root, options):
