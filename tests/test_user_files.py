@@ -18,7 +18,7 @@ from conftest import paint_images, write_config
 
 from components.places import list_files
 
-ARRANGEMENTS = int(os.environ.get("TOPGRAFT_ARRANGEMENTS", 12))
+ARRANGEMENTS = int(os.environ.get("TOPGRAFT_ARRANGEMENTS", 6))
 MINE = "mine, whatever a run thinks of it"
 # Names beside those that a run writes itself, which are drawn from too.
 NAMES = (
