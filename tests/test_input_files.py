@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 from conftest import refusal
 
+from components.files import PARTIAL
 from components.input_files import find_files
 
 
@@ -53,7 +54,7 @@ def test_brackets_in_a_name_that_exists_are_no_pattern(tree):
 
 
 def test_the_output_and_what_is_half_written_are_not_taken_for_images(tree):
-    (tree / "b" / "0.html.7.partial").touch()
+    (tree / "b" / f"0.html.7{PARTIAL}").touch()
     (tree / "b" / "out.html").touch()
     assert list(find_files([Path("b")], tree / "b" / "out.html")) == BELOW_B
 

@@ -45,7 +45,7 @@ def test_the_run_directory_is_as_the_contract_says(toy_run):
 def test_the_record_is_as_the_contract_says(toy_run):
     record = read_record(toy_run)
     assert list(record) == [
-        *("version", "config", "backbone", "stages", "counts", "metrics"),
+        *("version", "config", "backbone", "stages", "counts", "classes", "metrics"),
         *("verdict", "gated", "blessed", "reasons", "notes"),
     ]
     assert list(record["stages"]) == [

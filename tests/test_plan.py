@@ -6,6 +6,7 @@ from conftest import write_config
 
 import pipeline.plan
 from components.features import STAGES, TUNING_STAGES, RunDir
+from components.ownership import MARK, claim_files
 from components.throughput import START, Timing, Trial, TrialRuns, read_trial_runs, write_trial_runs
 from pipeline.cli import main
 from pipeline.config import load_config
@@ -29,7 +30,7 @@ def keep_trials(config, **others):
     """
     loaded = load_config(config, [])
     run = RunDir(loaded.run_folder)
-    run.root.mkdir(parents=True, exist_ok=True)
+    claim_files(run.root, [run.throughput.name])
 
     def trial(images):
         timing = Timing(10 + 0.01 * images, 20 + 0.02 * images, 1000 * images)
@@ -64,7 +65,8 @@ def test_a_plan_follows_from_the_last_run_and_a_trial_run_that_is_then_kept(fini
     assert all(stage["seconds"] > 0 for stage in document["stages"].values())
     assert document["seconds"] == pytest.approx(sum(stage["seconds"] for stage in document["stages"].values()))
     after = {path: path.stat().st_mtime_ns for path in run.root.rglob("*") if path.is_file()}
-    assert after == {**before, run.throughput: after[run.throughput]}  # nothing of the run itself has changed
+    listed = (run.throughput, run.root / MARK)
+    assert after == {**before, **{path: after[path] for path in listed}}  # nothing of the run itself has changed
 
     monkeypatch.setattr(pipeline.plan, "measure", None)  # nothing is measured from now on
     large = answer(capsys, config, "--images", "1e6", "--workers", 10, "--vcpus", 2, "--price", 0.05)
