@@ -13,6 +13,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from components.export import list_versions
 from components.features import RunDir
+from components.ownership import MARK
 from components.shards import IMAGE_SPEC, read_batches, shard_files
 from components.tflite import convert_export
 from pipeline.cli import main
@@ -62,7 +63,7 @@ def classify(path, encoded, size=32):
 
 def test_the_files_are_those_of_the_latest_export_with_its_labels_beside_and_inside(converted):
     names = {"model_float.tflite", "model_int8.tflite", "labels.txt", "model_card.json", "comparison.json"}
-    assert {file.name for file in converted.iterdir()} == names
+    assert {file.name for file in converted.iterdir()} == {*names, MARK}
     assert (converted / "labels.txt").read_text() == LABELS
     for name in ("model_float.tflite", "model_int8.tflite"):
         with zipfile.ZipFile(converted / name) as archive:
