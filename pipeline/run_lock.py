@@ -50,7 +50,8 @@ def holding(run: RunDir) -> Iterator[None]:
         if _is_at(lock, path):
             raise
         raise UserError(
-            f"The folder '{run.root}' was removed while the run wrote to it: the same command begins it anew."
+            f"The folder '{run.root}' was removed while the run wrote to it: remove what is left there, then the same "
+            f"command begins it anew."
         ) from error
     finally:
         if _is_at(lock, path):

@@ -20,6 +20,7 @@ from components.example_shards import begun_file
 from components.export import list_versions
 from components.features import RunDir, Shard, is_shard
 from components.files import PARTIAL
+from components.ownership import MARK
 from components.predict import load_export
 from components.rejects import FAILED, UNREADABLE
 from pipeline.cli import main
@@ -128,7 +129,8 @@ def test_a_flipped_bit_in_any_file_of_a_finished_run_is_noticed_and_mended(copie
     (version,) = list_versions(run.exports)
     # Of a shard, what reads it compares sums; no run reads the verdict in an export but that which comes after it.
     unwatched = {run.record, version / "BLESSED", version / "model_card.json"}
-    files = [file for file in run.root.rglob("*") if file.is_file() and file not in unwatched]
+    # A damaged mark is an error: without it nobody knows which files a run may replace.
+    files = [file for file in run.root.rglob("*") if file.is_file() and file not in unwatched and file.name != MARK]
     files = [file for file in files if file.stat().st_size and not is_shard(file.name) and file.parent != run.stages]
     assert len(files) > 30
     for file in files:
@@ -155,7 +157,9 @@ def test_a_damaged_card_of_a_finished_run_is_written_again(copied, capsys):
 def test_a_damaged_export_is_refused_file_by_file(copied, harm):
     run, _ = copied
     (version,) = list_versions(run.exports)
-    files = [file for file in version.rglob("*") if file.is_file() and file.name not in ("BLESSED", "model_card.json")]
+    files = [
+        file for file in version.rglob("*") if file.is_file() and file.name not in ("BLESSED", "model_card.json", MARK)
+    ]
     assert {"saved_model.pb", "labels.txt", "variables.index", "checksums.json"} <= {file.name for file in files}
     for file in files:
         healthy = file.read_bytes()
@@ -262,6 +266,8 @@ def test_a_run_directory_that_vanishes_before_or_while_shards_are_written_is_not
     assert "Shards vanished" in refusal(lambda: ingest(images, run, options))
     monkeypatch.undo()
     (images / "cyan" / "new.png").unlink()
+    assert "that Topgraft did not write" in refusal(lambda: ingest(images, run, options))  # the mark is gone too
+    shutil.rmtree(run.root)
     ingest(images, run, options)
     assert shards_of(run) == shards_of(RunDir(tmp_path / "undisturbed"))
 

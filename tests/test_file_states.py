@@ -1,5 +1,6 @@
 import pytest
 
+from components.ownership import claim_files
 from pipeline.file_states import Differences, compare_files, examine_files
 
 SHARD = "train-00000-of-00001.tfrecord"
@@ -7,10 +8,14 @@ SHARD = "train-00000-of-00001.tfrecord"
 
 @pytest.fixture
 def states(tmp_path):
-    for name in ("file", SHARD, "card"):
-        (tmp_path / "folder").mkdir(exist_ok=True)
+    claim_files(tmp_path / "folder", ["file", SHARD, "card"])
+    for name in ("file", SHARD, "card", "of another"):
         (tmp_path / "folder" / name).write_text("content")
     return examine_files([tmp_path / "folder"], tmp_path, ["card"])
+
+
+def test_files_of_others_have_no_state(states):
+    assert states.keys() == {"folder/file", f"folder/{SHARD}", "folder/card"}
 
 
 def test_nothing_is_found_where_nothing_changed(states, tmp_path):
