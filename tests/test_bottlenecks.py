@@ -14,7 +14,7 @@ from components import bottlenecks
 from components.backbone import BackboneSession
 from components.catalog import parse_backbone
 from components.engine_choice import Closeness
-from components.errors import DamagedShard
+from components.errors import DamagedFile
 from components.features import SPLITS, TENSORFLOW, RunDir, Shard, shard_name
 from components.files import PARTIAL
 from components.shards import read_bottlenecks, shard_files
@@ -155,7 +155,7 @@ def test_a_damaged_example_shard_is_named(tmp_path, pipeline, toy_backbone, opti
     examples = ingest(tmp_path / "data", run, options)
     file = run.examples / shard_name("val", Shard(1, 2))
     flip_bit(file)
-    with pytest.raises(DamagedShard) as caught:
+    with pytest.raises(DamagedFile) as caught:
         compute(examples, toy_backbone, run, options, progress)
     assert caught.value.path == str(file)
 
