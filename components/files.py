@@ -29,7 +29,7 @@ def replacing_file(path: Path) -> Iterator[Path]:
         return
     make_folder(path.parent)
     # Not named by process: processes of two containers that write to one shared folder often have the same number.
-    partial = beside(path, f".{uuid4().hex}{PARTIAL}")
+    partial = beside(path, f".{os.getpid()}.{uuid4().hex}{PARTIAL}")
     try:
         yield partial
         os.replace(partial, path)

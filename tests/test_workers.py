@@ -19,6 +19,7 @@ from conftest import write_config
 
 from components.export import list_versions
 from components.features import RunDir
+from components.files import PARTIAL
 from pipeline.cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -164,7 +165,8 @@ def test_a_run_over_two_pools_of_which_one_is_killed_ends_as_in_process(start, t
         return sorted(run.root.glob("bottlenecks/*/*.tfrecord"))
 
     def at_work():
-        numbers = [re.search(r"\.(\d+)\.partial$", path.name) for path in run.root.glob("bottlenecks/*/*.partial")]
+        partials = run.root.glob(f"bottlenecks/*/*{PARTIAL}")
+        numbers = [re.search(r"\.(\d+)\.[0-9a-f]{32}\.", path.name) for path in partials]
         return [number for number in numbers if number and os.getpgid(int(number[1])) == lost.pid]
 
     with open(tmp_path / "errors", "w") as errors:
