@@ -100,7 +100,7 @@ def test_a_run_in_the_cloud_ends_as_the_same_run_here(toy_run, first):
 
     assert names(first) == names(toy_run)
     same = [name for name in names(first) if name.startswith(("examples/", "bottlenecks/")) and "files-" not in name]
-    assert len(same) == 6 + 6 + 5
+    assert len(same) == 6 + 6 + 5 + 2  # the last two are the marks
     for name in (*same, "evaluation/predictions.csv", "audit/near_duplicates.csv", "report/mistakes.csv"):
         assert (first.root / name).read_bytes() == (toy_run.root / name).read_bytes(), name
     assert read_record(first)["metrics"] == pytest.approx(read_record(toy_run)["metrics"])
