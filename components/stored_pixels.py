@@ -140,8 +140,10 @@ def _decode_gif(encoded: tf.Tensor) -> tf.Tensor:
     below = tf.maximum(canvas_height - top - height, 0)
     beside = tf.maximum(canvas_width - left - width, 0)
     fits = (top + height + below) <= MAX_CANVAS // tf.maximum(left + width + beside, 1)
-    refusals = [tf.debugging.Assert(~more, [GIF_REFUSED]), tf.debugging.Assert(fits, [CANVAS_REFUSED])]
-    with tf.control_dependencies(refusals):
+    refused = tf.debugging.Assert(~more, [GIF_REFUSED])
+    with tf.control_dependencies([frame]):  # of damaged bytes the decoder tells more
+        too_large = tf.debugging.Assert(fits, [CANVAS_REFUSED])
+    with tf.control_dependencies([refused, too_large]):
         return tf.pad(frame, [[top, below], [left, beside], [0, 0]], constant_values=255)
 
 

@@ -14,7 +14,7 @@ from sklearn.metrics import balanced_accuracy_score, confusion_matrix, log_loss,
 from components import evaluate, features, model_analysis
 from components.evaluate import evaluate_model, explain_missing_baseline, find_baseline, find_last_blessed
 from components.export import list_versions
-from components.features import Bottlenecks, Examples, Export, Head, Work
+from components.features import Bottlenecks, Examples, Export, Head, RunDir, Work
 from components.head_input import evaluate_from_memory
 from components.model import Architecture
 from components.model_analysis import read_confusion, read_metrics, read_slice_metrics
@@ -40,9 +40,12 @@ def test_table(toy_run, outcomes):
 
 
 @pytest.fixture(scope="module")
-def predicted(toy_run, outcomes, test_table):
+def predicted(toy_run, outcomes, test_table, tmp_path_factory):
+    # Of a copy: evaluation writes a file of events to the model's folder.
+    copy = RunDir(tmp_path_factory.mktemp("copy") / "run")
+    shutil.copytree(toy_run.root, copy.root)
     head = Head(Work(), 0, 0.0, 0.0, 0.0)  # only its folder is read
-    classifier = load_classifier(outcomes[0], head, toy_run, Architecture(), 0)
+    classifier = load_classifier(outcomes[0], head, copy, Architecture(), 0)
     predictions = list(classifier.predict(evaluate_from_memory(test_table.vectors, test_table.labels).input_fn))
     probabilities = np.array([prediction["probabilities"] for prediction in predictions], np.float64)
     return classifier, probabilities / probabilities.sum(1, keepdims=True)

@@ -180,7 +180,12 @@ def test_classes_that_differ_in_what_nobody_sees_are_refused_and_shown_apart(tmp
     assert "blanks, invisible characters or Unicode form" in message
 
 
-SEEN = st.text(st.characters(whitelist_categories=("Ll", "Nd", "Po"), max_codepoint=0x24F), min_size=1, max_size=4)
+SEEN = st.text(
+    # Without the full stop: refusal() takes one before a blank for the end of a sentence.
+    st.characters(whitelist_categories=("Ll", "Nd", "Po"), max_codepoint=0x24F, blacklist_characters="."),
+    min_size=1,
+    max_size=4,
+)
 UNSEEN = st.sampled_from(["", " ", "  ", "\u00a0", "\u200b", "\u00ad", "\ufeff", "\ufe0f", "\u2060"])
 
 

@@ -15,13 +15,12 @@ from components.files import (
     fingerprint_file,
     remove_partials,
     replacing_file,
-    replacing_folder,
-    replacing_shared_folder,
     write_text,
 )
 from components.images import Limits, read_file
 from components.input_files import find_files
 from components.listing import list_images
+from components.ownership import MARK, replacing_folder, replacing_shared_folder
 from components.places import as_path, is_remote, list_files, local_copy, measure, remove, upload, walk_objects
 from components.tables import write_csv
 
@@ -116,7 +115,9 @@ def test_a_remote_folder_is_replaced_or_left(remote, replacing):
     with pytest.raises(RuntimeError), replacing(remote / "folder") as partial:
         (partial / "half").write_text("half")
         raise RuntimeError
-    assert contents(remote) == {"folder/two": b"two"}
+    found = contents(remote)
+    assert json.loads(found.pop(f"folder/{MARK}"))["files"] == ["two"]
+    assert found == {"folder/two": b"two"}
 
 
 def test_the_file_that_tells_that_a_folder_is_whole_comes_last(remote):
