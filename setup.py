@@ -1,6 +1,6 @@
 """Packaging of Topgraft; Dataflow workers install the same file (--setup_file)."""
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 # Exact versions of these and of all they need stand in constraints.txt.
 REQUIRED = [
@@ -51,8 +51,8 @@ setup(
     "a validated and blessed SavedModel out.",
     license="Apache-2.0",
     python_requires=">=3.9,<3.12",
-    packages=["pipeline", "components"],
-    package_data={"components": ["*.j2"]},
+    packages=find_packages(include=["pipeline*", "components*"]),
+    package_data={"components.pages": ["templates/*.j2"]},
     install_requires=REQUIRED,
     extras_require={"dev": DEVELOPMENT, "openvino": OPENVINO, "serve": SERVE},
     entry_points={"console_scripts": ["topgraft=pipeline.cli:run_and_exit"]},

@@ -10,15 +10,15 @@ import json
 import statistics
 import tempfile
 import time
+from importlib import import_module as load
 from pathlib import Path
 
 import yaml
 from rich.console import Console
 
-import components  # sets TensorFlow's environment before it is imported
-from components.catalog import parse_backbone
-from components.listing import list_images
-from components.progress import Progress
+from components.backbones.spec import parse_backbone
+from components.data.listing import list_images
+from components.terminal.progress import Progress
 
 BATCH_SIZE = 32
 BATCHES = 4
@@ -40,8 +40,10 @@ def main() -> None:
         sessions = {}
         for text in options.backbones:
             specs = parse_backbone(yaml.safe_load(text))
-            backbone = components.backbone.prepare_backbone(specs, Path(folder), Progress(Console(quiet=True)))
-            sessions[backbone.name] = components.backbone.BackboneSession(Path(folder) / backbone.id)
+            backbone = load("components.backbones.prepare").prepare_backbone(
+                specs, Path(folder), Progress(Console(quiet=True))
+            )
+            sessions[backbone.name] = load("components.backbones.prepare").BackboneSession(Path(folder) / backbone.id)
         for number in range(ROUNDS + 1):
             for name, session in sessions.items():
                 start = time.perf_counter()

@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module as load
 from pathlib import Path
 from typing import Any, Callable
 
@@ -30,19 +31,19 @@ import yaml
 from apache_beam.options.pipeline_options import PipelineOptions
 from rich.console import Console
 
-import components  # sets TensorFlow's environment before it is imported
 from components import features
-from components.backbone import BackboneSession, prepare_backbone
-from components.bottlenecks import extract_bottlenecks, open_source
-from components.catalog import parse_backbone
-from components.engine_choice import TRIAL_BATCHES, Closeness, choose_engine, try_engines
-from components.engines import BATCH_SIZE, BATCHES_IN_FLIGHT, cut_graph, load_engine
-from components.features import TENSORFLOW, RunDir
-from components.listing import ImageFile, Listing, list_images
-from components.progress import Progress
-from components.sharding import choose_shards
-from components.split import SplitPlan
-from components.views import Augment
+from components.backbones.engines import BATCH_SIZE, BATCHES_IN_FLIGHT, cut_graph, load_engine
+from components.backbones.prepare import BackboneSession, prepare_backbone
+from components.backbones.spec import parse_backbone
+from components.backbones.views import Augment
+from components.data.listing import ImageFile, Listing, list_images
+from components.extract.engine_choice import TRIAL_BATCHES, Closeness, choose_engine, try_engines
+from components.extract.extract import extract_bottlenecks, open_source
+from components.features import TENSORFLOW
+from components.ingest.split import SplitPlan
+from components.run_dir import RunDir
+from components.shards.spans import choose_shards
+from components.terminal.progress import Progress
 
 CLOSE = Closeness(0.999, 0.995)
 WHOLE = Augment(flip=False, crops=0, crop_side=0.8, average=False)
@@ -74,13 +75,13 @@ def link_images(listing: Listing, folder: Path) -> Path:
 def run_stages(listing: Listing, backbone: Any, engine: str) -> float:
     """Return the seconds of ingest and extract into an empty run directory."""
     options, progress = PipelineOptions(["--runner", "FnApiRunner"]), Progress(Console(quiet=True))
-    rules = components.ingest.IngestRules(SplitPlan(SHARES, None, 0))
+    rules = load("components.ingest.ingest").IngestRules(SplitPlan(SHARES, None, 0))
     with tempfile.TemporaryDirectory() as folder:
         run = RunDir(Path(folder))
         prepare_backbone(parse_backbone(backbone), run.backbones, progress)  # freezing is once a machine, not an image
         started = time.perf_counter()
         shards = choose_shards(len(listing.files))
-        examples = components.ingest.ingest_images(listing, run, shards, rules, options, progress)
+        examples = load("components.ingest.ingest").ingest_images(listing, run, shards, rules, options, progress)
         source = open_source(parse_backbone(backbone), run.backbones, progress)
         extract_bottlenecks(examples, source, engine, CLOSE, WHOLE, run, options, progress)
         return time.perf_counter() - started
@@ -128,8 +129,8 @@ def build_keras(backbone: str, size: int) -> Any:
     if backbone == "InceptionV3":
         return tf.keras.applications.InceptionV3(include_top=False, weights=None, pooling="avg")
     layers = tf.keras.layers
-    lite = components.catalog.EMBEDDED[backbone]
-    weights = components.efficientnet_lite.load_weights(lite)
+    lite = load("components.backbones.spec").EMBEDDED[backbone]
+    weights = load("components.backbones.efficientnet_lite").load_weights(lite)
 
     def convolve(x: Any, name: str, norm: str, stride: int = 1) -> Any:
         out, _, kernel, _ = weights[f"{name}.weight"].shape
@@ -141,7 +142,7 @@ def build_keras(backbone: str, size: int) -> Any:
 
     pixels = layers.Input([size, size, 3])
     x = layers.ReLU(6.0)(convolve(layers.Rescaling(1 / 128, -127 / 128)(pixels), "_conv_stem", "_bn0", 2))
-    for number, stride in enumerate(components.efficientnet_lite.block_strides(lite.depth)):
+    for number, stride in enumerate(load("components.backbones.efficientnet_lite").block_strides(lite.depth)):
         block, entry = f"_blocks.{number}.", x
         if f"{block}_expand_conv.weight" in weights:
             x = layers.ReLU(6.0)(convolve(x, f"{block}_expand_conv", ""))

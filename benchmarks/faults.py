@@ -28,9 +28,10 @@ from typing import Callable, NamedTuple
 
 from rich.console import Console
 
-from components.features import STAGES, is_shard
-from components.files import PARTIAL
-from components.progress import Progress
+from components.run_dir import STAGES
+from components.shards.names import is_shard
+from components.storage.files import PARTIAL
+from components.terminal.progress import Progress
 from pipeline.config import load_config
 from pipeline.run_lock import LOCK_FILE
 from pipeline.settings import data_place
@@ -48,7 +49,7 @@ import importlib.abc, importlib.util, os, signal, sys, time
 
 class Harm(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def find_spec(self, name, path, target=None):
-        if name != "components.images":
+        if name != "components.images.check":
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)

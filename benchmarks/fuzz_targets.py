@@ -29,11 +29,11 @@ def fuzz_images(folder: Path) -> Iterator[Take]:
     """Images as ingest checks them; then the graph must decode them, and see the orientation that the header tells."""
     import tensorflow as tf
 
-    from components.decoding import decode_upright
-    from components.exif import find_exif, read_orientation
-    from components.exif_graph import find_orientation
-    from components.images import Limits, RejectedImage, check_image
-    from components.thumbnails import make_thumbnail
+    from components.backbones.preprocessing import decode_upright
+    from components.images.check import Limits, RejectedImage, check_image
+    from components.images.exif import find_exif, read_orientation
+    from components.images.exif_graph import find_orientation
+    from components.shards.pictures import make_thumbnail
 
     healthy = seeds.make_images()
     orient, decode = (
@@ -79,7 +79,7 @@ def fuzz_configs(folder: Path) -> Iterator[Take]:
 @contextmanager
 def fuzz_manifests(folder: Path) -> Iterator[Take]:
     """Manifests as ingest lists them."""
-    from components.listing import list_images
+    from components.data.listing import list_images
 
     close_buckets()
     healthy = seeds.make_manifests()
@@ -96,7 +96,7 @@ def fuzz_manifests(folder: Path) -> Iterator[Take]:
 @contextmanager
 def fuzz_weights(folder: Path) -> Iterator[Take]:
     """State dicts, as if their sum were the expected one."""
-    from components.torch_weights import parse_state_dict
+    from components.backbones.torch_weights import parse_state_dict
 
     healthy = seeds.make_weights()
     for content in healthy:
@@ -113,7 +113,7 @@ def fuzz_graphs(folder: Path) -> Iterator[Take]:
     """Frozen graphs as they are read before anything of them runs."""
     import tensorflow as tf
 
-    from components.frozen_graphs import read_graph_def
+    from components.backbones.frozen_graphs import read_graph_def
 
     healthy = seeds.make_graphs()
     operations = [name for name in dir(tf.raw_ops) if name[0].isupper()] + ["NoSuchOperation"]
@@ -129,7 +129,7 @@ def fuzz_graphs(folder: Path) -> Iterator[Take]:
 @contextmanager
 def fuzz_archives(folder: Path) -> Iterator[Take]:
     """Archives as downloads are unpacked."""
-    from components.archives import unpack
+    from components.storage.archives import unpack
 
     healthy = seeds.make_archives()
     path, unpacked = folder / "archive", folder / "unpacked"
@@ -156,8 +156,8 @@ def close_buckets() -> None:
 def _accepts(call: Callable[[], Any]) -> bool:
     """Tell whether a call succeeds; its refusal must be a UserError of one sentence, or what the command makes one."""
     from components.errors import UserError
-    from components.places import refusals
-    from components.printable import printable
+    from components.storage.places import refusals
+    from components.terminal.text import printable
 
     try:
         call()
@@ -177,10 +177,10 @@ def fuzz_serve(folder: Path) -> Iterator[Take]:
     import tensorflow as tf
     import uvicorn
 
-    from components.decoding import decode_upright
-    from components.predict import Answer, Classifier
-    from components.serve import make_config
-    from components.served_export import ServedExport
+    from components.backbones.preprocessing import decode_upright
+    from components.predict.predict import Answer, Classifier
+    from components.serve.served_export import ServedExport
+    from components.serve.server import make_config
 
     decode = tf.function(decode_upright, input_signature=[tf.TensorSpec([], tf.string)])
 

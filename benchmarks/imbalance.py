@@ -17,12 +17,13 @@ import tensorflow as tf
 from rich.console import Console
 from training import read_splits
 
-from components.classifier import HeadClassifier
-from components.features import INDEX, RunDir
-from components.head_input import Vectors, evaluate_from_memory, train_from_memory
-from components.model import Architecture
-from components.progress import Progress
-from components.train import BALANCED, choose_epochs, plan_training
+from components.features import INDEX
+from components.run_dir import RunDir
+from components.terminal.progress import Progress
+from components.train.estimator import HeadClassifier
+from components.train.inputs import Vectors, evaluate_from_memory, train_from_memory
+from components.train.model import Architecture
+from components.train.train import BALANCED, choose_epochs, plan_training
 from pipeline.settings import make_recipe
 from pipeline.training_config import Train
 

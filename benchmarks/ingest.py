@@ -21,10 +21,10 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from components.features import RunDir
-from components.listing import Listing, list_images
-from components.sharding import choose_shards
-from components.split import SplitPlan
+from components.data.listing import Listing, list_images
+from components.ingest.split import SplitPlan
+from components.run_dir import RunDir
+from components.shards.spans import choose_shards
 
 SHARES = {"train": 0.6, "val": 0.2, "test": 0.2}
 
@@ -50,8 +50,8 @@ def run_ingest(listing: Listing) -> float:
     from apache_beam.options.pipeline_options import PipelineOptions
     from rich.console import Console
 
-    from components.ingest import IngestRules, ingest_images
-    from components.progress import Progress
+    from components.ingest.ingest import IngestRules, ingest_images
+    from components.terminal.progress import Progress
 
     options, progress = PipelineOptions(["--runner", "FnApiRunner"]), Progress(Console(quiet=True))
     with tempfile.TemporaryDirectory() as folder:
@@ -91,7 +91,7 @@ def main() -> None:
         run_ingest(listing)
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         return
-    from components.example_shards import DECODE_THREADS
+    from components.ingest.write_shards import DECODE_THREADS
 
     paths = [file.path for file in listing.files]
     seconds: dict[str, list[float]] = {}

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from components.directions import to_directions
-from components.features import SPLITS, RunDir
-from components.label_issues import find_judged, find_label_issues, predict_left_out
-from components.near_duplicates import find_near_duplicates
-from components.shards import BottleneckTable, read_bottlenecks, shard_files
+from components.audit.label_errors import find_judged, find_label_issues, predict_left_out
+from components.audit.near_duplicates import find_near_duplicates
+from components.audit.similarity import to_directions
+from components.features import SPLITS
+from components.run_dir import RunDir
+from components.shards.records import BottleneckTable, read_bottlenecks, shard_files
 
 COLUMNS = ("seed", "planted", "in first", "recall", "precision", "named", "named recall", "named precision", "seconds")
 

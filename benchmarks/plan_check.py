@@ -20,9 +20,9 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from components.listing import list_images
-from components.sampling import draw_sample
-from components.throughput import START
+from components.data.listing import list_images
+from components.plan.sampling import draw_sample
+from components.plan.trials import START
 
 TOPGRAFT = [sys.executable, "-m", "pipeline.cli"]
 

@@ -37,7 +37,13 @@ from pipeline.cli import main as run_command
 from pipeline.cli import silence_libraries
 
 SOURCE = Path(__file__).with_suffix(".c")
-LOADED = ("components.validate", "components.evaluate", "components.train", "pipeline.pipeline", "pipeline.commands")
+LOADED = (
+    "components.validate.validate",
+    "components.evaluate.evaluate",
+    "components.train.train",
+    "pipeline.pipeline",
+    "pipeline.commands",
+)
 OFF, RECORD, ONCE, ALWAYS = range(4)
 MODES = {"once": ONCE, "always": ALWAYS}
 EIO = 5

@@ -25,13 +25,14 @@ import tensorflow as tf
 from rich.console import Console
 from sklearn.linear_model import LogisticRegression
 
-from components.classifier import HeadClassifier
-from components.features import SPLITS, STAGES, RunDir
-from components.head_input import Source, Vectors, evaluate_from_memory, load_vectors, train_from_memory
-from components.model import Architecture, HeadParams
-from components.progress import Progress
-from components.shards import shard_files
-from components.train import Recipe, choose_epochs, make_optimisation
+from components.features import SPLITS
+from components.run_dir import STAGES, RunDir
+from components.shards.records import shard_files
+from components.terminal.progress import Progress
+from components.train.estimator import HeadClassifier
+from components.train.inputs import Source, Vectors, evaluate_from_memory, load_vectors, train_from_memory
+from components.train.model import Architecture, HeadParams
+from components.train.train import Recipe, choose_epochs, make_optimisation
 from pipeline.settings import make_recipe
 from pipeline.training_config import Train
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, NoReturn, Optional
 
 from components.errors import UserError
-from components.features import STAGES
-from components.places import as_path, describe_error, expand_home, refusals
-from components.printable import printable
+from components.run_dir import STAGES
+from components.storage.places import as_path, describe_error, expand_home, refusals
+from components.terminal.text import printable
 from pipeline.commands import (
     backbones_command,
     classify_command,

@@ -9,15 +9,15 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from components.errors import DamagedFile, UserError
-from components.features import TUNING_STAGES
-from components.places import as_path
-from components.printable import printable
+from components.run_dir import TUNING_STAGES
+from components.storage.places import as_path
+from components.terminal.text import printable
 from pipeline.terminal import print_comparison, print_curve, print_plan, print_summary
 
 if TYPE_CHECKING:
-    from components.features import RunDir
-    from components.predict import Classifier
-    from components.progress import Progress
+    from components.predict.predict import Classifier
+    from components.run_dir import RunDir
+    from components.terminal.progress import Progress
     from pipeline.config import Config
 
 DONE, NOT_BLESSED = 0, 3
@@ -29,14 +29,14 @@ def show_progress(options: argparse.Namespace) -> Progress:
     """Return the bars of a command, which a terminal alone shows."""
     from rich.console import Console
 
-    from components.progress import Progress
+    from components.terminal.progress import Progress
 
     return Progress(Console(stderr=True, quiet=options.quiet))
 
 
 def run_command(options: argparse.Namespace) -> int:
     """topgraft run."""
-    from components.features import RunDir
+    from components.run_dir import RunDir
     from pipeline.config import load_config
     from pipeline.run_lock import holding
 
@@ -94,7 +94,7 @@ def run_whole(config: Config, run: RunDir, options: argparse.Namespace) -> dict[
 
 def plan_command(options: argparse.Namespace) -> int:
     """topgraft plan."""
-    from components.makespan import Fleet
+    from components.plan.simulation import Fleet
     from pipeline.config import load_config
     from pipeline.plan import SLOWDOWN, make_plan
 
@@ -118,7 +118,7 @@ def plan_command(options: argparse.Namespace) -> int:
 
 def curve_command(options: argparse.Namespace) -> int:
     """topgraft curve."""
-    from components.features import RunDir
+    from components.run_dir import RunDir
     from pipeline.config import load_config
     from pipeline.pipeline import run_curve
     from pipeline.run_lock import holding
@@ -132,8 +132,8 @@ def curve_command(options: argparse.Namespace) -> int:
     with holding(run):
         run_curve(config, run, stages, stages.progress)
 
-        from components.curve_report import summarise_curve, write_curve_page
-        from components.tables import read_csv
+        from components.curve.page import summarise_curve, write_curve_page
+        from components.storage.tables import read_csv
 
         points = summarise_curve(read_csv(run.curve_rows), config.data.source)
         page = write_curve_page(config.name, config.data.source, run)
@@ -146,7 +146,7 @@ def curve_command(options: argparse.Namespace) -> int:
 
 def predict_command(options: argparse.Namespace) -> int:
     """topgraft predict."""
-    from components.predict import load_export
+    from components.predict.predict import load_export
 
     if options.beam or options.flags:
         return predict_on_beam(options)
@@ -155,8 +155,8 @@ def predict_command(options: argparse.Namespace) -> int:
 
 def predict_on_beam(options: argparse.Namespace) -> int:
     """topgraft predict --beam, or with flags of Beam."""
-    from components.input_files import find_files
-    from components.predict_job import predict_by_beam
+    from components.predict.beam_job import predict_by_beam
+    from components.predict.inputs import find_files
     from pipeline.config import load_beam
     from pipeline.runners import check_places, make_options
 
@@ -173,8 +173,8 @@ def predict_on_beam(options: argparse.Namespace) -> int:
 
 def classify_command(options: argparse.Namespace) -> int:
     """topgraft classify."""
-    from components.catalog import parse_backbone
-    from components.classify import load_backbone_classifier
+    from components.backbones.spec import parse_backbone
+    from components.predict.classify import load_backbone_classifier
 
     specs = parse_backbone(options.backbone)
     return write_answers(options, lambda progress: load_backbone_classifier(specs, progress))
@@ -182,8 +182,8 @@ def classify_command(options: argparse.Namespace) -> int:
 
 def write_answers(options: argparse.Namespace, load: Callable[[Progress], Classifier]) -> int:
     """Classify the images of predict or classify with what load returns."""
-    from components.input_files import find_files
-    from components.prediction_files import check_output, write_json_lines, write_predictions
+    from components.predict.inputs import find_files
+    from components.predict.outputs import check_output, write_json_lines, write_predictions
 
     check_output(options.output)
     files = find_files(options.paths, options.output)
@@ -205,8 +205,8 @@ def export_command(options: argparse.Namespace) -> int:
     """topgraft export: not the stage of that name, which has written the SavedModel that is converted here."""
     from dataclasses import asdict
 
-    from components.features import RunDir
-    from components.tflite import convert_export
+    from components.export.tflite import convert_export
+    from components.run_dir import RunDir
     from pipeline.output_dir import is_run
     from pipeline.run_lock import holding
 
@@ -228,9 +228,9 @@ def serve_command(options: argparse.Namespace) -> int:
             f"'{error.name}' is not installed, which serving needs: pip install 'topgraft[serve]'."
         ) from error
 
-    from components.neighbours import load_training_images
-    from components.serve import serve
-    from components.served_export import load_served
+    from components.serve.neighbours import load_training_images
+    from components.serve.served_export import load_served
+    from components.serve.server import serve
 
     served = load_served(options.export_dir, options.name)
     serve(served, load_training_images(served.folder), options.host, options.port)
@@ -241,7 +241,7 @@ def backbones_command(options: argparse.Namespace) -> int:
     """topgraft backbones list, show and fetch."""
     from rich.console import Console
 
-    from components import backbone_catalog
+    from components.backbones import inspect as backbone_catalog
 
     if options.action == "list":
         backbones = backbone_catalog.list_backbones()

@@ -11,10 +11,10 @@ from typing import Any, Literal, Optional, Union, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from components.catalog import Spec, parse_backbone
+from components.backbones.spec import Spec, parse_backbone
 from components.errors import UserError
-from components.features import RunDir
-from components.places import PATTERN, as_path, describe_error, expand_home, is_remote, storage_errors
+from components.run_dir import RunDir
+from components.storage.places import PATTERN, as_path, describe_error, expand_home, is_remote, storage_errors
 from pipeline.beam_flags import read_flags
 from pipeline.output_dir import check_output_dir
 from pipeline.runners import check_runner

@@ -6,10 +6,10 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple, Optional
 
-from components.checksums import sum_file
-from components.features import is_shard
-from components.ownership import read_mark
-from components.places import Status, is_remote, list_files, measure
+from components.shards.names import is_shard
+from components.storage.checksums import sum_file
+from components.storage.ownership import read_mark
+from components.storage.places import Status, is_remote, list_files, measure
 
 
 class FileState(NamedTuple):

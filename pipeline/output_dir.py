@@ -8,13 +8,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.catalog import source_files
+from components.backbones.spec import source_files
+from components.data.keys import name_roots
+from components.data.listing import Listing
 from components.errors import UserError
-from components.features import RunDir
-from components.keys import name_roots
-from components.listing import Listing
-from components.ownership import MARK, OWN_PREFIX
-from components.places import as_path, describe_error, is_remote, storage_errors, walk_objects
+from components.run_dir import RunDir
+from components.storage.ownership import MARK, OWN_PREFIX
+from components.storage.places import as_path, describe_error, is_remote, storage_errors, walk_objects
 
 if TYPE_CHECKING:
     from pipeline.config import Config

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from importlib import import_module as load
 from typing import TYPE_CHECKING, Any, Optional
 
-import components  # its submodules load on first use: a run with nothing to do imports no TensorFlow
-from components.catalog import Spec, name_specs, source_files
-from components.features import (
+from components.backbones.spec import Spec, name_specs, source_files
+from components.outcomes import (
     Audit,
     Bottlenecks,
     Curve,
@@ -17,12 +17,12 @@ from components.features import (
     Export,
     Head,
     Report,
-    RunDir,
     TunedHead,
     Validation,
 )
-from components.files import fingerprint_file
-from components.progress import Progress
+from components.run_dir import RunDir
+from components.storage.files import fingerprint_file
+from components.terminal.progress import Progress
 from pipeline.config import Config
 from pipeline.runners import make_options
 from pipeline.settings import (
@@ -39,8 +39,8 @@ from pipeline.settings import (
 from pipeline.stages import Stages, hash_parts
 
 if TYPE_CHECKING:
-    from components.backbone import Backbone
-    from components.imported_bottlenecks import ImportedBottlenecks
+    from components.backbones.precomputed import ImportedBottlenecks
+    from components.backbones.prepare import Backbone
 
 
 def run_stages(config: Config, run: RunDir, stages: Stages, progress: Progress) -> None:
@@ -56,10 +56,10 @@ def run_stages(config: Config, run: RunDir, stages: Stages, progress: Progress) 
     validation = do(
         "validate",
         Validation,
-        lambda: components.validate.validate_examples(
+        lambda: load("components.validate.validate").validate_examples(
             examples,
             run,
-            components.validate.Gate(**config.validation.model_dump()),
+            load("components.validate.validate").Gate(**config.validation.model_dump()),
             make_options(config.beam, config.name, "validate"),
         ),
         settings=[gate.model_dump(), fingerprint_file(gate.schema_path), fingerprint_file(gate.baseline_statistics)],
@@ -71,7 +71,9 @@ def run_stages(config: Config, run: RunDir, stages: Stages, progress: Progress) 
     audit = do(
         "audit",
         Audit,
-        lambda: components.audit.audit_bottlenecks(examples, bottlenecks, run, **config.audit.model_dump()),
+        lambda: load("components.audit.audit").audit_bottlenecks(
+            examples, bottlenecks, run, **config.audit.model_dump()
+        ),
         settings=[config.audit.model_dump()],
         after=["extract"],
     )
@@ -79,7 +81,7 @@ def run_stages(config: Config, run: RunDir, stages: Stages, progress: Progress) 
     head = do(
         "train",
         Head,
-        lambda: components.train.train_head(
+        lambda: load("components.train.train").train_head(
             examples, bottlenecks, run, make_architecture(config.head), make_recipe(config.train), seed, progress
         ),
         settings=[
@@ -97,7 +99,7 @@ def run_stages(config: Config, run: RunDir, stages: Stages, progress: Progress) 
         tuned = do(
             "finetune",
             TunedHead,
-            lambda: components.finetune.finetune_backbone(
+            lambda: load("components.finetune.finetune").finetune_backbone(
                 examples,
                 bottlenecks,
                 head,
@@ -117,7 +119,7 @@ def run_stages(config: Config, run: RunDir, stages: Stages, progress: Progress) 
             last, folder = "reextract", run.backbones / tuned.backbone_id
             bottlenecks = extract_from(
                 last,
-                lambda: (components.backbone.read_backbone(folder), None),
+                lambda: (load("components.backbones.prepare").read_backbone(folder), None),
                 [tuned.backbone_id],
                 ["finetune"],
                 config,
@@ -130,7 +132,7 @@ def run_stages(config: Config, run: RunDir, stages: Stages, progress: Progress) 
     export = do(
         "export",
         Export,
-        lambda: components.export.export_model(
+        lambda: load("components.export.export").export_model(
             examples, bottlenecks, head, make_architecture(config.head), make_augment(config), precision, run, seed
         ),
         settings=[precision],
@@ -140,7 +142,7 @@ def run_stages(config: Config, run: RunDir, stages: Stages, progress: Progress) 
     evaluation = do(
         "evaluate",
         Evaluation,
-        lambda: components.evaluate.evaluate_model(
+        lambda: load("components.evaluate.evaluate").evaluate_model(
             examples, bottlenecks, export, run, thresholds, max_drop, make_options(config.beam, config.name, "evaluate")
         ),
         settings=[config.evaluate.model_dump()],
@@ -174,9 +176,11 @@ def present_model(
     summary: Mapping[str, Mapping[str, Any]],
 ) -> Report:
     """Complete the model's card and write the report, both of what was measured; summary is of the stages before."""
-    measured = components.measured.read_measured(examples, export, evaluation, run)
-    card = components.model_card.write_card(make_origin(config), examples, audit, export, evaluation, measured, run)
-    return components.report.write_report(
+    measured = load("components.report.measured").read_measured(examples, export, evaluation, run)
+    card = load("components.report.model_card").write_card(
+        make_origin(config), examples, audit, export, evaluation, measured, run
+    )
+    return load("components.report.report").write_report(
         examples,
         validation,
         bottlenecks,
@@ -204,7 +208,7 @@ def run_curve(config: Config, run: RunDir, stages: Stages, progress: Progress) -
     stages.do(
         "curve",
         Curve,
-        lambda: components.curve.measure_curve(
+        lambda: load("components.curve.curve").measure_curve(
             examples,
             backbones,
             make_curve_plan(config.curve),
@@ -235,9 +239,13 @@ def list_and_ingest(config: Config, run: RunDir, stages: Stages, progress: Progr
 
     def ingest() -> Examples:
         # What training would refuse of the config it refuses now, and not once all images are read.
-        components.train.check_recipe(listing.labels, make_architecture(config.head), make_recipe(config.train))
+        load("components.train.train").check_recipe(
+            listing.labels, make_architecture(config.head), make_recipe(config.train)
+        )
         rules, options = make_rules(config), make_options(config.beam, config.name, "ingest")
-        return components.ingest.ingest_images(listing, run, config.beam.shards, rules, options, progress)
+        return load("components.ingest.ingest").ingest_images(
+            listing, run, config.beam.shards, rules, options, progress
+        )
 
     return stages.do(
         "ingest",
@@ -263,7 +271,7 @@ def extract(
     """Run or skip the extraction of the backbones side by side that specs name, as a stage of some name."""
     return extract_from(
         name,
-        lambda: components.bottlenecks.open_source(specs, run.backbones, progress),
+        lambda: load("components.extract.extract").open_source(specs, run.backbones, progress),
         [[asdict(spec) for spec in specs], *map(fingerprint_file, source_files(specs))],
         ["ingest"],
         config,
@@ -290,7 +298,7 @@ def extract_from(
     return stages.do(
         name,
         Bottlenecks,
-        lambda: components.bottlenecks.extract_bottlenecks(
+        lambda: load("components.extract.extract").extract_bottlenecks(
             examples,
             open_source(),
             engine.engine,

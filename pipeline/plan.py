@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from importlib import import_module as load
 from typing import Any, NamedTuple, Optional
 
-import components
-from components.capacity import (
+from components.data.listing import ImageFile
+from components.errors import UserError
+from components.features import SPLITS
+from components.plan.estimate import (
     MOST_SHARDS,
     SHARDED,
     StageEstimate,
@@ -18,14 +21,12 @@ from components.capacity import (
     plan_shards,
     price_stages,
 )
-from components.errors import UserError
-from components.features import SPLITS, RunDir
-from components.listing import ImageFile
-from components.makespan import Fleet, Makespan, simulate_makespan
-from components.ownership import claim_files
-from components.progress import Progress
-from components.throughput import TrialRuns, measure_shards, read_trial_runs, write_trial_runs
-from components.workload import StageLaws, Workload, fit_laws
+from components.plan.simulation import Fleet, Makespan, simulate_makespan
+from components.plan.trials import TrialRuns, measure_shards, read_trial_runs, write_trial_runs
+from components.plan.workload import StageLaws, Workload, fit_laws
+from components.run_dir import RunDir
+from components.storage.ownership import claim_files
+from components.terminal.progress import Progress
 from pipeline.config import Config
 from pipeline.output_dir import check_own
 from pipeline.settings import list_data, make_recipe
@@ -162,7 +163,7 @@ def make_workload(config: Config, pair_seconds: tuple[float, float]) -> Workload
     tuning = config.train.finetune
     return Workload(
         {name: shares[name] for name in SPLITS},
-        lambda count: components.train.choose_epochs(count, recipe),
+        lambda count: load("components.train.train").choose_epochs(count, recipe),
         pair_seconds,
         config.audit.max_images,
         tuning.epochs if tuning else 0,
@@ -208,7 +209,7 @@ def list_notes(
             f"This is {images / sizes[-1]:,.0f} times what was measured: what grows faster than the images, and is not "
             f"the audit's search of pairs, is not in it."
         )
-    if images / shards > 2 * components.sharding.IMAGES_PER_SHARD:
+    if images / shards > 2 * load("components.shards.spans").IMAGES_PER_SHARD:
         notes.append(f"A shard holds {images / shards:,.0f} images: that much is done again when its worker is lost.")
     if driver_bytes > 2**36:
         notes.append(f"The machine of the command needs {driver_bytes / 2**30:,.0f} GiB of memory.")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from components.features import Bottlenecks, Evaluation, Examples, RunDir
-from components.files import write_json
-from components.ownership import claim_files
+from components.outcomes import Bottlenecks, Evaluation, Examples
+from components.run_dir import RunDir
+from components.storage.files import write_json
+from components.storage.ownership import claim_files
 from pipeline.config import Config, Evaluate
 from pipeline.stages import VERSION, Stages
 

@@ -13,10 +13,10 @@ from datetime import datetime
 from pathlib import Path
 
 from components.errors import UserError
-from components.features import RunDir
-from components.files import remove_partials
-from components.ownership import MARK, OWN_PREFIX, write_mark
-from components.places import describe_error, is_remote, storage_errors
+from components.run_dir import RunDir
+from components.storage.files import remove_partials
+from components.storage.ownership import MARK, OWN_PREFIX, write_mark
+from components.storage.places import describe_error, is_remote, storage_errors
 from pipeline.output_dir import check_own, is_run
 
 LOCK_FILE = f"{OWN_PREFIX}.lock"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.errors import UserError
-from components.places import is_remote
+from components.storage.places import is_remote
 from pipeline.beam_flags import find_runner, open_parser, write_flags
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
-from components.places import as_path, expand_home
+from components.storage.places import as_path, expand_home
 
 
 def _read_place(value: Any) -> Any:

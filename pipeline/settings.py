@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module as load
 from typing import TYPE_CHECKING
 
-import components  # its submodules load on first use: a run with nothing to do imports no TensorFlow
-from components.features import SPLITS, RunDir
-from components.listing import Listing, list_images
-from components.progress import Progress
-from components.split import SplitPlan
+from components.data.listing import Listing, list_images
+from components.features import SPLITS
+from components.ingest.split import SplitPlan
+from components.run_dir import RunDir
+from components.terminal.progress import Progress
 from pipeline.config import Config, Extract
 from pipeline.output_dir import check_apart, exclude_runs
 from pipeline.stages import VERSION
 from pipeline.training_config import Curve, Finetune, Head, Train
 
 if TYPE_CHECKING:
-    from components.curve import CurvePlan
-    from components.engine_choice import Closeness
-    from components.finetune import Tuning
-    from components.ingest import IngestRules
-    from components.model import Architecture
-    from components.model_card import Origin
-    from components.train import Recipe
-    from components.views import Augment
+    from components.backbones.views import Augment
+    from components.curve.curve import CurvePlan
+    from components.extract.engine_choice import Closeness
+    from components.finetune.finetune import Tuning
+    from components.ingest.ingest import IngestRules
+    from components.report.model_card import Origin
+    from components.train.model import Architecture
+    from components.train.train import Recipe
 
 
 def list_data(config: Config, progress: Progress) -> Listing:
@@ -43,44 +44,48 @@ def data_place(config: Config, progress: Progress) -> str | Sequence[str]:
     if config.data.path:
         return config.data.path
     with progress.stage("data"):
-        return str(components.datasets.locate_dataset(config.data.source, progress))
+        return str(load("components.data.published").locate_dataset(config.data.source, progress))
 
 
 def make_rules(config: Config) -> IngestRules:
     """Return what ingest does with the files."""
     data = config.data
     plan = SplitPlan(data.split.model_dump(include=set(SPLITS)), data.split.train_per_class, config.seed)
-    limits = components.images.Limits(data.max_bytes, data.max_pixels)
-    return components.ingest.IngestRules(plan, limits, data.duplicates, data.label_conflicts, data.max_reject_share)
+    limits = load("components.images.check").Limits(data.max_bytes, data.max_pixels)
+    return load("components.ingest.ingest").IngestRules(
+        plan, limits, data.duplicates, data.label_conflicts, data.max_reject_share
+    )
 
 
 def make_closeness(extract: Extract) -> Closeness:
     """Return how close a faster engine must stay to TensorFlow in float32."""
-    return components.engine_choice.Closeness(extract.median_cosine, extract.first_percentile_cosine)
+    return load("components.extract.engine_choice").Closeness(extract.median_cosine, extract.first_percentile_cosine)
 
 
 def make_augment(config: Config) -> Augment:
     """Return which views of each image are extracted, and whether the model answers with their mean."""
-    return components.views.Augment(**config.augment.model_dump())
+    return load("components.backbones.views").Augment(**config.augment.model_dump())
 
 
 def make_architecture(head: Head) -> Architecture:
     """Return what the head is to be."""
-    hidden = [components.model.HiddenLayer(**layer.model_dump()) for layer in head.hidden]
-    return components.model.Architecture(hidden, head.output, head.normalize)
+    hidden = [load("components.train.model").HiddenLayer(**layer.model_dump()) for layer in head.hidden]
+    return load("components.train.model").Architecture(hidden, head.output, head.normalize)
 
 
 def make_recipe(train: Train) -> Recipe:
     """Return how the head is to be trained."""
-    schedule = components.optimisation.Schedule(**train.schedule.model_dump())
-    return components.train.Recipe(**{**train.model_dump(exclude={"finetune"}), "schedule": schedule})
+    schedule = load("components.train.optimization").Schedule(**train.schedule.model_dump())
+    return load("components.train.train").Recipe(**{**train.model_dump(exclude={"finetune"}), "schedule": schedule})
 
 
 def make_tuning(finetune: Finetune) -> Tuning:
     """Return how the backbone is to be fine-tuned."""
     values = finetune.model_dump()
-    distortion = components.image_input.Distortion(*(values.pop(name) for name in ("flip", "crop", "colour")))
-    return components.finetune.Tuning(**values, distortion=distortion)
+    distortion = load("components.finetune.inputs").Distortion(
+        *(values.pop(name) for name in ("flip", "crop", "colour"))
+    )
+    return load("components.finetune.finetune").Tuning(**values, distortion=distortion)
 
 
 def make_origin(config: Config) -> Origin:
@@ -88,7 +93,7 @@ def make_origin(config: Config) -> Origin:
     data = config.data
     path = data.source or "" if not data.path else data.path
     training = {"head": config.head, "train": config.train, "augment": config.augment}
-    return components.model_card.Origin(
+    return load("components.report.model_card").Origin(
         config.name,
         VERSION,
         [path] if isinstance(path, str) else path,
@@ -100,4 +105,6 @@ def make_origin(config: Config) -> Origin:
 
 def make_curve_plan(curve: Curve) -> CurvePlan:
     """Return which trainings a curve is made of."""
-    return components.curve.CurvePlan(curve.shots, curve.draws, curve.small_classes, curve.max_test_per_class)
+    return load("components.curve.curve").CurvePlan(
+        curve.shots, curve.draws, curve.small_classes, curve.max_test_per_class
+    )

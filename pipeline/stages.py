@@ -12,12 +12,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Callable, Optional, Protocol, TypeVar
 
-from components.checksums import read_summed_json, write_summed_json
 from components.errors import DamagedFile, UserError
-from components.features import MODEL_CARD, STAGES, RunDir, Work, is_shard
-from components.ownership import claim_files, remove_written
-from components.printable import printable
-from components.progress import Progress
+from components.outcomes import Work
+from components.run_dir import MODEL_CARD, STAGES, RunDir
+from components.shards.names import is_shard
+from components.storage.checksums import read_summed_json, write_summed_json
+from components.storage.ownership import claim_files, remove_written
+from components.terminal.progress import Progress
+from components.terminal.text import printable
 from pipeline.file_states import Differences, FileState, compare_files, examine_files
 
 # A change of what stages write invalidates what earlier versions left.

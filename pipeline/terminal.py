@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
 from components.features import SPLITS
-from components.printable import printable
+from components.terminal.text import printable
 
 if TYPE_CHECKING:
-    from components.curve_report import CurvePoint
-    from components.tflite import Comparison
+    from components.curve.page import CurvePoint
+    from components.export.tflite import Comparison
     from pipeline.plan import Plan
 
 Answer = Callable[[Any], None]
@@ -177,7 +177,7 @@ def print_curve(points: Sequence[CurvePoint], findings: Sequence[str], page: Pat
     from rich.table import Column, Table
     from rich.text import Text
 
-    from components.curve_report import format_point
+    from components.curve.page import format_point
 
     if not quiet:
         table = Table(Column("backbone", overflow="fold"), box=None, pad_edge=False)

@@ -8,8 +8,8 @@ from typing import Any, Literal, Optional, Union
 
 from pydantic import Field, field_validator, model_validator
 
-from components.catalog import Spec, parse_backbone
-from components.features import RunDir
+from components.backbones.spec import Spec, parse_backbone
+from components.run_dir import RunDir
 from pipeline.section import Place, Section
 
 

@@ -11,18 +11,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from importlib import import_module as load
 from pathlib import Path
 
 import numpy as np
 
-import components
+from components.data.listing import ImageFile
 from components.errors import UserError
-from components.features import RunDir
-from components.listing import ImageFile
-from components.progress import Progress
+from components.plan.sampling import FEWEST, draw_sample
+from components.plan.trials import START, Timing, Trial, TrialRuns, read_trial
 from components.rejects import RejectedImage
-from components.sampling import FEWEST, draw_sample
-from components.throughput import START, Timing, Trial, TrialRuns, read_trial
+from components.run_dir import RunDir
+from components.terminal.progress import Progress
 from pipeline.config import Config
 from pipeline.stages import VERSION, hash_parts
 
@@ -136,7 +136,7 @@ def write_sample(files: Sequence[ImageFile], folder: Path, config: Config) -> Pa
         if file.offset >= 0:
             path = str(folder / f"{number:06d}")
             try:
-                Path(path).write_bytes(components.example_sets.read_record(file.path, file.offset))
+                Path(path).write_bytes(load("components.data.tfrecords").read_record(file.path, file.offset))
             except RejectedImage:  # as ingest would reject it
                 continue
         rows.append((path, file.text, file.source))
@@ -157,6 +157,6 @@ def measure_pairs(trial: Trial) -> tuple[float, float]:
     labels = random.integers(0, trial.classes, PAIR_ROWS)
     started, busy = time.perf_counter(), time.process_time()
     alone = np.arange(PAIR_ROWS)
-    components.near_duplicates.find_near_duplicates(directions, labels, np.zeros_like(alone), alone, 1.0)
+    load("components.audit.near_duplicates").find_near_duplicates(directions, labels, np.zeros_like(alone), alone, 1.0)
     pairs = PAIR_ROWS * PAIR_ROWS / 2
     return (time.perf_counter() - started) / pairs, (time.process_time() - busy) / pairs

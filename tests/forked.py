@@ -11,7 +11,10 @@ from collections.abc import Callable, Sequence
 from pipeline.cli import main, silence_libraries
 
 # What the commands need, which takes seconds to load; nothing of it has begun to work.
-LOADED = [f"components.{name}" for name in ("validate", "evaluate", "train", "tflite", "curve_report", "export")]
+LOADED = [
+    *("components.validate.validate", "components.evaluate.evaluate", "components.train.train"),
+    *("components.export.tflite", "components.curve.page", "components.export.export"),
+]
 
 
 def open_server():

@@ -4,7 +4,8 @@ import os
 import signal
 import time
 
-from components import careful_child, image_files
+from components.ingest import isolated_reader_child as careful_child
+from components.ingest import read_images as image_files
 
 
 def harm(file):

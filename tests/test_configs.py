@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 import yaml
-from conftest import paint_images
 from sklearn.metrics import accuracy_score, log_loss
+from toys import paint_images
 
-from components.features import RunDir
+from components.run_dir import RunDir
 from pipeline.cli import main
 from pipeline.config import load_config
 

@@ -10,13 +10,13 @@ import zlib
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import ingest
 from PIL import Image
+from toys import ingest
 
 from components import features
-from components.features import RunDir
-from components.images import Limits
-from components.stored_pixels import decode_stored
+from components.images.check import Limits
+from components.images.stored_pixels import decode_stored
+from components.run_dir import RunDir
 
 FILES = 3000
 CLASSES = ("cat", "dog", "emu")

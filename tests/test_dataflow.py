@@ -8,9 +8,9 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
-from conftest import write_config
+from toys import write_config
 
-from components.export import list_versions
+from components.export.export import list_versions
 from pipeline.cli import main
 
 ROOT = Path(__file__).parents[1]

@@ -13,16 +13,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ingest, paint_images, refusal, write_config
+from toys import ingest, paint_images, refusal, write_config
 
-from components import careful_reader, example_shards, image_files, placement
-from components.example_shards import begun_file
-from components.export import list_versions
-from components.features import RunDir, Shard, is_shard
-from components.files import PARTIAL
-from components.ownership import MARK
-from components.predict import load_export
+from components.export.export import list_versions
+from components.ingest import isolated_reader as careful_reader
+from components.ingest import placement
+from components.ingest import read_images as image_files
+from components.ingest import write_shards as example_shards
+from components.ingest.write_shards import begun_file
+from components.predict.predict import load_export
 from components.rejects import FAILED, UNREADABLE
+from components.run_dir import RunDir
+from components.shards.names import Shard, is_shard
+from components.storage.files import PARTIAL
+from components.storage.ownership import MARK
 from pipeline.cli import main
 from pipeline.run_lock import LOCK_FILE
 

@@ -5,16 +5,17 @@ import csv
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import COLOURS, SHARES, ingest, paint_images, write_config
 from PIL import Image
-from test_bottlenecks import compute
-from test_ingest import read_records
+from records import compute, read_records
+from toys import COLOURS, SHARES, ingest, paint_images, write_config
 
-from components import ingest as stage
-from components import sharding
-from components.features import SPLITS, RunDir, Shard, index_name, parse_shard, shard_name
-from components.images import Limits
-from components.shards import read_bottlenecks, shard_files
+from components.features import SPLITS
+from components.images.check import Limits
+from components.ingest import ingest as stage
+from components.run_dir import RunDir
+from components.shards import spans as sharding
+from components.shards.names import Shard, index_name, parse_shard, shard_name
+from components.shards.records import read_bottlenecks, shard_files
 from pipeline.cli import main
 
 
@@ -122,7 +123,7 @@ def test_a_new_class_in_the_middle_comes_last_and_moves_no_record(root, run, rea
 
 
 def test_an_order_of_classes_that_the_user_gives_holds_whatever_has_to_be_written(root, run, read, tmp_path, options):
-    from components.listing import list_images
+    from components.data.listing import list_images
 
     read()
     add_images(root, "a", 12, ("green",))

@@ -5,14 +5,14 @@ import json
 import os
 
 import pytest
-from conftest import paint_images, write_config, write_toy_graph
+from toys import paint_images, write_config, write_toy_graph
 
-from components.example_sets import find_files as find_records
-from components.features import RunDir
-from components.input_files import find_files
-from components.neighbours import load_training_images
-from components.places import PATTERN, find_matches, plain_folder
-from components.served_export import load_served
+from components.data.tfrecords import find_files as find_records
+from components.predict.inputs import find_files
+from components.run_dir import RunDir
+from components.serve.neighbours import load_training_images
+from components.serve.served_export import load_served
+from components.storage.places import PATTERN, find_matches, plain_folder
 from pipeline.cli import main
 
 ODD = r"o [v2] [!a] *?\x {a,b} #%C3 é ~"

@@ -9,23 +9,23 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import paint_images
+from toys import paint_images
 
-from components.features import RunDir
-from components.places import as_path, list_files, local_copy, upload
+from components.run_dir import RunDir
+from components.storage.places import as_path, list_files, local_copy, upload
 
 ROOT = Path(__file__).parents[1]
 BUCKET = as_path("gs://bucket")
 # One process for several commands, as loading TensorFlow takes longer than most of them.
 COMMANDS = """
 import json, sys
-from components.places import as_path
+from components.storage.places import as_path
 from pipeline.cli import main
 
 def look(export, image):
     import numpy as np
-    from components.neighbours import load_training_images
-    from components.served_export import load_served
+    from components.serve.neighbours import load_training_images
+    from components.serve.served_export import load_served
     served, encoded = load_served(as_path(export), None), as_path(image).read_bytes()
     (answer,) = served.classifier.compute([encoded])
     nearest = load_training_images(served.folder).find_nearest(encoded)

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import write_config
+from toys import write_config
 
-from components import page_pictures, report
-from components.features import RunDir
+from components.report import report
+from components.run_dir import RunDir
+from components.shards import page_pictures
 from pipeline.cli import main
 
 
@@ -168,7 +169,7 @@ def test_the_page_may_load_nothing_whatever_a_name_brings_it_to_do(toy_run, brow
 
 
 def test_names_stay_text_in_what_the_script_shows(tmp_path, toy_config, open_page):
-    from conftest import paint_images
+    from toys import paint_images
 
     hostile = "<script>alert(1)<!-- {{7*7}}"
     images = paint_images(tmp_path / "images", per_class=20)

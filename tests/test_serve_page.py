@@ -4,13 +4,14 @@ import signal
 from contextlib import contextmanager
 
 import pytest
-from conftest import encode_noise, paint_images, write_config
-from test_serve import start_server
+from servers import start_server
+from toys import encode_noise, paint_images, write_config
 
-from components.export import export_model
-from components.features import Bottlenecks, Examples, Head, RunDir, Work
-from components.model import Architecture
-from components.views import Augment
+from components.backbones.views import Augment
+from components.export.export import export_model
+from components.outcomes import Bottlenecks, Examples, Head, Work
+from components.run_dir import RunDir
+from components.train.model import Architecture
 from pipeline.cli import main
 
 MARKUP = "<script>document.title = 'changed'<"  # as a folder's name: no slash in it

@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 import forked
 import pytest
-from conftest import paint_images, write_config
+from toys import paint_images, write_config
 
-from components.places import list_files
+from components.storage.places import list_files
 
 ARRANGEMENTS = int(os.environ.get("TOPGRAFT_ARRANGEMENTS", 6))
 MINE = "mine, whatever a run thinks of it"

@@ -15,11 +15,11 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import write_config
+from toys import write_config
 
-from components.export import list_versions
-from components.features import RunDir
-from components.files import PARTIAL
+from components.export.export import list_versions
+from components.run_dir import RunDir
+from components.storage.files import PARTIAL
 from pipeline.cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -143,8 +143,8 @@ def test_the_environment_takes_topgraft_from_the_source_distribution(elsewhere):
     command = "import components, pipeline; print(components.__file__, pipeline.__file__)"
     output, _ = call(elsewhere, "python", "-c", command, stdout=subprocess.PIPE).communicate()
     assert all(Path(path).is_relative_to(elsewhere) for path in output.split()), output
-    refused = call(elsewhere, "python", "-c", "import conftest", stderr=subprocess.PIPE)
-    assert "No module named 'conftest'" in refused.communicate()[1]
+    refused = call(elsewhere, "python", "-c", "import toys", stderr=subprocess.PIPE)
+    assert "No module named 'toys'" in refused.communicate()[1]
 
 
 def test_a_run_over_two_pools_of_which_one_is_killed_ends_as_in_process(start, toy_run, toy_config, tmp_path):

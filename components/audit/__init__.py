@@ -1,0 +1,1 @@
+"""Stage audit: near-duplicates, doubtful labels, nearest images, map of the data."""

@@ -1,0 +1,133 @@
+"""Looking at backbones: a list of those that have a name, and what one of them is made of."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+
+from components.backbones.spec import EMBEDDED, FROZEN, KERAS, SOURCES, Spec, parse_backbone
+from components.storage.downloads import cache_folder
+from components.terminal.progress import Progress
+from components.terminal.text import printable
+
+LICENCE = "Apache-2.0"
+# The applications whose ImageNet weights their authors put under other terms (keras.io/api/applications).
+KERAS_LICENCES = {
+    "VGG": "CC BY 4.0",
+    "ResNet50": "MIT",
+    "ResNet101": "MIT",
+    "ResNet152": "MIT",
+    "DenseNet": "BSD-3-Clause",
+    "ConvNeXt": "MIT",
+}
+
+
+class Named(NamedTuple):
+    """A backbone that has a name: side of its input, width of its bottleneck, whether its weights are here."""
+
+    name: str
+    source: str
+    input: int
+    dim: int
+    parameters: float  # millions
+    licence: str
+    here: bool
+
+
+def list_backbones() -> list[Named]:
+    """Return every backbone that has a name; TF-Hub modules and files go by URL or path."""
+    downloads = cache_folder() / "downloads"
+    return [
+        *(
+            Named(name, "installed", lite.size, lite.dim, lite.parameters, LICENCE, True)
+            for name, lite in EMBEDDED.items()
+        ),
+        *(
+            Named(name, "download", net.size, net.dim, net.parameters, LICENCE, (downloads / net.remote.file).exists())
+            for name, net in FROZEN.items()
+        ),
+        *(
+            Named(name, "Keras", size, dim, parameters, _keras_licence(name), _keras_here(name))
+            for name, (size, dim, parameters) in KERAS.items()
+        ),
+    ]
+
+
+def print_list(backbones: Sequence[Named], console: Console) -> None:
+    """Print a line a backbone."""
+    table = Table("name", "source", box=None, pad_edge=False)
+    for column in ("input", "dim", "M parameters"):
+        table.add_column(column, justify="right")
+    table.add_column("licence")
+    table.add_column("here")
+    for name, source, size, dim, parameters, licence, here in backbones:
+        numbers = (str(size), str(dim), f"{parameters:.1f}")
+        table.add_row(name, source, *numbers, licence, "yes" if here else "no")
+    console.print(table)
+    console.print(f"Or name a source in the config: backbone: {{{' | '.join(SOURCES[1:])}: ...}}", highlight=False)
+
+
+def licence_of(spec: Spec) -> str | None:
+    """Return the licence of a backbone's published weights, None where it is not known."""
+    if spec.name:
+        return LICENCE
+    return _keras_licence(spec.keras) if spec.keras and spec.weights in (None, "imagenet") else None
+
+
+def _keras_licence(name: str) -> str:
+    if name.startswith("ResNet") and name.endswith("V2"):
+        return LICENCE
+    return next((terms for start, terms in KERAS_LICENCES.items() if name.startswith(start)), LICENCE)
+
+
+def _keras_here(name: str) -> bool:
+    stems = (Path.home() / ".keras" / "models").glob("*")
+    flat = name.lower()
+    return any(stem.name.replace("_", "").replace("-", "").lower().startswith(flat + "weights") for stem in stems)
+
+
+def print_backbone(
+    name: str, console: Console, progress: Progress, pbtxt: Path | None, tensorboard: Path | None
+) -> None:
+    """Print a backbone's input, the tensors that can be taken from it, and its operations counted by kind."""
+    import tensorflow as tf
+
+    from components.backbones.prepare import load_graph, prepare_cached
+
+    with progress.stage("backbone"):
+        backbone, folder = prepare_cached(parse_backbone(name), progress)
+    graph_def = load_graph(folder)
+    with tf.Graph().as_default() as graph:
+        tf.import_graph_def(graph_def, name="")
+    console.print(printable(f"{backbone.name}  id {backbone.id}"), highlight=False, markup=False)
+    side = f"{backbone.size}x{backbone.size} pixels" if backbone.size else "several sizes"
+    console.print(f"input {side}, bottleneck {backbone.dim} wide, {len(backbone.labels)} own classes", highlight=False)
+    table = Table("layer", "shape", "operation", box=None, pad_edge=False)
+    for layer, shape, kind in list_layers(graph):
+        table.add_row(layer, shape, kind)
+    console.print(table)
+    kinds = Counter(operation.type for operation in graph.get_operations())
+    console.print("operations: " + ", ".join(f"{count} {kind}" for kind, count in kinds.most_common()), highlight=False)
+    if pbtxt:
+        tf.io.write_graph(graph_def, str(pbtxt.parent), pbtxt.name)
+        console.print(printable(f"graph as text: {pbtxt}"), highlight=False, markup=False)
+    if tensorboard:
+        with graph.as_default(), tf.compat.v1.summary.FileWriter(str(tensorboard), graph):
+            console.print(printable(f"graph for TensorBoard: {tensorboard}"), highlight=False, markup=False)
+
+
+def list_layers(graph: Any) -> list[tuple[str, str, str]]:
+    """Return (name, shape, operation) of each tensor that could serve as bottleneck: the network's maps and vectors."""
+    rows = []
+    for operation in graph.get_operations():
+        if not operation.name.startswith("network/") or operation.type in ("Const", "Placeholder"):
+            continue
+        shape = operation.outputs[0].shape if operation.outputs else None
+        if shape is not None and shape.rank in (2, 4) and shape[0] is None and shape[-1] is not None:
+            rows.append((operation.name.removeprefix("network/"), str(shape), operation.type))
+    return rows

@@ -1,0 +1,73 @@
+"""A frozen network from pixels to features, whatever library it came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Callable, Optional
+
+import tensorflow as tf
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+from components.backbones.spec import unknown
+from components.errors import UserError
+
+
+@dataclass(frozen=True)
+class Network:
+    """A frozen graph with the names of its tensors; pixels enter as (value - shift) / divisor at size x size.
+
+    flattened names a tensor behind the bottleneck that is to be fed with the flattened bottleneck of the whole batch.
+    """
+
+    graph_def: Any
+    input: str
+    bottleneck: str
+    size: int
+    shift: float
+    divisor: float
+    probabilities: Optional[str] = None
+    flattened: Optional[str] = None
+    legacy_resize: bool = False
+    labels: tuple[str, ...] = ()
+
+
+def freeze(function: Callable, size: int) -> tuple[Any, str, list[str]]:
+    """Freeze a TF2 function of pixels float32[N, size, size, 3]; return (GraphDef, its input, its outputs in order)."""
+    spec = tf.TensorSpec([None, size, size, 3], tf.float32, "pixels")
+    frozen = convert_variables_to_constants_v2(tf.function(function).get_concrete_function(spec))
+    return frozen.graph.as_graph_def(), frozen.inputs[0].name, [output.name for output in frozen.outputs]
+
+
+def find_tensor(graph: tf.Graph, name: str, prefix: str) -> tf.Tensor:
+    """Return a tensor below a name prefix; raises UserError with the nearest names and their shapes."""
+    try:
+        return graph.get_tensor_by_name(f"{prefix}/{name}" if ":" in name else f"{prefix}/{name}:0")
+    except (KeyError, ValueError):
+        shapes = {
+            f"{operation.name[len(prefix) + 1 :]} {output.shape}"
+            for operation in graph.get_operations()
+            if operation.name.startswith(f"{prefix}/") and operation.type != "Const"
+            for output in operation.outputs
+        }
+        raise UserError(unknown("layer or tensor", name, sorted(shapes))) from None
+
+
+def pool(values: tf.Tensor, pooling: str | None) -> tf.Tensor:
+    """Turn maps float[N, H, W, C] or vectors float[N, D] into float[N, D]; raises UserError where that cannot be."""
+    rank = values.shape.rank
+    if rank == 2 and pooling in (None, "none", "flatten"):
+        return values
+    if rank == 4 and pooling in (None, "avg"):
+        return tf.reduce_mean(values, [1, 2])
+    if rank == 4 and pooling == "max":
+        return tf.reduce_max(values, [1, 2])
+    if rank == 4 and pooling == "gem":
+        # Generalised mean of power 3 (Radenovic et al. 2018): between mean and maximum, values below 0 count as 0.
+        cubes = tf.pow(tf.maximum(values, 1e-6), 3.0)
+        return tf.pow(tf.reduce_mean(cubes, [1, 2]), 1 / 3)
+    if rank == 4 and pooling == "flatten" and None not in values.shape[1:]:
+        return tf.reshape(values, [-1, values.shape[1:].num_elements()])
+    raise UserError(
+        f"The layer '{values.name}' has shape {values.shape} and cannot be pooled by '{pooling}': "
+        f"expected maps [N, H, W, C] with avg, gem, max or flatten, or vectors [N, D] with none."
+    )

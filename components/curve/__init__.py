@@ -1,0 +1,1 @@
+"""Command curve: accuracy by number of training images per class."""

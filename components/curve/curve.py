@@ -1,0 +1,241 @@
+"""Curve: how accuracy grows with the training images of each class, over random draws from cached bottlenecks."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from rich.console import Console
+from tensorboard.plugins.hparams import api as hparams
+
+from components.errors import UserError
+from components.features import INDEX, SPLITS
+from components.outcomes import Bottlenecks, Curve, Examples, Work
+from components.run_dir import RunDir
+from components.shards.records import read_bottlenecks, shard_files
+from components.storage.ownership import replacing_folder
+from components.storage.tables import write_csv
+from components.terminal.progress import Progress
+from components.train.estimator import HeadClassifier
+from components.train.inputs import Vectors, evaluate_from_memory, train_from_memory
+from components.train.model import PLAIN, Architecture
+from components.train.normalization import MEASURED, Scaling, scale_vectors
+from components.train.train import Plan, Recipe, choose_epochs, plan_training, settle_output
+
+LEAVE_OUT, SHRINK, FAIL = "leave_out", "shrink", "fail"
+
+
+@dataclass(frozen=True)
+class CurvePlan:
+    """Which trainings a curve is made of: images of each class, as numbers or shares such as '60%', and draws of each.
+
+    small_classes says what becomes of a class with too few images: it is left out, trains on all but one, or fails.
+    """
+
+    shots: Sequence[str]
+    draws: int
+    small_classes: str
+    max_test_per_class: int
+
+
+class CurveRow(NamedTuple):
+    """One training of curve.csv: accuracy over all test images; mean_class_accuracy over at most so many of a class."""
+
+    backbone: str
+    per_class: str
+    draw: int
+    accuracy: float
+    mean_class_accuracy: float
+    train_images: int
+    test_images: int
+    l2: float
+
+
+class Draw(NamedTuple):
+    """Rows for training and for testing, and the classes with too few images for it."""
+
+    train: np.ndarray
+    test: np.ndarray
+    small: list[int]
+
+
+def draw_rows(labels: np.ndarray, shots: str, small_classes: str, seed: Sequence[int]) -> Draw:
+    """Divide the rows of int64[N] labels at random: so many of each class for training, the rest, shuffled, to test."""
+    random = np.random.default_rng(seed)
+    train, test, small = [], [], []
+    for label in range(labels.max() + 1):
+        rows = random.permutation(np.flatnonzero(labels == label))
+        count = count_shots(shots, len(rows))
+        if count >= len(rows):
+            small.append(label)
+            count = len(rows) - 1 if small_classes == SHRINK else 0
+            rows = rows if small_classes == SHRINK else rows[:0]
+        train.append(rows[: max(count, 0)])
+        test.append(rows[max(count, 0) :])
+    return Draw(np.concatenate(train), np.concatenate(test), small)
+
+
+def count_shots(shots: str, images: int) -> int:
+    """Return how many of a class's images train: a number as it is, of a share the nearest number that leaves one."""
+    if not shots.endswith("%"):
+        return int(shots)
+    return min(max(math.floor(images * float(shots[:-1]) / 100 + 0.5), 1), images - 1) if images > 1 else images
+
+
+def measure_curve(
+    examples: Examples,
+    backbones: Mapping[str, Sequence[Bottlenecks]],
+    plan: CurvePlan,
+    architecture: Architecture,
+    recipe: Recipe,
+    run: RunDir,
+    seed: int,
+    progress: Progress,
+) -> Curve:
+    """Write curve/ with curve.csv and TensorBoard's HParams; each backbone, by its title, is one or several parts.
+
+    Raises UserError where a class is too small and the plan forbids that. The same draws are made for all backbones.
+    """
+    architecture = settle_output(architecture, len(examples.labels))
+    rows: list[CurveRow] = []
+    small: dict[str, list[str]] = {}
+    total = len(backbones) * len(plan.shots) * plan.draws
+    with replacing_folder(run.curve) as folder:
+        for title, parts in backbones.items():
+            vectors = join_parts([read_all(examples, part, run) for part in parts], parts[0].average)
+            for shots in plan.shots:
+                for number in range(plan.draws):
+                    draw = draw_rows(vectors.labels, shots, plan.small_classes, (seed, number))
+                    small[shots] = [examples.labels[label] for label in draw.small]
+                    check_draw(draw, shots, small[shots], plan.small_classes)
+                    row = measure_draw(vectors, draw, title, shots, number, plan, examples, architecture, recipe, run)
+                    write_hparams(folder, row)
+                    rows.append(row)
+                    progress.report(len(rows), total, "trainings")
+        write_csv(folder / run.curve_rows.name, CurveRow._fields, ([*row[:3], *map(_round, row[3:])] for row in rows))
+    return Curve(Work(total, computed=total), list(describe_small(small, plan.small_classes)))
+
+
+def _round(value: float) -> float:
+    return round(value, 6)
+
+
+def read_all(examples: Examples, bottlenecks: Bottlenecks, run: RunDir) -> Vectors:
+    """Read the bottlenecks of all splits, sorted by key: of all views, or the served one of a model that averages."""
+    files = [file for split in SPLITS for file in shard_files(bottlenecks.folder(run), split, examples.shards)]
+    views = 1 if bottlenecks.average else bottlenecks.view_count
+    table = read_bottlenecks(files, bottlenecks.dim, views)
+    order = np.argsort(np.array(table.keys, object), kind="stable")
+    return Vectors(table.views[order], table.labels[order])
+
+
+def join_parts(parts: Sequence[Vectors], average: bool) -> Vectors:
+    """Join bottlenecks of several backbones as the canonical graph of all does: each scaled to sqrt(its width).
+
+    Averages of views are means of vectors of length 1 already, and shorter where an image's views differ.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    scaled = []
+    for values, _ in parts:
+        lengths = 1.0 if average else np.linalg.norm(values, axis=-1, keepdims=True)
+        scaled.append(values * (values.shape[-1] ** 0.5 / np.maximum(lengths, 1e-6)))
+    return Vectors(np.concatenate(scaled, -1), parts[0].labels)
+
+
+def check_draw(draw: Draw, shots: str, small: Sequence[str], small_classes: str) -> None:
+    """Raise UserError where classes are too small and that is not allowed, or where nothing is left."""
+    if small and small_classes == FAIL:
+        raise UserError(
+            f"{len(small)} classes, '{small[0]}' the first, have no more than the {shots} images that train: add "
+            f"images, ask for fewer, or set curve.small_classes to {LEAVE_OUT} or {SHRINK}."
+        )
+    if not len(draw.train) or not len(draw.test):
+        raise UserError(f"No class has more than the {shots} images that train: ask for fewer with curve.shots.")
+
+
+def measure_draw(
+    vectors: Vectors,
+    draw: Draw,
+    title: str,
+    shots: str,
+    number: int,
+    plan: CurvePlan,
+    examples: Examples,
+    architecture: Architecture,
+    recipe: Recipe,
+    run: RunDir,
+) -> CurveRow:
+    """Train a head on one draw and measure it on the rest; the draw's number seeds the training."""
+    train, test = vectors.select(draw.train), vectors.select(draw.test)
+    training = plan_training(train, None, examples.labels, run.labels, architecture, recipe, {})
+    train, test = (scale_views(part, architecture.normalize, training.start) for part in (train, test))
+    training = leave_unscaled(training)
+    epochs = choose_epochs(len(draw.train), recipe)
+    with tempfile.TemporaryDirectory() as folder:
+        classifier = HeadClassifier(Path(folder), training.head, number)
+        batches = train_from_memory(train, epochs, recipe.batch_size, number)
+        classifier.fit(batches, None, epochs, Progress(Console(quiet=True)), training.start)
+        answers = classifier.predict(evaluate_from_memory(test.values[:, 0], test.labels).input_fn, [INDEX])
+        predicted = np.array([answer[INDEX] for answer in answers])
+        tf.compat.v1.summary.FileWriterCache.clear()
+    assert training.head.optimisation
+    return CurveRow(
+        title,
+        shots,
+        number,
+        float((predicted == test.labels).mean()),
+        mean_class_accuracy(test.labels, predicted, plan.max_test_per_class),
+        len(draw.train),
+        len(draw.test),
+        training.head.optimisation.l2,
+    )
+
+
+def scale_views(vectors: Vectors, kind: str, scaling: Scaling) -> Vectors:
+    """Scale the bottlenecks of all views.
+
+    The graph would do it as well, but anew in each step: whitening several backbones would take most of the time.
+    """
+    values = vectors.values
+    scaled = scale_vectors(values.reshape(-1, values.shape[-1]), kind, scaling)
+    return Vectors(scaled.reshape(values.shape), vectors.labels)
+
+
+def leave_unscaled(training: Plan) -> Plan:
+    """Return the plan of the same training for bottlenecks that are scaled already."""
+    head = training.head
+    measured = MEASURED.get(head.architecture.normalize, ())
+    start = {name: value for name, value in training.start.items() if name not in measured}
+    return Plan(replace(head, architecture=replace(head.architecture, normalize=PLAIN)), start)
+
+
+def mean_class_accuracy(actual: np.ndarray, predicted: np.ndarray, most: int) -> float:
+    """Return the mean over classes of the share predicted rightly of their first images, at most so many of each."""
+    classes = [np.flatnonzero(actual == label)[:most] for label in np.unique(actual)]
+    return float(np.mean([(predicted[rows] == actual[rows]).mean() for rows in classes]))
+
+
+def describe_small(small: Mapping[str, Sequence[str]], small_classes: str) -> Iterator[str]:
+    """Yield a sentence for each number of images that some classes do not have."""
+    done = "are left out" if small_classes == LEAVE_OUT else "train on all their images but one"
+    for shots, names in small.items():
+        if names:
+            yield f"At {shots} images a class, {len(names)} classes have too few and {done}: {', '.join(names)}."
+
+
+def write_hparams(folder: Path, row: CurveRow) -> None:
+    """Write one training for TensorBoard's HParams page."""
+    place = folder / "hparams" / f"{row.backbone}-{row.per_class}-{row.draw}".replace("/", "_").replace("%", "pc")
+    writer = tf.summary.create_file_writer(str(place))
+    with writer.as_default(step=0):
+        hparams.hparams({"backbone": row.backbone, "per_class": row.per_class, "draw": row.draw, "l2": row.l2})
+        tf.summary.scalar("accuracy", row.accuracy)
+        tf.summary.scalar("mean_class_accuracy", row.mean_class_accuracy)
+    writer.close()

@@ -1,0 +1,199 @@
+"""List the images of a data set, whatever its layout: each file with its class, source, group and split."""
+
+from __future__ import annotations
+
+import collections
+import hashlib
+import os
+from collections.abc import Sequence
+from typing import Callable, NamedTuple
+
+from components.data.class_names import check_spelling, describe_doubtful, match_labels, order_classes, read_labels
+from components.data.keys import find_patterns, group_finder, name_roots
+from components.errors import UserError
+from components.features import SPLITS
+from components.rejects import Reject
+from components.storage.places import as_path, describe_error, storage_errors
+from components.storage.tables import escape_name
+
+# What the folders directly in a folder are.
+AUTO, CLASSES, SPLIT_FOLDERS = "auto", "classes", "splits"
+MANIFESTS = (".csv", ".tsv", ".jsonl")
+TFRECORD = ".tfrecord"
+# A file of these is taken for one that is not unpacked.
+ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
+EXPECTED = "set data.path to a folder with one sub-folder of images per class, or to a .csv, .tsv or .jsonl manifest"
+
+# Tells of a key, or of a folder above one, whether to leave it out.
+Excluded = Callable[[str], bool]
+
+
+class ImageFile(NamedTuple):
+    """An image as it was listed, not yet read."""
+
+    key: str  # identity in the data set: path below the root, '/' separated
+    path: str  # where to read it: a local path or a URL such as gs://
+    text: str  # class
+    source: str  # the folders between class and file, or the manifest's column, or ''
+    group: str  # images of one group must stay in one split; '' where an image stands alone
+    split: str  # train, val or test where the layout fixes it, else ''
+    size: int  # bytes, 0 where unknown
+    modified_ns: int  # 0 where unknown
+    offset: int = -1  # of its record in a TFRecord file, -1 for a file of its own
+
+
+class Listing(NamedTuple):
+    """What was found at one place or several."""
+
+    files: list[ImageFile]  # sorted by their keys, which are unique
+    labels: list[str]  # natural order, or that of the user's labels.txt or of the label numbers of TFRecords
+    rejects: list[Reject]  # what was found but cannot be listed as an image of a class
+    unlabelled: list[str]  # paths of images without a class, for prediction only
+    open_splits: tuple[str, ...] = SPLITS  # among which the images without a split are divided
+    ordered: bool = False  # whether the order of the labels is the user's own, not the natural one
+    notes: tuple[str, ...] = ()  # what a person should know of it, a sentence each
+
+    def fingerprint(self) -> str:
+        """Hash of all that was listed, each file with its path, size and time of change."""
+        digest = hashlib.sha256(ascii(self[1:]).encode())
+        for file in self.files:
+            digest.update(ascii(file[:]).encode())
+        return digest.hexdigest()
+
+
+def list_images(
+    path: str | os.PathLike[str] | Sequence[str],
+    exclude: Sequence[str] = (),
+    labels_file: str | None = None,
+    group_pattern: str | None = None,
+    layout: str = AUTO,
+    runs: Sequence[str] = (),
+) -> Listing:
+    """List a folder, a manifest or a pattern of TFRecord files; of a list of them, each one's name begins its keys.
+
+    What matches a pattern of exclude, itself or by a folder above it, is left out; labels_file names and orders the
+    classes; group_pattern finds the group in a key; layout says what the folders directly in a folder are: classes,
+    splits, or auto, as their names tell; runs are patterns of run directories, which are left out as well. Raises
+    UserError for data that cannot be used.
+    """
+    find_group = group_finder(group_pattern)
+    idle = set(exclude)
+
+    def excluded(key: str) -> bool:
+        found = find_patterns(key, exclude)
+        idle.difference_update(found)
+        return bool(found or find_patterns(key, runs))
+
+    if isinstance(path, (str, os.PathLike)):
+        shown, listing = repr(os.fspath(path)), _list_root(os.fspath(path), excluded, layout)
+    else:
+        roots = [os.fspath(root) for root in path]
+        shown = ", ".join(map(repr, roots))
+        listing = _join([_list_below(root, name, excluded, layout) for root, name in zip(roots, name_roots(roots))])
+    if not listing.files:
+        raise UserError(f"{shown} has no image of a class: {EXPECTED}.")
+    files = [file if file.group else file._replace(group=find_group(file.key)) for file in listing.files]
+    files = _escape_sources(files)
+    check_spelling({file.text: file.key for file in reversed(files)})
+    notes = [
+        f"The pattern {pattern!r} of data.exclude leaves nothing out: patterns are compared with whole paths below the "
+        f"root, such as {files[0].key!r}."
+        for pattern in exclude
+        if pattern in idle
+    ]
+    labels = listing.labels
+    if labels_file:
+        labels = read_labels(labels_file)
+        match_labels(labels, collections.Counter(file.text for file in files), labels_file)
+    if len(labels) == 1:
+        raise UserError(f"{shown} has the single class {labels[0]!r}: a classifier needs two or more classes.")
+    notes += describe_doubtful(labels)
+    return listing._replace(
+        files=files, labels=labels, ordered=listing.ordered or labels_file is not None, notes=tuple(notes)
+    )
+
+
+def _escape_sources(files: list[ImageFile]) -> list[ImageFile]:
+    """Return files with escapes for what is not Unicode in their sources: TFMA makes no slice of anything else."""
+    escaped = {source: escape_name(source) for source in {file.source for file in files}}
+    return [
+        file if escaped[file.source] == file.source else file._replace(source=escaped[file.source]) for file in files
+    ]
+
+
+def open_train(files: Sequence[ImageFile]) -> tuple[list[ImageFile], tuple[str, ...]]:
+    """Return files with those of train freed from their split where val or test has none, and the open splits.
+
+    So val is carved out of train where a data set comes with train and test, and its test images stay what they are.
+    """
+    given = {file.split for file in files}
+    missing = [split for split in SPLITS[1:] if split not in given]
+    if not missing:
+        return list(files), SPLITS if "" in given else ()
+    return [file._replace(split="") if file.split == "train" else file for file in files], ("train", *missing)
+
+
+def _list_root(root: str, excluded: Excluded, layout: str) -> Listing:
+    # The readers load when their layout is met: they need the types above, and TensorFlow is slow to load.
+    name = os.path.basename(root)
+    try:
+        is_folder, is_there = as_path(root).is_dir(), as_path(root).exists()
+    except storage_errors() as error:
+        raise UserError(f"Cannot read {root!r} ({describe_error(error)}): check its permissions.") from error
+    if is_folder:
+        from components.data import folders
+
+        listing = folders.list_folder(root, excluded, layout)
+        if not listing.files and any(TFRECORD in reject.key for reject in listing.rejects):
+            from components.data import tfrecords as example_sets
+
+            listing = example_sets.list_examples(root, excluded)
+    elif name.lower().endswith(MANIFESTS):
+        from components.data import manifests
+
+        listing = manifests.list_manifest(root, excluded)
+    elif TFRECORD in name:
+        from components.data import tfrecords as example_sets
+
+        listing = example_sets.list_examples(root, excluded)
+    elif is_there and name.lower().endswith(ARCHIVES):
+        raise UserError(f"{root!r} is an archive: unpack it, then {EXPECTED}.")
+    elif is_there:
+        raise UserError(f"{root!r} is a file, not a folder, a manifest or TFRecords: {EXPECTED}.")
+    else:
+        raise UserError(f"There is no folder {root!r}: {EXPECTED}.")
+    if not listing.files and not listing.unlabelled:
+        first = listing.rejects[0] if listing.rejects else None
+        if first and all(reject.key.lower().endswith(ARCHIVES) for reject in listing.rejects):
+            raise UserError(
+                f"{root!r} holds nothing but archives, the first {first.key!r}: unpack them, then {EXPECTED}."
+            )
+        found = f" (rejected: {len(listing.rejects)}, the first {first.key!r}, {first.detail})" if first else ""
+        raise UserError(f"{root!r} has no image in any sub-folder, row or record{found}: {EXPECTED}.")
+    return listing
+
+
+def _list_below(root: str, name: str, excluded: Excluded, layout: str) -> Listing:
+    listing = _list_root(root, lambda key: excluded(f"{name}/{key}"), layout)
+    files = [
+        file._replace(key=f"{name}/{file.key}", source=f"{name}/{file.source}" if file.source else name)
+        for file in listing.files
+    ]
+    rejects = [reject._replace(key=f"{name}/{reject.key}") for reject in listing.rejects]
+    return listing._replace(files=files, rejects=rejects)
+
+
+def _join(listings: Sequence[Listing]) -> Listing:
+    found = {text for listing in listings for text in listing.labels}
+    longest = max((listing.labels for listing in listings), key=len)
+    whole = len(longest) == len(found)
+    open_splits = {split for listing in listings for split in listing.open_splits}
+    return Listing(
+        files=sorted(file for listing in listings for file in listing.files),
+        # Records keep the numbers of their classes where one root knows them all.
+        labels=longest if whole else order_classes(found),
+        rejects=sorted(reject for listing in listings for reject in listing.rejects),
+        unlabelled=[path for listing in listings for path in listing.unlabelled],
+        open_splits=tuple(split for split in SPLITS if split in open_splits),
+        ordered=whole and any(listing.ordered for listing in listings),
+    )

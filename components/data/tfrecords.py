@@ -1,0 +1,201 @@
+"""List and read the images of ready-made TFRecord files, in the conventions of TF-Slim and TensorFlow Datasets."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
+from typing import BinaryIO, NamedTuple
+
+import tensorflow as tf
+
+from components.data.class_names import order_classes, parse_labels
+from components.data.keys import is_litter
+from components.data.listing import TFRECORD, Excluded, ImageFile, Listing, open_train
+from components.data.split_words import SPLIT_WORDS, check_evaluation, last_split_word
+from components.data.tf_examples import FRAME_BYTES, find_class, find_image, parse_features, read_content
+from components.errors import UserError
+from components.images.check import try_reading
+from components.rejects import UNREADABLE, Reject, RejectedImage
+from components.storage.places import as_path, find_matches, is_remote, measure, walk_objects
+
+# The files beside the records that name the classes, first TF-Slim's, then those of TensorFlow Datasets.
+LABEL_FILES = ("labels.txt", "label.labels.txt", "*.labels.txt")
+
+# How gzip and zlib begin.
+COMPRESSED = (b"\x1f\x8b", b"\x78")
+
+
+class Record(NamedTuple):
+    """The image of one record, with the number of its class and its name as far as the record gives them."""
+
+    file: ImageFile
+    number: int | None
+    text: str
+
+
+def list_examples(place: str, excluded: Excluded) -> Listing:
+    """List the records of the TFRecord files in a folder, or of those that a pattern matches, reading all of them.
+
+    Raises UserError for compressed files, and for numbers and names of classes that contradict each other.
+    """
+    paths = find_files(place)
+    shared = len(os.path.commonprefix([path.split("/")[:-1] for path in paths]))
+    records: list[Record] = []
+    rejects: list[Reject] = []
+    names = ["/".join(path.split("/")[shared:]) for path in paths]
+    check_evaluation(map(last_split_word, names), place)
+    for path, name in zip(paths, names):
+        for found in () if excluded(name) else _scan_file(path, name):
+            if isinstance(found, Reject):
+                rejects.append(found)
+            elif not excluded(found.file.key):
+                records.append(found)
+    classes = _name_classes(records, "/".join(paths[0].split("/")[:shared]))
+    # A record has a number, a name or both.
+    texts = [record.text if record.number is None else classes[record.number] for record in records]
+    files = [record.file._replace(text=text) for record, text in zip(records, texts)]
+    labels = [classes[number] for number in sorted(classes)]
+    labels += order_classes(set(texts) - set(labels))
+    files, open_splits = open_train(sorted(files))
+    return Listing(files, labels, sorted(rejects), [], open_splits, ordered=True)
+
+
+def find_files(place: str) -> list[str]:
+    """Return the TFRecord files in a folder, or those that a pattern matches; raises UserError where there are none."""
+    if is_remote(place) and as_path(place).is_dir():
+        names = [name for name, _ in walk_objects(as_path(place), nested=False) if TFRECORD in name]
+        paths = [f"{place.rstrip('/')}/{name}" for name in names]
+    elif os.path.isdir(place):
+        with os.scandir(place) as entries:
+            paths = [entry.path for entry in entries if entry.is_file() and TFRECORD in entry.name]
+    elif as_path(place).exists():
+        paths = [place]
+    else:
+        try:
+            paths = tf.io.gfile.glob(place) if "://" in place else [str(path) for path in find_matches(place)]
+        except tf.errors.OpError as error:
+            raise UserError(f"Cannot list {place!r} ({_describe(error)}): check the address.") from error
+    paths = [path for path in paths if not is_litter(path.rpartition("/")[2])]
+    if not paths:
+        raise UserError(
+            f"There is no TFRecord file {place!r}: expected a folder of them, or a pattern that finds them."
+        )
+    return sorted(paths)
+
+
+def find_split(name: str) -> str:
+    """Return the split that the last word for one in a file's name tells, '' where there is none."""
+    return SPLIT_WORDS.get(last_split_word(name), "")
+
+
+def read_record(path: str, offset: int) -> bytes:
+    """Return the image bytes of the record at an offset of a TFRecord file; raises as try_reading does."""
+
+    def read() -> bytes:
+        size, _ = _measure(path)
+        with _open(path) as file:
+            file.seek(min(offset, size))
+            return find_image(parse_features(read_content(file, size - offset)))
+
+    return try_reading(read, path)
+
+
+def _scan_file(path: str, name: str) -> Iterator[Record | Reject]:
+    """Yield each record of a file, or its reject, up to the first that is damaged; texts of the files are still ''."""
+    split, number, offset = find_split(name), 0, 0
+    try:
+        size, modified_ns = _measure(path)
+        with _open(path) as file:
+            while offset < size:
+                key = f"{name}#{number}"
+                try:
+                    content = read_content(file, size - offset)
+                except RejectedImage as rejected:
+                    if not offset:
+                        _check_uncompressed(path, file)
+                    reason, detail = rejected.args
+                    yield Reject(key, reason, f"{detail}, and the rest of the file is lost with it")
+                    return
+                try:
+                    features = parse_features(content)
+                    image = find_image(features)
+                    listed = ImageFile(key, path, "", "", "", split, len(image), modified_ns, offset)
+                    yield Record(listed, *find_class(features))
+                except RejectedImage as rejected:
+                    yield Reject(key, *rejected.args)
+                number, offset = number + 1, offset + FRAME_BYTES + len(content)
+    except (OSError, tf.errors.OpError) as error:
+        yield Reject(f"{name}#{number}", UNREADABLE, _describe(error))
+
+
+def _open(path: str) -> BinaryIO:
+    if "://" in path:
+        remote: BinaryIO = tf.io.gfile.GFile(path, "rb")
+        return remote
+    return open(path, "rb")
+
+
+def _measure(path: str) -> tuple[int, int]:
+    """Return bytes and time of change of a file."""
+    if "://" in path and not is_remote(path):
+        other = tf.io.gfile.stat(path)
+        return other.length, other.mtime_nsec
+    return measure(as_path(path))  # TensorFlow would round the time to seconds
+
+
+def _describe(error: Exception) -> str:
+    text = getattr(error, "message", None) or getattr(error, "strerror", None) or str(error)
+    return text.splitlines()[0]
+
+
+def _check_uncompressed(path: str, file: BinaryIO) -> None:
+    file.seek(0)
+    if file.read(2).startswith(COMPRESSED):
+        raise UserError(f"{path!r} is a compressed TFRecord file: decompress it, as with 'gzip -d', and run again.")
+
+
+def _name_classes(records: Sequence[Record], folder: str) -> dict[int, str]:
+    """Return the name of each number: that in the records, else in the folder's labels file, else the number itself."""
+    names: dict[int, str] = {}
+    for file, number, text in records:
+        if number is not None and text and names.setdefault(number, text) != text:
+            raise UserError(
+                f"Class {number} is named {names[number]!r}, but {text!r} in the record {file.key!r}: expected one "
+                f"name for each number, write the records anew."
+            )
+    unnamed = {number: file.key for file, number, _ in records if number is not None and number not in names}
+    place, listed = _read_label_file(folder) if unnamed else ("", {})
+    for number, key in unnamed.items():
+        if place and number not in listed:
+            raise UserError(f"Class {number} of the record {key!r} is not in the labels {place!r}: add its name there.")
+        names[number] = listed.get(number, str(number))
+    numbers: dict[str, int] = {}
+    for number in sorted(names):
+        if numbers.setdefault(names[number], number) != number:
+            raise UserError(
+                f"Classes {numbers[names[number]]} and {number} of the records in {folder or '.'!r} are both named "
+                f"{names[number]!r}: expected a name of its own for each number, write the records anew."
+            )
+    return names
+
+
+def _read_label_file(folder: str) -> tuple[str, dict[int, str]]:
+    """Return the path of the file that names the classes ('' if there is none) and the names by number."""
+    try:
+        there = sorted(tf.io.gfile.listdir(folder) if "://" in folder else os.listdir(folder or "."))
+        found = [name for pattern in LABEL_FILES for name in there if fnmatchcase(name, pattern)]
+        if not found:
+            return "", {}
+        path = os.path.join(folder, found[0])
+        with _open(path) as file:
+            lines = parse_labels(file.read(), path)
+    except (OSError, tf.errors.OpError) as error:
+        raise UserError(
+            f"Cannot read the labels beside the records in {folder or '.'!r} ({_describe(error)}): check permissions."
+        ) from error
+    pairs = [re.fullmatch("([0-9]+):(.*)", line) for line in lines]
+    if all(pairs):
+        return path, {int(pair[1]): pair[2] for pair in pairs if pair}
+    return path, dict(enumerate(lines))

@@ -1,0 +1,160 @@
+"""Evaluate: TFMA on the exported SavedModel, and the blessing that its metrics earn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import tensorflow_model_analysis as tfma
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from components.errors import DamagedFile, UserError
+from components.evaluate.served_parity import measure_parity
+from components.evaluate.slice_metrics import MIN_CLASS_RECALL
+from components.evaluate.tfma_analysis import (
+    BASELINE,
+    CANDIDATE,
+    analyze_model,
+    describe_failures,
+    make_eval_config,
+    read_confusion,
+    read_metrics,
+)
+from components.export.export import list_versions, read_facts
+from components.metrics.confusion import describe_unanswered, describe_weakest
+from components.outcomes import Bottlenecks, Evaluation, Examples, Export, Work
+from components.run_dir import MODEL_CARD, RunDir
+from components.shards.records import check_count, check_shards, shard_files
+from components.storage.checksums import find_unlike
+from components.storage.files import write_json
+from components.storage.ownership import claim_files, replacing_shared_folder
+from components.storage.tables import scan_csv
+from components.terminal.text import join_names
+
+# Names of the file that holds the verdict.
+BLESSED, NOT_BLESSED, NOT_GATED = "BLESSED", "NOT_BLESSED", "NOT_GATED"
+NO_GATE = (
+    "no limit is set under evaluate, so nothing was checked: add one to the config, such as evaluate: {thresholds: "
+    "{accuracy: 0.9}}"
+)
+
+
+def evaluate_model(
+    examples: Examples,
+    bottlenecks: Bottlenecks,
+    export: Export,
+    run: RunDir,
+    thresholds: Mapping[str, float],
+    max_accuracy_drop: float | None,
+    options: PipelineOptions,
+) -> Evaluation:
+    """Write TFMA's results, predictions.csv and the verdict, as BLESSED, NOT_BLESSED or NOT_GATED, for the test split.
+
+    thresholds bound loss from above and other metrics from below; max_accuracy_drop bounds how far accuracy may fall
+    behind the last blessed model of the same backbone and classes. Without any of them the model is not gated. Without
+    such a model no drop is checked; where nothing else is, the model is blessed with that as its reason, as it is the
+    one that the next is compared with: what TFX calls rubber-stamped. Raises DamagedShard for a damaged file, and
+    UserError for a damaged export to compare with and where other images were measured than the test split has.
+    """
+    candidate = run.exports / export.version
+    baseline = find_baseline(run.exports, candidate) if max_accuracy_drop is not None else None
+    unchecked = [] if max_accuracy_drop is None or baseline else [explain_missing_baseline(run.exports, candidate)]
+    files = shard_files(bottlenecks.folder(run), "test", examples.shards)
+    check_shards(files)
+    with replacing_shared_folder(run.evaluation) as folder:
+        config = make_eval_config(thresholds, max_accuracy_drop if baseline else None)
+        models = {CANDIDATE: candidate, BASELINE: baseline} if baseline else {"": candidate}
+        predictions, count = folder / run.predictions.name, examples.splits["test"]
+        analyze_model(config, models, bottlenecks.folder(run), examples, predictions, bool(unchecked), options)
+        confusion = read_confusion(folder, len(examples.labels))
+        for measured in (int(confusion.sum()), sum(1 for _ in scan_csv(predictions))):
+            check_count(measured, count, bottlenecks.folder(run) / "test-*.tfrecord")
+        metrics = read_metrics(folder)
+        details = {MIN_CLASS_RECALL: describe_weakest(confusion, examples.labels)}
+        reasons = describe_failures(tfma.load_validation_result(str(folder)), baseline, details)
+        parity = measure_parity(examples, bottlenecks, run, candidate, predictions)
+        reasons += parity.describe_failure() if parity else []
+        gated = bool(thresholds) or max_accuracy_drop is not None
+        blessed = gated and not reasons
+        if not thresholds:
+            reasons += unchecked if gated else [NO_GATE]
+        warnings = describe_unanswered(confusion, examples.labels)
+        warnings += [f"{sentence}." for sentence in unchecked if thresholds]
+        verdict = {
+            "export": export.version,
+            "baseline": baseline and baseline.name,
+            "metrics": metrics,
+            "reasons": reasons,
+            "served": parity and parity._asdict(),
+        }
+        write_json(folder / (BLESSED if blessed else NOT_BLESSED if gated else NOT_GATED), verdict)
+    claim_files(candidate, [BLESSED])
+    if blessed:
+        write_json(candidate / BLESSED, verdict)
+    else:
+        (candidate / BLESSED).unlink(missing_ok=True)  # laxer limits may have blessed it before
+    former = baseline.name if baseline else ""
+    return Evaluation(Work(count, computed=count), metrics, gated, blessed, reasons, former, warnings)
+
+
+def find_baseline(exports: Path, candidate: Path) -> Path | None:
+    """Return the newest blessed export, other than the candidate, with the candidate's backbone and classes.
+
+    Raises UserError where it is damaged: measured against an older one, a worse model might be blessed.
+    """
+    wanted = _read_kind(candidate)
+
+    def admit(export: Path) -> bool:
+        try:
+            return _read_kind(export) == wanted
+        except DamagedFile as error:
+            raise UserError(_describe_damage(export, MODEL_CARD)) from error
+
+    baseline = find_last_blessed(exports, candidate, admit)
+    unlike = baseline and find_unlike(baseline)
+    if baseline and unlike:
+        raise UserError(_describe_damage(baseline, unlike))
+    return baseline
+
+
+def explain_missing_baseline(exports: Path, candidate: Path) -> str:
+    """Return why max_accuracy_drop has no blessed export to compare the candidate with."""
+    former = find_last_blessed(exports, candidate)
+    if not former:
+        return "max_accuracy_drop was not checked, as there is no earlier blessed model in this run directory"
+    (backbone, classes), (old_backbone, old_classes) = _read_kind(candidate), _read_kind(former)
+    differences = []
+    if backbone != old_backbone:
+        differences.append(f"another backbone ({old_backbone['name']}, id {old_backbone['id']})")
+    if classes != old_classes:
+        changes = {
+            "new": [f"'{label}'" for label in classes if label not in old_classes],
+            "gone": [f"'{label}'" for label in old_classes if label not in classes],
+        }
+        named = [f"{change}: {join_names(labels)}" for change, labels in changes.items() if labels]
+        differences.append(f"other classes ({'; '.join(named)})" if named else "its classes in another order")
+    return (
+        f"max_accuracy_drop was not checked, as no earlier blessed model has this backbone and these classes: the last "
+        f"one, export {former.name}, has {' and '.join(differences)}"
+    )
+
+
+def _read_kind(export: Path) -> tuple[dict[str, Any], list[str]]:
+    facts = read_facts(export)
+    return facts["backbone"], facts["classes"]
+
+
+def _describe_damage(export: Path, file: str) -> str:
+    return (
+        f"The export '{export}', with which the new model is to be compared, is damaged ('{file}' is not as it was "
+        f"written): remove its folder and run again, which compares with the one before it."
+    )
+
+
+def find_last_blessed(exports: Path, candidate: Path, admit: Callable[[Path], bool] = lambda _: True) -> Path | None:
+    """Return the newest blessed export, other than the candidate, that is admitted."""
+    for export in reversed(list_versions(exports)):
+        if export != candidate and (export / BLESSED).exists() and admit(export):
+            return export
+    return None

@@ -1,0 +1,68 @@
+"""The predictions that TFMA measures, a table in order of key: workers write parts of it, the command joins them."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Iterable, Sequence
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import tensorflow_model_analysis as tfma
+
+from components import features
+from components.predict.predict import prediction_columns, prediction_row
+from components.shards.spans import assign_shard
+from components.storage.tables import decode_name, scan_csv, write_csv
+
+# Rows that a worker holds at once to sort them: a kilobyte each.
+ROWS_PER_PART = 100_000
+
+
+class WritePredictions(beam.PTransform):
+    """Writes what one model predicts for so many test images, from TFMA's extracts, to parts of a table.
+
+    Evaluates to nothing; join_predictions makes the table of the parts.
+    """
+
+    def __init__(self, model: str, labels: Sequence[str], table: Path, images: int):
+        super().__init__()
+        self._model = model
+        self._labels = labels
+        self._table = table
+        self._parts = math.ceil(images / ROWS_PER_PART)
+
+    def expand(self, extracts: beam.PCollection) -> dict[str, beam.PCollection]:
+        _ = (
+            extracts
+            | "Format predictions" >> beam.Map(_format_prediction, self._model, self._labels)
+            | "Part predictions" >> beam.WithKeys(lambda row: assign_shard(row[0], self._parts))
+            | "Group predictions" >> beam.GroupByKey()
+            | "Write predictions" >> beam.MapTuple(self._write_part)
+        )
+        return {}
+
+    def _write_part(self, part: int, rows: Iterable[list[Any]]) -> None:
+        columns = [*prediction_columns(len(self._labels)), "actual", "source"]
+        write_csv(self._table.with_name(f"{self._table.stem}-{part:05d}.csv"), columns, sorted(rows, key=itemgetter(0)))
+
+
+def join_predictions(table: Path) -> None:
+    """Write a table from its parts, which are removed, row by row."""
+    parts = sorted(table.parent.glob(f"{table.stem}-*.csv"))
+    columns = [*next(scan_csv(parts[0]))]
+    rows = heapq.merge(*(([*row.values()] for row in scan_csv(part)) for part in parts), key=itemgetter(0))
+    write_csv(table, columns, rows)
+    for part in parts:
+        part.unlink()
+
+
+def _format_prediction(extracts: dict[str, Any], model: str, labels: Sequence[str]) -> list[Any]:
+    def text(name: str) -> str:
+        return decode_name(extracts[tfma.FEATURES_KEY][name].item())
+
+    predicted = extracts[tfma.PREDICTIONS_KEY]
+    probabilities = (predicted[model] if model else predicted)[features.PROBABILITIES]
+    return [*prediction_row(text(features.KEY), probabilities, labels), text(features.TEXT), text(features.SOURCE)]

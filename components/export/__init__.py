@@ -1,0 +1,1 @@
+"""Stage export: backbone, head and labels as one SavedModel; the command export."""

@@ -1,0 +1,169 @@
+"""Export: backbone, head and labels as one SavedModel with an image signature and a bottleneck signature."""
+
+from __future__ import annotations
+
+import functools
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
+
+from components.backbones.prepare import load_graph
+from components.backbones.views import Augment, list_views
+from components.errors import DamagedFile
+from components.features import (
+    BOTTLENECK,
+    BOTTLENECK_SIGNATURE,
+    IMAGE_BYTES,
+    INDEX,
+    PROBABILITIES,
+    SERVING_SIGNATURE,
+    VIEWS,
+)
+from components.metrics.calibration import Abstention, choose_abstention
+from components.outcomes import Bottlenecks, Examples, Export, Head, Work
+from components.run_dir import MODEL_CARD, RunDir
+from components.storage.checksums import sum_bytes, write_sums
+from components.storage.files import write_json
+from components.storage.ownership import replacing_folder
+from components.storage.places import plain_folder
+from components.train.estimator import HeadClassifier
+from components.train.inputs import Source, evaluate_from_shards, read_vectors
+from components.train.model import Architecture
+from components.train.train import load_classifier, read_source
+
+v1 = tf.compat.v1
+
+# Which file makes a folder a SavedModel.
+SAVED_MODEL = "saved_model.pb"
+# What a model card holds from the start, which others read, and the sum by which they see that it is as it was.
+FACTS = ("backbone", "classes", "images", "validation", "abstention")
+FACTS_SUM = "facts_crc32c"
+
+
+def export_model(
+    examples: Examples,
+    bottlenecks: Bottlenecks,
+    head: Head,
+    architecture: Architecture,
+    augment: Augment,
+    precision: float | None,
+    run: RunDir,
+    seed: int,
+) -> Export:
+    """Write export/<version>/ with the signatures serving_default (image bytes in) and bottleneck (vectors in).
+
+    With a precision the model abstains below the threshold that reaches it on the validation split.
+    """
+    graph_def = load_graph(run.backbones / bottlenecks.backbone_id)
+
+    def receive() -> tf.estimator.export.ServingInputReceiver:
+        if graph_def is None:  # ready-made bottlenecks whose network is not known: images cannot be served
+            vectors = v1.placeholder(tf.float32, [None, bottlenecks.dim], BOTTLENECK)
+            inputs = {BOTTLENECK: vectors}
+            return tf.estimator.export.ServingInputReceiver(inputs, inputs, {BOTTLENECK_SIGNATURE: inputs})
+        image_bytes = v1.placeholder(tf.string, [None], IMAGE_BYTES)
+        # Imported as constants: a backbone with variables would be looked up in the head's checkpoint.
+        inputs = {IMAGE_BYTES: image_bytes}
+        if augment.average:
+            inputs[VIEWS] = tf.constant(list_views(augment))
+        (vectors,) = tf.import_graph_def(graph_def, inputs, [f"{BOTTLENECK}:0"], name="backbone")
+        if augment.average:
+            of_images = tf.reshape(vectors, [-1, bottlenecks.view_count, bottlenecks.dim])
+            vectors = tf.reduce_mean(tf.nn.l2_normalize(of_images, -1), 1)
+        vectors = tf.ensure_shape(vectors, [None, bottlenecks.dim])
+        return tf.estimator.export.ServingInputReceiver(
+            {BOTTLENECK: vectors}, {IMAGE_BYTES: image_bytes}, {BOTTLENECK_SIGNATURE: {BOTTLENECK: vectors}}
+        )
+
+    version = _next_version(run.exports)
+    with plain_folder(run.root) as root, replacing_folder(run.exports / version, SAVED_MODEL) as partial:
+        load = functools.partial(load_classifier, examples, head, RunDir(root), architecture, seed)
+        abstention = None
+        if precision is not None:
+            abstention = measure_abstention(load(), read_source(examples, bottlenecks, run, "val"), precision)
+        classifier = load(abstention.threshold if abstention else None)
+        scratch = partial / "scratch"
+        exported = Path(classifier.export_saved_model(str(scratch), receive).decode())
+        for item in exported.iterdir():
+            item.rename(partial / item.name)
+        exported.rmdir()
+        scratch.rmdir()
+        _name_signatures(partial / SAVED_MODEL)
+        write_sums(partial, (file for file in partial.rglob("*") if file.is_file()))
+        write_json(partial / MODEL_CARD, describe_model(examples, bottlenecks, head, abstention))
+    return Export(Work(items=1, computed=1), version)
+
+
+def measure_abstention(classifier: HeadClassifier, val: Source, precision: float) -> Abstention:
+    """Return the threshold that reaches a precision on the validation split, and what it does there."""
+    labels = np.concatenate([part.labels for part in read_vectors(val)])
+    # Two numbers of each are kept, not the probabilities of all classes.
+    predictions = classifier.predict(evaluate_from_shards(val).input_fn)
+    answers = [(prediction[INDEX], prediction[PROBABILITIES].max()) for prediction in predictions]
+    index, confidences = map(np.array, zip(*answers))
+    return choose_abstention(confidences, index == labels, precision)
+
+
+def read_abstention(export: Path) -> Abstention | None:
+    """Return the threshold below which an exported model abstains, None for one that always answers."""
+    values = read_facts(export)["abstention"]
+    return values and Abstention(**values)
+
+
+def read_facts(export: Path) -> dict[str, Any]:
+    """Return what the export itself wrote into its model card; raises DamagedFile where it is missing or changed."""
+    card = export / MODEL_CARD
+    try:
+        values = json.loads(card.read_text(encoding="utf-8"))
+        facts = {name: values[name] for name in FACTS}
+        whole = values.get(FACTS_SUM, _sum_facts(facts)) == _sum_facts(facts)
+    except (FileNotFoundError, ValueError, KeyError, AttributeError) as error:
+        raise DamagedFile(str(card)) from error
+    if not whole:
+        raise DamagedFile(str(card))
+    return {**facts, FACTS_SUM: _sum_facts(facts)}
+
+
+def _sum_facts(facts: dict[str, Any]) -> int:
+    return sum_bytes(json.dumps(facts).encode())
+
+
+def _next_version(exports: Path) -> str:
+    taken = [int(folder.name) + 1 for folder in list_versions(exports)]
+    return str(max([int(time.time()), *taken]))
+
+
+def _name_signatures(path: Path) -> None:
+    # The Estimator calls an alternative input's signature '<receiver>:<output>'; the contract says '<receiver>'.
+    model = saved_model_pb2.SavedModel.FromString(path.read_bytes())
+    signatures = model.meta_graphs[0].signature_def
+    signatures[BOTTLENECK_SIGNATURE].CopyFrom(signatures[f"{BOTTLENECK_SIGNATURE}:{SERVING_SIGNATURE}"])
+    for name in [name for name in signatures if name not in (SERVING_SIGNATURE, BOTTLENECK_SIGNATURE)]:
+        del signatures[name]
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def describe_model(
+    examples: Examples, bottlenecks: Bottlenecks, head: Head, abstention: Abstention | None
+) -> dict[str, Any]:
+    """Return the facts of model_card.json, with their sum: what went in, how the head did on the validation split."""
+    facts = {
+        "backbone": {"name": bottlenecks.backbone_name, "id": bottlenecks.backbone_id, "dim": bottlenecks.dim},
+        "classes": examples.labels,
+        "images": examples.splits,
+        "validation": {"accuracy": head.val_accuracy, "loss": head.val_loss, "epoch": head.best_epoch},
+        "abstention": asdict(abstention) if abstention else None,
+    }
+    return {**facts, FACTS_SUM: _sum_facts(facts)}
+
+
+def list_versions(exports: Path) -> list[Path]:
+    """Return the complete exports, oldest first."""
+    folders = [file.parent for file in exports.glob(f"*/{SAVED_MODEL}") if file.parent.name.isdecimal()]
+    return sorted(folders, key=lambda folder: int(folder.name))

@@ -1,0 +1,1 @@
+"""Stages extract and reextract: every image to its bottleneck, once."""

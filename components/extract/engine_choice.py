@@ -1,0 +1,107 @@
+"""The choice of an engine: trials on the user's own images, and how close to TensorFlow in float32 it must stay."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from components.backbones.engines import BATCH_SIZE, BATCHES_IN_FLIGHT, list_engines, load_engine
+from components.backbones.prepare import Backbone
+from components.errors import DamagedFile
+from components.features import SPLITS, TENSORFLOW
+from components.outcomes import Examples
+from components.run_dir import RunDir
+from components.shards.image_sample import sample_images
+from components.storage.checksums import read_summed_json, write_summed_json
+from components.storage.ownership import claim_files
+
+# Batches on which engines are tried, the first to warm up.
+TRIAL_BATCHES = 9
+
+
+@dataclass(frozen=True)
+class Closeness:
+    """How close the bottlenecks of a faster engine must stay to TensorFlow's in float32, as cosines over a sample."""
+
+    median: float
+    first_percentile: float
+
+
+class Trial(NamedTuple):
+    """What an engine did on the sample: images a second, and the cosines of its bottlenecks with TensorFlow's."""
+
+    engine: str
+    images_per_second: float
+    median_cosine: float
+    first_percentile_cosine: float
+
+
+def settle_engine(examples: Examples, backbone: Backbone, closeness: Closeness, run: RunDir) -> str:
+    """Return the engine that trials on the user's own images chose, or had chosen, and write them beside bottlenecks.
+
+    What was chosen before stays: another would compute all bottlenecks again.
+    """
+    file = run.trials(backbone.id)
+    with suppress(FileNotFoundError, DamagedFile):
+        before = read_summed_json(file)
+        if before["closeness"] == asdict(closeness):
+            chosen: str = before["engine"]
+            return chosen
+    sampled = sample_images(run.examples, SPLITS, examples.shards, TRIAL_BATCHES * BATCH_SIZE)
+    encoded = [image.encoded for image in sampled]
+    count = math.ceil(len(encoded) / BATCH_SIZE)
+    batches = [encoded[start::count] for start in range(count)]  # the first, which is not compared, has all classes too
+    if len(batches) < 2:
+        return TENSORFLOW
+    trials = try_engines(run.backbones / backbone.id, batches)
+    engine = choose_engine(trials, closeness)
+    claim_files(file.parent, [file.name])
+    write_summed_json(
+        file, {"engine": engine, "closeness": asdict(closeness), "trials": [trial._asdict() for trial in trials]}
+    )
+    return engine
+
+
+def try_engines(folder: Path, batches: Sequence[list[bytes]]) -> list[Trial]:
+    """Time every engine on batches of encoded images; the first of these only warms it up."""
+    trials: list[Trial] = []
+    exact: np.ndarray = np.zeros(0)
+    for name in list_engines(folder):
+        engine = load_engine(name, folder)
+        engine.compute_bottlenecks(batches[0])
+        started = time.perf_counter()
+        with ThreadPoolExecutor(BATCHES_IN_FLIGHT) as pool:
+            found = np.concatenate(list(pool.map(engine.compute_bottlenecks, batches[1:])))
+        seconds = time.perf_counter() - started
+        exact = found if name == TENSORFLOW else exact
+        cosines = compare_directions(found, exact)
+        trials.append(Trial(name, len(found) / seconds, float(np.median(cosines)), float(np.percentile(cosines, 1))))
+    return trials
+
+
+def choose_engine(trials: Sequence[Trial], closeness: Closeness) -> str:
+    """Return the fastest engine of those whose bottlenecks are close enough; TensorFlow's own always are."""
+    close = [
+        trial
+        for trial in trials
+        if trial.engine == TENSORFLOW
+        or trial.median_cosine >= closeness.median
+        and trial.first_percentile_cosine >= closeness.first_percentile
+    ]
+    return max(close, key=lambda trial: trial.images_per_second).engine
+
+
+def compare_directions(vectors: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return the cosine of each row of float32[N, D] with that of another; 1 where both are zeros."""
+    products = (vectors * others).sum(1, dtype=np.float64)
+    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1) * np.linalg.norm(others.astype(np.float64), axis=1)
+    equal = (vectors == others).all(1)
+    return np.where(equal, 1.0, products / np.where(lengths > 0, lengths, 1))

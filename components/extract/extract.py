@@ -1,0 +1,116 @@
+"""Extract: the backbone over every example shard, computing only the bottlenecks that no earlier run has left."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.utils.shared import Shared
+
+from components.backbones.precomputed import ImportedBottlenecks
+from components.backbones.prepare import Backbone, prepare_backbone, write_imported
+from components.backbones.spec import Spec, has_network
+from components.backbones.views import Augment, list_views
+from components.errors import DamagedFile, UserError
+from components.extract.engine_choice import Closeness, settle_engine
+from components.extract.write_shards import ExtractShard, ShardOutcome
+from components.features import AUTO, TENSORFLOW
+from components.outcomes import Bottlenecks, Examples, Work
+from components.run_dir import RunDir
+from components.shards.names import shard_names
+from components.shards.records import check_count, list_former
+from components.shards.spans import list_shards
+from components.storage.files import PARTIAL, remove_partials, write_text
+from components.storage.ownership import claim_files, remove_written
+from components.terminal.progress import Progress
+
+# Bytes of a bottleneck record beside its floats, for the progress bar.
+RECORD_OVERHEAD = 250
+
+
+def extract_bottlenecks(
+    examples: Examples,
+    source: tuple[Backbone, ImportedBottlenecks | None],
+    engine: str,
+    closeness: Closeness,
+    augment: Augment,
+    run: RunDir,
+    options: PipelineOptions,
+    progress: Progress,
+) -> Bottlenecks:
+    """Write a bottleneck shard for every example shard, from what open_source returns; raises UserError.
+
+    Engine auto takes the fastest whose bottlenecks are close enough to those of TensorFlow in float32.
+    """
+    backbone, imported = source
+    views = list_views(augment)
+    if imported and len(views) > 1:
+        raise UserError(
+            "augment asks for views of images, ready-made bottlenecks have one: remove the section augment."
+        )
+    if imported:
+        engine = TENSORFLOW
+    elif engine == AUTO:
+        engine = settle_engine(examples, backbone, closeness, run)
+    folder = run.bottlenecks(backbone.id, engine, augment.name)
+    former = list_former(folder, examples.shards)
+    current = [name for shard in list_shards(examples.shards) for name in shard_names(shard)]
+    claim_files(folder, current)
+    remove_partials(folder)
+    outcome_file = folder / f"outcome.json{PARTIAL}"
+    backbone_folder = run.backbones / backbone.id
+    extract = ExtractShard(
+        run.examples, folder, backbone_folder, engine, backbone.dim, former, augment, Shared(), imported
+    )
+    vectors = 1 if len(views) == 1 else 1 + len(views)
+    size = examples.written * (4 * backbone.dim * vectors + RECORD_OVERHEAD)
+    watch = progress.watch_folder(folder, size, examples.written, "images")
+    with watch, beam.Pipeline(options=options) as pipeline:
+        _ = (
+            pipeline
+            | "List shards" >> beam.Create([tuple(shard) for shard in list_shards(examples.shards)])
+            | "Spread shards" >> beam.Reshuffle()
+            | "Extract shards" >> beam.ParDo(extract)
+            | "Collect outcomes" >> beam.combiners.ToList()
+            | "Write outcome" >> beam.Map(lambda outcomes: write_text(outcome_file, json.dumps(outcomes)))
+        )
+    outcomes = [ShardOutcome(*row) for row in json.loads(outcome_file.read_text(encoding="utf-8"))]
+    outcome_file.unlink()
+    for damaged in (outcome.damaged for outcome in outcomes if outcome.damaged):
+        raise DamagedFile(damaged)
+    found = sum(outcome.reused + outcome.computed for outcome in outcomes)
+    check_count(found, examples.written, folder)
+    remove_written(folder, keep=current)
+    return Bottlenecks(
+        work=Work(
+            items=examples.written,
+            reused=sum(outcome.reused for outcome in outcomes),
+            computed=sum(outcome.computed for outcome in outcomes),
+        ),
+        backbone_name=backbone.name,
+        backbone_id=backbone.id,
+        dim=backbone.dim,
+        engine=engine,
+        views=augment.name,
+        view_count=len(views),
+        average=augment.average,
+    )
+
+
+def open_source(specs: Sequence[Spec], folder: Path, progress: Progress) -> tuple[Backbone, ImportedBottlenecks | None]:
+    """Return the prepared backbone, and the ready-made bottlenecks where the spec brings some."""
+    if not specs[0].bottlenecks:
+        return prepare_backbone(specs, folder, progress), None
+    if len(specs) > 1:
+        raise UserError("backbone.bottlenecks stands in a list: ready-made bottlenecks can only be used alone.")
+    imported = ImportedBottlenecks(specs[0])
+    network = prepare_backbone(specs, folder, progress) if has_network(specs[0]) else None
+    if network and network.dim != imported.dim:
+        raise UserError(
+            f"The bottlenecks in '{specs[0].bottlenecks}' are {imported.dim} wide, those of '{network.name}' "
+            f"{network.dim}: name the backbone that they came from, or none."
+        )
+    return write_imported(specs[0].title, imported, network, folder), imported

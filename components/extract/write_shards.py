@@ -1,0 +1,216 @@
+"""Write bottleneck shards: each from its example shard, computing only what no earlier run has left."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import apache_beam as beam
+import numpy as np
+from apache_beam.metrics import Metrics
+from apache_beam.utils.shared import Shared
+
+from components import features
+from components.backbones.engines import BATCH_SIZE, BATCHES_IN_FLIGHT, Engine, load_engine
+from components.backbones.precomputed import ImportedBottlenecks
+from components.backbones.views import Augment, list_views, serve_views
+from components.errors import DamagedFile, DamagedShard
+from components.features import SPLITS
+from components.shards.index import read_index
+from components.shards.names import Shard, index_name, shard_name, shard_names
+from components.shards.records import (
+    IMAGE_SPEC,
+    BottleneckTable,
+    bytes_feature,
+    find_overlapping,
+    float_feature,
+    int_feature,
+    read_batches,
+    read_bottlenecks,
+    serialize_record,
+    writing_shards,
+)
+from components.storage.places import measure
+
+
+class ShardOutcome(NamedTuple):
+    """What one shard took: images whose bottlenecks were taken over, and were computed; or the damaged file."""
+
+    reused: int
+    computed: int
+    damaged: str = ""
+
+
+class ExtractShard(beam.DoFn):
+    """Turns one of the shards of examples into the bottleneck files of its three splits; yields a ShardOutcome.
+
+    Files that hold what they should are left alone; former are the names of bottleneck files of other spans.
+    """
+
+    def __init__(
+        self,
+        examples: Path,
+        bottlenecks: Path,
+        backbone_folder: Path,
+        engine: str,
+        dim: int,
+        former: Sequence[str],
+        augment: Augment,
+        shared: Shared,
+        imported: ImportedBottlenecks | None,
+    ):
+        self._examples = examples
+        self._bottlenecks = bottlenecks
+        self._backbone_folder = backbone_folder
+        self._engine = engine
+        self._dim = dim
+        self._former = former
+        self._views = list_views(augment)
+        self._average = augment.average
+        self._shared = shared
+        self._imported = imported
+        self._reused = Metrics.counter("extract", "reused")
+        self._computed = Metrics.counter("extract", "computed")
+
+    def process(self, numbers: tuple[int, int, int]) -> Iterator[ShardOutcome]:
+        try:
+            outcome = self._extract(Shard(*numbers))
+        except DamagedFile as damaged:  # as an outcome: Beam would make a RuntimeError of it
+            outcome = ShardOutcome(0, 0, damaged.path)
+        self._reused.inc(outcome.reused)
+        self._computed.inc(outcome.computed)
+        yield outcome
+
+    def _extract(self, shard: Shard) -> ShardOutcome:
+        tables = read_tables(self._bottlenecks, shard, self._former, self._dim, len(self._views))
+        own = [tables.get(name) for name in shard_names(shard)]
+        expected = list_examples(self._examples, shard)
+        if is_complete(own, expected, self._average):
+            return ShardOutcome(sum(len(table.keys) for table in own if table), 0)
+        known = {
+            sha256: views for table in tables.values() for sha256, views in zip(table.sha256, table.views, strict=True)
+        }
+        reused = computed = 0
+        written = dict.fromkeys(SPLITS, 0)
+        with writing_shards(self._bottlenecks, shard) as write:
+            for batch in self._complete(read_shard(self._examples, shard), known):
+                for split, record, vector in zip(batch.splits, batch.records, batch.vectors, strict=True):
+                    write[split](bottleneck_record(record, vector, serve_views(vector, self._average)))
+                    written[split] += 1
+                computed += batch.computed
+                reused += len(batch.records) - batch.computed
+            for split, records in zip(SPLITS, expected, strict=True):
+                if written[split] != len(records):  # cut off between two records, where no checksum tells
+                    raise DamagedShard(str(self._examples / shard_name(split, shard)))
+        return ShardOutcome(reused, computed)
+
+    def _complete(self, records: Iterable[tuple[str, dict]], known: dict[bytes, np.ndarray]) -> Iterator[_Completed]:
+        pending: deque[Future[_Completed]] = deque()
+        rows = iter(records)
+        with ThreadPoolExecutor(BATCHES_IN_FLIGHT) as pool:
+            while batch := list(itertools.islice(rows, max(BATCH_SIZE // len(self._views), 1))):
+                pending.append(pool.submit(self._complete_batch, batch, known))
+                if len(pending) > BATCHES_IN_FLIGHT:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+
+    def _complete_batch(self, batch: list[tuple[str, dict]], known: dict[bytes, np.ndarray]) -> _Completed:
+        splits, records = zip(*batch)
+        missing = [record for record in records if record[features.SHA256] not in known]
+        computed = iter(self._compute(missing) if missing else ())
+        vectors = [known[r[features.SHA256]] if r[features.SHA256] in known else next(computed) for r in records]
+        return _Completed(splits, records, vectors, len(missing))
+
+    def _compute(self, records: list[dict]) -> np.ndarray:
+        if self._imported:
+            keys = [record[features.KEY].decode("utf-8", "surrogateescape") for record in records]
+            return self._imported.find_vectors(keys)[:, None]
+        # Loaded on the first miss, once a process: a run that finds every bottleneck needs no backbone.
+        load = functools.partial(load_engine, self._engine, self._backbone_folder)
+        engine: Engine = self._shared.acquire(load, tag=f"{self._engine} {self._backbone_folder}")
+        vectors = engine.compute_bottlenecks([record[features.ENCODED] for record in records], self._views)
+        return vectors.reshape(len(records), len(self._views), self._dim)
+
+
+class _Completed(NamedTuple):
+    splits: tuple[str, ...]
+    records: tuple[dict, ...]
+    vectors: list[np.ndarray]
+    computed: int
+
+
+def read_shard(examples: Path, shard: Shard) -> Iterator[tuple[str, dict]]:
+    """Yield (split, parsed record) of one shard, split by split, sorted by key within each."""
+    for split in SPLITS:
+        for batch in read_batches([str(examples / shard_name(split, shard))], IMAGE_SPEC):
+            for row in range(len(batch[features.KEY])):
+                yield split, {name: column[row] for name, column in batch.items()}
+
+
+def list_examples(examples: Path, shard: Shard) -> list[list[tuple]]:
+    """Return what identifies each record of a shard, split by split, from its index; raises DamagedFile."""
+    index = examples / index_name(shard)
+    rows, sizes = read_index(index)
+    if len(sizes) != len(SPLITS):
+        raise DamagedFile(str(index))
+    for name, size in zip(shard_names(shard), sizes, strict=True):
+        shard_file = examples / name
+        if not shard_file.exists() or measure(shard_file).size != size:
+            raise DamagedShard(str(shard_file))
+    records: dict[str, list[tuple]] = {split: [] for split in SPLITS}
+    for row in rows:
+        if row.split and row.facts:
+            file = row.file
+            records[row.split].append((file.key, row.facts.sha256.encode(), row.label, file.text, file.source))
+    return [*records.values()]
+
+
+def is_complete(own: Sequence[BottleneckTable | None], records: Sequence[list[tuple]], average: bool) -> bool:
+    """Tell whether the bottlenecks of a shard's splits are those of its records, and served as average has it."""
+    for table, expected in zip(own, records, strict=True):
+        if table is None or expected != [
+            *zip(table.keys, table.sha256, table.labels.tolist(), table.texts, table.sources, strict=True)
+        ]:
+            return False
+        if table.views.shape[1] > 1 and any(
+            not np.array_equal(vector, serve_views(views, average))
+            for vector, views in zip(table.vectors, table.views, strict=True)
+        ):
+            return False
+    return True
+
+
+def read_tables(folder: Path, shard: Shard, former: Sequence[str], dim: int, views: int) -> dict[str, BottleneckTable]:
+    """Return by their names the bottleneck files, of any split, that can hold an image of a shard."""
+    tables: dict[str, BottleneckTable] = {}
+    for file in find_overlapping(folder, shard, former):
+        # The bottlenecks of a damaged file are computed again and it is replaced.
+        with suppress(DamagedShard):
+            tables[file.name] = read_bottlenecks([str(file)], dim, views)
+    return tables
+
+
+def bottleneck_record(record: dict, views: np.ndarray, vector: np.ndarray) -> bytes:
+    """Serialize the bottlenecks of an image record, with all that is known of the image but its bytes.
+
+    vector float32[D] is the one that evaluation and serving see; views float32[V, D] are kept where there are several.
+    """
+    others = {features.BOTTLENECK_VIEWS: float_feature(views.ravel())} if len(views) > 1 else {}
+    return serialize_record(
+        {
+            features.BOTTLENECK: float_feature(vector),
+            **others,
+            features.KEY: bytes_feature(record[features.KEY]),
+            features.SHA256: bytes_feature(record[features.SHA256]),
+            features.LABEL: int_feature(record[features.LABEL]),
+            features.TEXT: bytes_feature(record[features.TEXT]),
+            features.SOURCE: bytes_feature(record[features.SOURCE]),
+        }
+    )

@@ -1,0 +1,1 @@
+"""Stage finetune: the last layers of the backbone, on images."""

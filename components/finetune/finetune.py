@@ -1,0 +1,160 @@
+"""Fine-tune: the head is trained on together with the backbone's last layers, on images; they give a new backbone."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Optional
+
+import numpy as np
+import tensorflow as tf
+
+from components.backbones.prepare import load_graph, write_backbone
+from components.features import BOTTLENECK, PIXELS
+from components.finetune.inputs import Distortion, ImageSource, evaluate_images, train_images
+from components.finetune.trainable_graph import (
+    add_trainable,
+    read_constants,
+    replace_constants,
+    weights_after,
+    weights_of_last,
+)
+from components.outcomes import Bottlenecks, Examples, Head, TunedHead, Work
+from components.run_dir import RunDir
+from components.shards.records import naming_damage, shard_files
+from components.storage.ownership import replacing_folder
+from components.terminal.progress import Progress
+from components.train.estimator import HeadClassifier, epoch_rank
+from components.train.model import Architecture, HeadParams, model_fn
+from components.train.optimization import Optimisation
+from components.train.train import Recipe, make_optimisation, read_source, settle_output, weigh_shards, write_history
+from components.train.warm_start import read_head
+
+v1 = tf.compat.v1
+
+# In half precision, gradients of the loss itself would fall below the smallest number (Micikevicius et al. 2018).
+LOSS_SCALE = 128.0
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How a config asks for fine-tuning: of the last so many layers, or of those behind one, by name.
+
+    learning_rate is the backbone's first; all that is not said here is as in the training of the head.
+    """
+
+    layers: Optional[int]
+    behind: Optional[str]
+    learning_rate: float
+    head_learning_rate: float
+    epochs: int
+    batch_size: int
+    distortion: Distortion
+    patience: Optional[int] = None
+
+    @property
+    def part(self) -> str:
+        """What is trained, in words."""
+        if self.behind:
+            return f"layers after {self.behind}"
+        return "last layer" if self.layers == 1 else f"last {self.layers} layers"
+
+
+def finetune_backbone(
+    examples: Examples,
+    bottlenecks: Bottlenecks,
+    head: Head,
+    run: RunDir,
+    architecture: Architecture,
+    recipe: Recipe,
+    tuning: Tuning,
+    seed: int,
+    progress: Progress,
+) -> TunedHead:
+    """Train head and last layers on the train split's images; leaves a backbone, and finetuned/ as train does model/.
+
+    The start counts as epoch 0: where no epoch is better on the validation split, it is kept and no backbone written.
+    Raises DamagedShard for a damaged file and UserError for layers that the backbone does not have.
+    """
+    graph_def = load_graph(run.backbones / bottlenecks.backbone_id)
+    weights = list_weights(graph_def, tuning)
+    train, val = (
+        ImageSource(shard_files(run.examples, split, examples.shards), examples.splits[split], graph_def)
+        for split in ("train", "val")
+    )
+    optimisation = plan_tuning(examples, bottlenecks, head, run, recipe, tuning)
+    architecture = settle_output(architecture, len(examples.labels))
+    params = HeadParams(len(examples.labels), str(run.labels), architecture, optimisation)
+    start = {**read_head(head.folder(run)), **read_constants(graph_def, weights)}
+    build = functools.partial(tuned_model_fn, graph_def, weights)
+    with replacing_folder(run.finetuned) as partial, naming_damage([*train.files, *val.files]):
+        classifier = HeadClassifier(partial, params, seed, build, half_precision() if has_gpu() else None)
+        batches = train_images(train, tuning.distortion, tuning.epochs, tuning.batch_size, seed)
+        history = classifier.fit(batches, evaluate_images(val), tuning.epochs, progress, start, tuning.patience)
+        v1.summary.FileWriterCache.clear()
+        write_history(history, partial / run.history.name)
+        best = max(history, key=epoch_rank)
+        backbone_id = bottlenecks.backbone_id
+        if best.epoch:
+            values = {name: classifier.get_variable_value(name) for name in weights}
+            name = f"{bottlenecks.backbone_name}, {tuning.part} fine-tuned"
+            backbone_id = write_tuned(graph_def, values, name, bottlenecks.backbone_id, run.backbones)
+    work = Work(train.count, computed=train.count)
+    return TunedHead(work, best.epoch, best.val_accuracy, best.val_loss, head.l2, backbone_id)
+
+
+def list_weights(graph_def: Any, tuning: Tuning) -> list[str]:
+    """Return the names of the constants that are trained."""
+    if tuning.behind:
+        return weights_after(graph_def, tuning.behind)
+    assert tuning.layers
+    return weights_of_last(graph_def, tuning.layers)
+
+
+def plan_tuning(
+    examples: Examples, bottlenecks: Bottlenecks, head: Head, run: RunDir, recipe: Recipe, tuning: Tuning
+) -> Optimisation:
+    """Return how the steps go: as those of the head's training, with the tuning's rates and the L2 weight it had."""
+    class_weights = weigh_shards(recipe.class_weight, read_source(examples, bottlenecks, run, "train"), examples.labels)
+    recipe = replace(recipe, steps=None, learning_rate=tuning.head_learning_rate, batch_size=tuning.batch_size)
+    optimisation = make_optimisation(recipe, tuning.epochs, examples.splits["train"], head.l2, class_weights)
+    return replace(optimisation, backbone_rate=tuning.learning_rate, loss_scale=LOSS_SCALE if has_gpu() else 1.0)
+
+
+def tuned_model_fn(
+    graph_def: Any,
+    weights: Sequence[str],
+    features: dict[str, tf.Tensor],
+    labels: tf.Tensor | None,
+    mode: str,
+    params: dict[str, Any],
+) -> tf.estimator.EstimatorSpec:
+    """Build the network, some of its constants as variables, over pixels float32[N, S, S, 3], and the head over it."""
+    bottleneck, _ = add_trainable(graph_def, features[PIXELS], weights)
+    return model_fn({BOTTLENECK: bottleneck}, labels, mode, params)
+
+
+def write_tuned(graph_def: Any, values: Mapping[str, np.ndarray], name: str, former: str, folder: Path) -> str:
+    """Write the canonical backbone with new values of some constants below a folder, and return its id.
+
+    Its own classes are gone: their layer is not that of the new bottleneck.
+    """
+    tuned = v1.graph_util.extract_sub_graph(replace_constants(graph_def, values), [BOTTLENECK])
+    with tf.Graph().as_default() as graph:
+        tf.import_graph_def(tuned, name="")
+    return write_backbone(name, graph, (), f"fine-tuned from {former}", folder).id
+
+
+def has_gpu() -> bool:
+    """Tell whether TensorFlow sees a GPU."""
+    return bool(tf.config.list_physical_devices("GPU"))
+
+
+def half_precision() -> tf.compat.v1.ConfigProto:
+    """Return a session's settings under which TensorFlow computes in float16 on a GPU where that is safe."""
+    config = v1.ConfigProto(allow_soft_placement=True)
+    rewrites = config.graph_options.rewrite_options
+    rewrites.auto_mixed_precision = type(rewrites).ON
+    return config

@@ -1,0 +1,178 @@
+"""What fine-tuning is trained and evaluated on: images streamed from the example shards, as the backbone's pixels."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Callable, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from components.backbones.views import WHOLE
+from components.features import ENCODED, IMAGE_BYTES, LABEL, PIXELS, VIEWS
+from components.shards.records import IMAGE_SPEC
+from components.train.inputs import SHARDS_MIXED, Batches
+
+v1 = tf.compat.v1
+
+EVALUATION_BATCH = 64
+DECODED_IN_PARALLEL = os.cpu_count() or 1
+# Encoded images held to be shuffled, in bytes; shards are mixed before that.
+SHUFFLED_BYTES = 256 << 20
+# Crops are up to this much taller or wider than the image, as in the training of Inception (Szegedy et al. 2014).
+STRETCH = 4 / 3
+
+RECORD_SPEC = {name: IMAGE_SPEC[name] for name in (ENCODED, LABEL)}
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """The shards of one split, how many images they hold, and the canonical graph whose pixels are wanted."""
+
+    files: Sequence[str]
+    count: int
+    graph_def: Any
+
+
+@dataclass(frozen=True)
+class Distortion:
+    """What is drawn anew for each image in each epoch.
+
+    flip mirrors every other image, crop is the least share of the area that is seen (1: all of it), colour by how much
+    brightness, contrast and saturation change at most (0: not at all).
+    """
+
+    flip: bool
+    crop: float
+    colour: float
+
+
+class Decoder(NamedTuple):
+    """Maps an encoded image and its view float32[5] to pixels float32[size, size, 3] between black and white."""
+
+    decode: Callable[[bytes, np.ndarray], np.ndarray]
+    size: int
+    black: float
+    white: float
+
+
+def load_decoder(graph_def: Any) -> Decoder:
+    """Return what a canonical graph does to images before its network.
+
+    It runs in a session of its own, called from the data set's threads: version 1 loops, as the graph has, cannot stand
+    inside a data set's function, and made anew as version 2 loops they would have to be told the network's scaling.
+    """
+    with tf.Graph().as_default() as graph:
+        tf.import_graph_def(v1.graph_util.extract_sub_graph(graph_def, [PIXELS]), name="")
+    # In the caller's thread: there are as many callers as cores, and handing operations to others costs a fifth more.
+    config = v1.ConfigProto(inter_op_parallelism_threads=-1, device_count={"GPU": 0})
+    run = v1.Session(graph=graph, config=config).make_callable(f"{PIXELS}:0", [f"{IMAGE_BYTES}:0", f"{VIEWS}:0"])
+
+    def decode(encoded: bytes, view: np.ndarray) -> np.ndarray:
+        pixels: np.ndarray = run([encoded], view[None])[0]
+        return pixels
+
+    black, white = (float(decode(_encode(colour), WHOLE[0]).max()) for colour in ("black", "white"))
+    return Decoder(decode, graph.get_tensor_by_name(f"{PIXELS}:0").shape[1], black, white)
+
+
+def _encode(colour: str) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (1, 1), colour).save(file, "PNG")
+    return file.getvalue()
+
+
+def train_images(source: ImageSource, distortion: Distortion, epochs: int, batch_size: int, seed: int) -> Batches:
+    """Return shuffled batches ({pixels: float32[B, S, S, 3]}, int64[B]); every epoch sees each image once, distorted.
+
+    Shards are taken in an order of each epoch's own, several at a time, and shuffled within SHUFFLED_BYTES. A seed
+    gives the same batches.
+    """
+    files = np.array(source.files)
+
+    def orders() -> Iterator[tuple[np.ndarray, int]]:
+        random = np.random.default_rng(seed)
+        for _ in range(epochs):
+            yield random.permutation(files), random.integers(1, 2**62)
+
+    def input_fn() -> tf.data.Dataset:
+        decoder = load_decoder(source.graph_def)
+        stored = sum(tf.io.gfile.stat(file).length for file in source.files)
+        held = min(max(SHUFFLED_BYTES * source.count // stored, batch_size), source.count)
+
+        def read(order: tf.Tensor, epoch_seed: tf.Tensor) -> tf.data.Dataset:
+            # Within this function: beside a global seed of 0, which Keras applications set, shuffle takes no tensor.
+            tf.random.set_seed(1)
+
+            def see(position: tf.Tensor, record: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+                draws = tf.random.stateless_uniform([8], [epoch_seed, position])
+                features, label = _decode(record, draw_view(draws[:5], distortion), decoder)
+                if distortion.colour:
+                    features = {PIXELS: change_colours(features[PIXELS], draws[5:], distortion.colour, decoder)}
+                return features, label
+
+            records = tf.data.Dataset.from_tensor_slices(order).interleave(tf.data.TFRecordDataset, SHARDS_MIXED)
+            shuffled = records.shuffle(held, seed=epoch_seed).enumerate()
+            return shuffled.map(see, DECODED_IN_PARALLEL).batch(batch_size)
+
+        signature = (tf.TensorSpec([len(files)], tf.string), tf.TensorSpec([], tf.int64))
+        of_epochs = tf.data.Dataset.from_generator(orders, output_signature=signature)
+        return of_epochs.flat_map(read).prefetch(2).with_options(_options())
+
+    return Batches(input_fn, math.ceil(source.count / batch_size))
+
+
+def evaluate_images(source: ImageSource) -> Batches:
+    """Return batches ({pixels: float32[B, S, S, 3]}, int64[B]) of each whole image once, in order, as it is served."""
+
+    def input_fn() -> tf.data.Dataset:
+        decoder = load_decoder(source.graph_def)
+        images = tf.data.TFRecordDataset(list(source.files)).map(
+            lambda record: _decode(record, tf.constant(WHOLE[0]), decoder), DECODED_IN_PARALLEL
+        )
+        return images.batch(EVALUATION_BATCH).prefetch(2).with_options(_options())
+
+    return Batches(input_fn, math.ceil(source.count / EVALUATION_BATCH))
+
+
+def _decode(record: tf.Tensor, view: tf.Tensor, decoder: Decoder) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+    parsed = tf.io.parse_single_example(record, RECORD_SPEC)
+    pixels = tf.numpy_function(decoder.decode, [parsed[ENCODED], view], tf.float32)
+    return {PIXELS: tf.ensure_shape(pixels, [decoder.size, decoder.size, 3])}, parsed[LABEL]
+
+
+def _options() -> tf.data.Options:
+    options = tf.data.Options()
+    options.autotune.enabled = False  # nothing here can be tuned, and closing a session waits for the tuner's thread
+    return options
+
+
+def draw_view(draws: tf.Tensor, distortion: Distortion) -> tf.Tensor:
+    """Map draws float32[5] from [0, 1) to a view float32[5]: a part of an image, mirrored or not."""
+    share = distortion.crop + (1 - distortion.crop) * draws[0]
+    # A part of this share is at most 1 / share times as wide as the image's own shape would have it.
+    stretch = tf.exp((draws[1] - 0.5) * tf.minimum(math.log(STRETCH), -tf.math.log(share)))
+    height, width = tf.sqrt(share) * stretch, tf.sqrt(share) / stretch
+    top, left = draws[2] * (1 - height), draws[3] * (1 - width)
+    mirrored = tf.cast(draws[4] < 0.5 * distortion.flip, tf.float32)
+    return tf.stack([top, left, top + height, left + width, mirrored])
+
+
+def change_colours(pixels: tf.Tensor, draws: tf.Tensor, colour: float, decoder: Decoder) -> tf.Tensor:
+    """Map pixels float32[S, S, 3] and draws float32[3] from [0, 1) to pixels of other colours.
+
+    Brightness, contrast and saturation change by a factor from 1 - colour to 1 + colour each: of the values, of their
+    distance to the mean grey, and of that to each pixel's own grey. Values end at black and white.
+    """
+    brightness, contrast, saturation = tf.unstack(1 + colour * (2 * draws - 1))
+    image = (pixels - decoder.black) / (decoder.white - decoder.black) * brightness
+    mean = tf.reduce_mean(tf.image.rgb_to_grayscale(image))
+    image = mean + (image - mean) * contrast
+    grey = tf.image.rgb_to_grayscale(image)
+    image = tf.clip_by_value(grey + (image - grey) * saturation, 0, 1)
+    return decoder.black + image * (decoder.white - decoder.black)

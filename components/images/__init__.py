@@ -1,0 +1,1 @@
+"""The bytes of one image: recognise, check, decode, transcode, thumbnail."""

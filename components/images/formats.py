@@ -1,0 +1,258 @@
+"""What the headers of image files tell without decoding them, and the limits that they must keep."""
+
+from __future__ import annotations
+
+import re
+import struct
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from components.images.exif import APP1, START_OF_SCAN
+from components.rejects import EMPTY, TOO_LARGE, RejectedImage
+
+# How files begin. A BMP's two letters are too few: the size of its second header, one of eight, is asked for too.
+FORMATS = {
+    "jpeg": rb"\xff\xd8\xff",
+    "png": rb"\x89PNG\r\n\x1a\n",
+    "gif": rb"GIF8[79]a",
+    "bmp": rb"BM.{12}[\x0c\x10\x28\x34\x38\x40\x6c\x7c]\0\0\0",
+    "webp": rb"RIFF.{4}WEBP",
+    "tiff": rb"(II\*\0|MM\0\*|II\+\0|MM\0\+)(?!.{4}CR)",
+}
+UNREAD_FORMATS = {
+    "HEIC": rb".{4}ftyp(he[iv][cmsx]|mif1|msf1)",
+    "AVIF": rb".{4}ftypavi[fs]",
+    "a camera's raw file": rb"II\*\0.{4}CR|.{4}ftypcrx|FUJIFILMCCD-RAW",
+    "a video": rb".{4}ftyp",
+    "JPEG XL": rb"\xff\x0a|\0\0\0\x0cJXL ",
+    "JPEG 2000": rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51",
+    "SVG": rb"(\xef\xbb\xbf)?\s*(<\?xml.{,1000})?<svg",
+    "PDF": rb"%PDF-",
+    "PSD": rb"8BPS",
+    "ICO": rb"\0\0\x01\0",
+}
+# Second bytes of JPEG's markers (ITU-T T.81, table B.1).
+END_OF_IMAGE = 0xD9
+FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+PROGRESSIVE = frozenset((0xC2, 0xCA))
+STANDALONE = frozenset(range(0xD0, 0xDB))  # without a length, or the scans that must come behind the frame
+
+# Adobe Technical Note 5116, section 18. Viewers take CMYK for inverted, TensorFlow only where this marker stands. One
+# of the file's own comes later and overrides the transform, 0, that is said here.
+ADOBE_MARKER = b"\xff\xee" + struct.pack(">H5sHHHB", 14, b"Adobe", 100, 0, 0, 0)
+
+METADATA = frozenset(range(APP1, 0xF0)) - {0xEE}
+# What begins a segment or a scan, whatever stands before it.
+SEGMENT = re.compile(rb"\xff[\xc0-\xcf\xda-\xfe]")
+# What begins a segment or ends the image; in the data of a scan, zeros and restarts alone follow 0xFF.
+MARKER = re.compile(rb"\xff[\x02-\xcf\xd9-\xfe]")
+# Writers make ten or so.
+FEW_SCANS = 12
+
+# The blocks before the first image of a GIF: XMP has some hundreds. In the graph, so many take half a second.
+MAX_GIF_BLOCKS = 10_000
+
+# Of the upper 8 of 16 bits. Cameras and scanners of 10, 12 or 14 bits store numbers below a quarter of the range, and
+# who takes them for numbers of 16 bits sees black.
+LEAST_BRIGHT = 64
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one image may have at most; the pixels are those of all its frames."""
+
+    max_bytes: int = 64 * 2**20
+    max_pixels: int = 100_000_000
+
+
+def check_bytes(size: int, limits: Limits) -> None:
+    """Raise RejectedImage for a file of no bytes or of too many."""
+    if not size:
+        raise RejectedImage(EMPTY, "0 bytes")
+    if size > limits.max_bytes:
+        raise RejectedImage(TOO_LARGE, f"{size:,} bytes, more than the {limits.max_bytes:,} allowed")
+
+
+def check_pixels(sizes: Iterable[tuple[int, int]], limits: Limits) -> None:
+    """Raise RejectedImage where frames (width, height), or the canvas that holds them all, have too many pixels."""
+    width = height = pixels = 0
+    for frames, size in enumerate(sizes, 1):
+        width, height = max(width, size[0]), max(height, size[1])
+        pixels += size[0] * size[1]
+        if max(pixels, width * height) > limits.max_pixels:
+            words = f" in {frames} frames" if frames > 1 else ""
+            allowed = f"{limits.max_pixels:,} allowed"
+            raise RejectedImage(TOO_LARGE, f"{width}x{height} pixels{words}, more than the {allowed}")
+
+
+def describe_dark(brightest: int) -> str:
+    """Return why an image of 16 bits is refused, the upper 8 bits of whose brightest value are below LEAST_BRIGHT."""
+    most = 256 * brightest + 255
+    return f"no value of its 16 bits is above {most:,} of 65,535: scale it to the full range, or to 8 bits"
+
+
+def find_format(content: bytes, patterns: dict[str, bytes]) -> str | None:
+    """Return the name of the first pattern with which a file's content begins."""
+    return next((name for name, pattern in patterns.items() if re.match(pattern, content, re.DOTALL)), None)
+
+
+def count_scans(jpeg: bytes) -> int:
+    """Count the scans of a JPEG up to its end; at most the few that writers make are counted with chance hits."""
+    hits = jpeg.count(bytes((0xFF, START_OF_SCAN)))
+    if hits <= FEW_SCANS:
+        return hits
+    # Thumbnails inside segments and a video behind the end have such bytes too.
+    scans, at = 0, 2
+    while marker := MARKER.search(jpeg, at):
+        at = marker.end()
+        if jpeg[at - 1] == END_OF_IMAGE:
+            break
+        scans += jpeg[at - 1] == START_OF_SCAN
+        at += int.from_bytes(jpeg[at : at + 2], "big")
+    return scans
+
+
+def is_cut_off(jpeg: bytes) -> bool:
+    """Tell a JPEG that ends before libjpeg begins to decode: before its first scan or, of a progressive one, its end.
+
+    Of these libjpeg also writes to the terminal that it was called improperly.
+    """
+    at, progressive = 2, False
+    while marker := SEGMENT.search(jpeg, at):
+        at = marker.end()
+        if jpeg[at - 1] == START_OF_SCAN:
+            return progressive and jpeg.find(bytes((0xFF, END_OF_IMAGE)), at) < 0
+        progressive |= jpeg[at - 1] in PROGRESSIVE
+        at += max(int.from_bytes(jpeg[at : at + 2], "big"), 2)
+    return True
+
+
+def find_jpeg_frame(jpeg: bytes) -> int | None:
+    """Return where the frame of a JPEG begins, None where its segments do not follow each other up to it."""
+    at = 2
+    while at + 9 < len(jpeg) and jpeg[at] == 0xFF:
+        if jpeg[at + 1] in FRAMES:
+            return at
+        if not 0xC0 <= jpeg[at + 1] < 0xFF or jpeg[at + 1] in STANDALONE:
+            return None
+        at += 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")
+    return None
+
+
+def read_jpeg_size(jpeg: bytes) -> tuple[int, int] | None:
+    """Return the (width, height) of a JPEG, None where it cannot be told without decoding."""
+    frame = find_jpeg_frame(jpeg)
+    if frame is None:
+        return None
+    height, width = struct.unpack_from(">HH", jpeg, frame + 5)
+    return width, height
+
+
+def mark_cmyk(jpeg: bytes) -> bytes:
+    """Return a JPEG, with Adobe's marker where it has four components and none."""
+    frame = find_jpeg_frame(jpeg)
+    if frame is None or jpeg[frame + 9] != 4 or re.search(rb"\xff\xee..Adobe", jpeg, re.DOTALL):
+        return jpeg
+    return jpeg[:2] + ADOBE_MARKER + jpeg[2:]
+
+
+def drop_jpeg_metadata(jpeg: bytes) -> bytes:
+    """Return a JPEG without the segments before its first scan that say nothing of its pixels: EXIF, profiles, others'.
+
+    Those that say how colours are meant, JFIF's and Adobe's, stay.
+    """
+    kept, at = [jpeg[:2]], 2
+    while (marker := SEGMENT.search(jpeg, at)) and jpeg[marker.end() - 1] != START_OF_SCAN:
+        at = marker.end() + max(int.from_bytes(jpeg[marker.end() : marker.end() + 2], "big"), 2)
+        if jpeg[marker.end() - 1] not in METADATA:
+            kept.append(jpeg[marker.end() - 2 : at])
+    return b"".join([*kept, jpeg[marker.start() :] if marker else b""])
+
+
+def read_png_size(png: bytes) -> tuple[int, int]:
+    """Return the (width, height) that a PNG claims, zeros where its header is cut off."""
+    width, height = struct.unpack(">II", png[16:24].ljust(8, b"\0"))
+    return width, height
+
+
+def inflate_png_text(png: bytes, most: int) -> int:
+    """Return how many bytes the compressed texts and profiles of a PNG unpack to, up to the first that exceeds most."""
+    inflated, at = 0, 8
+    while at + 12 <= len(png) and inflated <= most:
+        length, kind = struct.unpack_from(">I4s", png, at)
+        at += 12 + length
+        if kind in (b"zTXt", b"iTXt", b"iCCP"):
+            inflated += _inflate(png[at - 4 - length : at - 4], kind, most)
+    return inflated
+
+
+def _inflate(chunk: bytes, kind: bytes, most: int) -> int:
+    _, _, packed = chunk.partition(b"\0")  # behind the name
+    if kind == b"iTXt" and not packed.startswith(b"\1"):
+        return len(packed)
+    # Behind the method, and in an iTXt behind the language and the name in it too.
+    packed = packed[2:].split(b"\0", 2)[-1] if kind == b"iTXt" else packed[1:]
+    try:
+        return len(zlib.decompressobj().decompress(packed, most + 1))
+    except zlib.error:
+        return 0
+
+
+def read_gif_canvas(gif: bytes) -> tuple[int, int]:
+    """Return the (width, height) of the canvas of a GIF, which is what it claims and has room for its first frame."""
+    width, height = struct.unpack("<HH", gif[6:10].ljust(4, b"\0"))
+    frame = next(_list_gif_frames(gif), (0, 0, 0, 0))
+    return max(width, frame[0] + frame[2]), max(height, frame[1] + frame[3])
+
+
+def read_gif_sizes(gif: bytes) -> Iterator[tuple[int, int]]:
+    """Yield the (width, height) of every frame of a GIF up to where it is damaged."""
+    return ((width, height) for _, _, width, height in _list_gif_frames(gif))
+
+
+def _list_gif_frames(gif: bytes) -> Iterator[tuple[int, int, int, int]]:
+    """Yield left, top, width and height of every frame."""
+
+    def colours(flags: int) -> int:
+        return 3 << (flags & 7) + 1 if flags & 0x80 else 0
+
+    at = 13 + colours(gif[10]) if len(gif) > 13 else len(gif)
+    while at + 10 < len(gif) and gif[at] in b",!":  # an image or an extension
+        if gif[at] == ord(","):
+            left, top, width, height, flags = struct.unpack_from("<HHHHB", gif, at + 1)
+            yield left, top, width, height
+            at += 11 + colours(flags)
+        else:
+            at += 2
+        while at < len(gif) and gif[at]:  # blocks of data, each behind its size; the last is empty
+            at += gif[at] + 1
+        at += 1
+
+
+def read_bmp_size(bmp: bytes) -> tuple[int, int]:
+    """Return the (width, height) that a BMP claims; a negative height means rows from the top."""
+    width, height = struct.unpack("<ii", bmp[18:26].ljust(8, b"\0"))
+    return width, abs(height)
+
+
+def is_plain_bmp(bmp: bytes) -> bool:
+    """Tell the BMPs whose colours TensorFlow reads as they are meant: it takes the bytes behind the headers for rows of
+    blue, green, red and no more, whatever the headers say of palettes, masks and compression."""
+    if len(bmp) < 34:
+        return False
+    start, header, width, height, _, bits, compression = struct.unpack_from("<IIiiHHI", bmp, 10)
+    row = (bits // 8 * width + 3) // 4 * 4
+    return header >= 40 and bits in (24, 32) and compression == 0 and start + row * abs(height) == len(bmp)
+
+
+def count_tag_values(tiff: bytes) -> int:
+    """Return how many values the tags of a TIFF's first page claim to have; raises struct.error for a cut off one."""
+    order = "<" if tiff.startswith(b"II") else ">"
+    is_big = b"+" in tiff[2:4]  # BigTIFF: 64 bits for places and counts
+    (directory,) = struct.unpack_from(order + ("Q" if is_big else "I"), tiff, 8 if is_big else 4)
+    (tags,) = struct.unpack_from(order + ("Q" if is_big else "H"), tiff, directory)
+    tag = struct.Struct(order + ("4xQ8x" if is_big else "4xI4x"))
+    first = directory + (8 if is_big else 2)
+    table = tiff[first : first + tags * tag.size]
+    return sum(count for (count,) in tag.iter_unpack(table[: len(table) // tag.size * tag.size]))

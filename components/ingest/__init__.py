@@ -1,0 +1,1 @@
+"""Stage ingest: image files to shards of checked, split, deduplicated examples."""

@@ -1,0 +1,42 @@
+"""Image files as they were listed, each read and checked; apart from Beam, which a mere reader does not need."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Sequence
+
+from components.data.listing import ImageFile
+from components.data.tfrecords import read_record
+from components.images.check import CheckedImage, check_images, read_file, try_reading
+from components.images.formats import Limits
+from components.rejects import UNREADABLE, RejectedImage
+from components.storage.places import do_side_by_side, is_remote
+
+
+def read_images(files: Sequence[ImageFile], limits: Limits) -> list[CheckedImage | RejectedImage]:
+    """Read and check files; raises OSError where the storage fails."""
+    read = functools.partial(_read_content, limits=limits)
+    contents = do_side_by_side(read, files, any(is_remote(file.path) for file in files))
+    checked = iter(check_images([content for content in contents if isinstance(content, bytes)], limits))
+    return [next(checked) if isinstance(content, bytes) else content for content in contents]
+
+
+def _read_content(file: ImageFile, limits: Limits) -> bytes | RejectedImage:
+    try:
+        if file.offset < 0:
+            whole = read_file(file.path, limits)
+            try_reading(lambda: _check_unchanged(file), file.path)
+            return whole
+        content: bytes = read_record(file.path, file.offset)
+        return content
+    except RejectedImage as rejected:
+        return rejected
+
+
+def _check_unchanged(file: ImageFile) -> None:
+    """Raise RejectedImage for a local file that is no longer as it was listed; the next run lists and reads it anew."""
+    if file.modified_ns and "://" not in file.path:
+        status = os.stat(file.path)
+        if (status.st_size, status.st_mtime_ns) != (file.size, file.modified_ns):
+            raise RejectedImage(UNREADABLE, "changed while the run read it: run again when nothing writes to it")

@@ -1,0 +1,1 @@
+"""Numbers about predictions, in numpy: calibration, confusion, intervals."""

@@ -1,0 +1,83 @@
+"""Scores of a classifier by class, from its confusion matrix int[C, C], row actual, column predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.cluster.hierarchy import leaves_list, linkage  # type: ignore[import-untyped]
+from scipy.spatial.distance import squareform  # type: ignore[import-untyped]
+
+from components.terminal.text import join_names
+
+
+class ClassRow(NamedTuple):
+    """One row of classes.csv; precision and recall are 0 where nothing was predicted or nothing was there."""
+
+    label: str
+    precision: float
+    recall: float
+    f1: float
+    support: int
+
+
+def score_classes(confusion: np.ndarray, labels: Sequence[str]) -> list[ClassRow]:
+    """Return per-class scores from a confusion matrix."""
+    hits, actual, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
+    precision = np.divide(hits, predicted, out=np.zeros(len(labels)), where=predicted > 0)
+    recall = np.divide(hits, actual, out=np.zeros(len(labels)), where=actual > 0)
+    both = precision + recall
+    f1 = np.divide(2 * precision * recall, both, out=np.zeros(len(labels)), where=both > 0)
+    scores = (column.tolist() for column in (precision, recall, f1, actual))
+    return [ClassRow(*row) for row in zip(labels, *scores, strict=True)]
+
+
+def describe_weakest(confusion: np.ndarray, labels: Sequence[str]) -> str:
+    """Return the class of least recall among those that have images, with their number; of equal ones the largest."""
+    hits, actual = np.diag(confusion), confusion.sum(1)
+    there = np.flatnonzero(actual)
+    recalls = hits[there] / actual[there]
+    weakest = there[recalls == recalls.min()]
+    largest = weakest[actual[weakest].argmax()]
+    more = f" and {len(weakest) - 1} more like it" if len(weakest) > 1 else ""
+    return f"class '{labels[largest]}', {_count_images(actual[largest])}{more}"
+
+
+def describe_unanswered(confusion: np.ndarray, labels: Sequence[str]) -> list[str]:
+    """Return a sentence on the classes that have images and are never the answer to one; none where all are."""
+    actual = confusion.sum(1)
+    silent = np.flatnonzero((actual > 0) & (confusion.sum(0) == 0))
+    if not silent.size:
+        return []
+    names = join_names([f"'{labels[index]}' ({_count_images(actual[index])})" for index in silent])
+    which = "this class" if len(silent) == 1 else "these classes"
+    return [f"The model never answers {names}: no test image of {which} is recognised."]
+
+
+def _count_images(count: int) -> str:
+    return f"{count:,} test image{'s' * (count != 1)}"
+
+
+def most_confused(confusion: np.ndarray, labels: Sequence[str], count: int = 10) -> list[dict[str, Any]]:
+    """Return the off-diagonal cells with the most images, as actual, predicted and count."""
+    off = confusion - np.diag(np.diag(confusion))
+    cells = sorted(zip(*np.nonzero(off)), key=lambda cell: (-off[cell], cell))[:count]
+    return [{"actual": labels[a], "predicted": labels[p], "count": int(off[a, p])} for a, p in cells]
+
+
+def order_by_confusion(confusion: np.ndarray) -> list[int]:
+    """Return the classes in an order in which those that are taken for each other stand together.
+
+    It is that of the leaves of average linkage, turned so that neighbours are close: Bar-Joseph, Gifford and Jaakkola,
+    "Fast optimal leaf ordering for hierarchical clustering" (2001).
+    """
+    if len(confusion) < 3:
+        return list(range(len(confusion)))
+    shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+    distances = 1 - (shares + shares.T) / 2
+    np.fill_diagonal(distances, 0)
+    order: list[int] = leaves_list(
+        linkage(squareform(distances, checks=False), "average", optimal_ordering=True)
+    ).tolist()
+    return order

@@ -1,0 +1,1 @@
+"""Command plan: time and cost of a run, estimated from small runs."""

@@ -1,0 +1,1 @@
+"""Command predict: an exported model on files, here or as a Beam job."""

@@ -1,0 +1,67 @@
+"""Gallery: predictions as one self-contained page, a card an image with its picture and its likeliest classes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple, Union
+
+from components.images.check import Limits, RejectedImage, inspect_image, read_file
+from components.pages.html import encode_uri, load_template
+from components.predict.predict import Answer, Classifier, Unreadable, rank_classes
+from components.shards.pictures import make_thumbnail
+from components.storage.files import write_text
+
+# About 10 kB each: what is shown bounds the size of the page and the memory it takes.
+CARDS_SHOWN = 500
+UNREADABLE_SHOWN = 100
+
+
+class Card(NamedTuple):
+    """An image on the page: ranked holds names and probabilities, picture a data URI or '' where Pillow fails."""
+
+    path: str
+    ranked: list[tuple[str, float]]
+    abstained: bool | None
+    picture: str
+
+
+def write_gallery(
+    output: Path, outcomes: Iterable[tuple[str, Union[Answer, Unreadable]]], classifier: Classifier, top_k: int
+) -> None:
+    """Write the page of all predictions: counts of all, cards of the first CARDS_SHOWN."""
+    cards: list[Card] = []
+    unreadable: list[Unreadable] = []
+    predicted: Counter[int] = Counter()
+    abstained: Counter[int] = Counter()
+    failed = 0
+    for path, outcome in outcomes:
+        if isinstance(outcome, Unreadable):
+            failed += 1
+            unreadable += [outcome] if failed <= UNREADABLE_SHOWN else []
+            continue
+        ranked = rank_classes(outcome.probabilities, top_k)
+        (abstained if outcome.abstained else predicted)[ranked[0]] += 1
+        if len(cards) < CARDS_SHOWN:
+            names = [(classifier.labels[index], float(outcome.probabilities[index])) for index in ranked]
+            cards.append(Card(path, names, outcome.abstained, _draw(path)))
+    classes = sorted({*predicted, *abstained}, key=lambda index: (-predicted[index], -abstained[index], index))
+    page = load_template("gallery.html.j2").render(
+        cards=cards,
+        unreadable=unreadable,
+        failed=failed,
+        images=sum(predicted.values()) + sum(abstained.values()),
+        abstains=classifier.abstains,
+        abstained=sum(abstained.values()),
+        classes=[(classifier.labels[index], predicted[index], abstained[index]) for index in classes],
+    )
+    write_text(output, page)
+
+
+def _draw(path: str) -> str:
+    try:  # read once more, for the few that are shown
+        thumbnail = make_thumbnail(inspect_image(read_file(path, Limits()), Limits()).encoded)
+    except RejectedImage:
+        return ""
+    return encode_uri(thumbnail) if thumbnail else ""

@@ -1,0 +1,84 @@
+"""Which files are to be predicted: those that are named, those below folders, those that match patterns."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+
+from components.data.keys import is_litter
+from components.errors import UserError
+from components.storage.files import PARTIAL
+from components.storage.places import as_path, find_matches, is_remote, walk_objects
+
+
+def find_files(paths: Sequence[Path], output: Path | None = None) -> Iterator[str]:
+    """Return the files named, those below folders and those that match globs, in order, without the output itself.
+
+    Folders are walked as files are asked for, by name; one that cannot be read stands for its files. Raises UserError,
+    at once, where a path or pattern names nothing, or where there is no file at all.
+    """
+    places = list(chain.from_iterable(map(_expand, paths)))
+    written = _absolute(str(output)) if output else None
+    files = (file for place in places for file in _walk(place, ()) if _absolute(file) != written)
+    first = next(files, None)
+    if first is None:
+        raise UserError(f"There is no image in '{paths[0]}': give paths of images or of folders of images.")
+    return chain([first], files)
+
+
+def _absolute(place: str) -> str:
+    return place if is_remote(place) else os.path.abspath(place)
+
+
+def _expand(path: Path) -> Iterable[str]:
+    if path.exists() if is_remote(path) else os.path.lexists(path):  # even with brackets in its name
+        return [str(path)]
+    # A part that the pattern spells out is asked for; names with a dot are matched by patterns with one alone.
+    matches = [
+        match
+        for match in (find_matches(path) if glob.has_magic(str(path)) else [])
+        if not any(is_litter(part) and part not in path.parts and part[0] != "." for part in match.parts)
+    ]
+    if not matches:
+        kind = "match for" if glob.has_magic(str(path)) else "file or folder"
+        raise UserError(f"There is no {kind} '{path}': give paths of images or of folders of images.")
+    return _leave_nested(matches)
+
+
+def _leave_nested(matches: Iterable[Path]) -> Iterator[str]:
+    """Yield sorted paths without those below one before: '**' matches a folder and what is in it."""
+    folder = None
+    for path in matches:
+        if folder and folder in path.parents:
+            continue
+        folder = path if path.is_dir() else folder
+        yield str(path)
+
+
+def _walk(path: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
+    """Yield a file, or those below a folder by name, following links to folders but to none of those above."""
+    if is_remote(path) and as_path(path).is_dir():
+        for name, _ in walk_objects(as_path(path)):
+            if not any(map(is_litter, name.split("/"))):
+                yield f"{path.rstrip('/')}/{name}"
+        return
+    if not os.path.isdir(path):
+        yield path
+        return
+    try:
+        status = os.stat(path)
+        # Names alone, as a folder may hold a million.
+        names = sorted(os.listdir(path))
+    except OSError:
+        yield path
+        return
+    identity = (status.st_dev, status.st_ino)
+    if identity in above:
+        yield path
+        return
+    for name in names:
+        if not (is_litter(name) or name.endswith(PARTIAL)):
+            yield from _walk(os.path.join(path, name), (*above, identity))

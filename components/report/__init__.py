@@ -1,0 +1,1 @@
+"""Stage report: the page of a run and the model card."""

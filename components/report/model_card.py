@@ -1,0 +1,133 @@
+"""The model card: what an exported model is, what it was made of, how it did, and what follows for its use.
+
+Fields are named as in the Model Card Toolkit's schema, after Mitchell et al. 2019 (arXiv:1810.03993); every sentence
+follows from a figure of the run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+from components.backbones.inspect import licence_of
+from components.backbones.spec import Spec, has_network
+from components.export.export import read_facts
+from components.features import SPLITS
+from components.outcomes import Audit, Evaluation, Examples, Export
+from components.report.card_findings import list_limits, list_metrics
+from components.report.measured import Measured
+from components.run_dir import MODEL_CARD, RunDir
+from components.storage.checksums import READ_BYTES
+from components.storage.files import write_json
+from components.storage.tables import scan_csv
+from components.terminal.text import join_names
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What the config says of a model: its name, where its images are, its backbones, and how it was trained."""
+
+    name: str
+    software: str
+    data: Sequence[str]
+    backbones: Sequence[Spec]
+    training: Mapping[str, Any]
+    thresholds: Mapping[str, float]
+
+
+def write_card(
+    origin: Origin,
+    examples: Examples,
+    audit: Audit,
+    export: Export,
+    evaluation: Evaluation,
+    measured: Measured,
+    run: RunDir,
+) -> dict[str, Any]:
+    """Complete export/<version>/model_card.json with what was found and measured; return it; raises DamagedFile."""
+    path = export.folder(run) / MODEL_CARD
+    facts = read_facts(path.parent)
+    digest = hashlib.sha256()
+    with run.images.open("rb") as file:
+        while block := file.read(READ_BYTES):
+            digest.update(block)
+    counts = Counter((row["label"], row["split"]) for row in scan_csv(run.images))
+    card = build_card(origin, export.version, facts, examples, counts, digest.hexdigest(), audit, measured, evaluation)
+    write_json(path, card)
+    return card
+
+
+def build_card(
+    origin: Origin,
+    version: str,
+    facts: Mapping[str, Any],
+    examples: Examples,
+    counts: Mapping[tuple[str, str], int],
+    digest: str,
+    audit: Audit,
+    measured: Measured,
+    evaluation: Evaluation,
+) -> dict[str, Any]:
+    """Return the card; facts are the export's own, counts the images by class and split, digest images.csv's sum."""
+    labels = examples.labels
+    backbones = [
+        {"name": spec.title, "source": spec.name or spec.keras or spec.hub or spec.frozen_graph or spec.bottlenecks}
+        for spec in origin.backbones
+    ]
+    licences = [licence_of(spec) for spec in origin.backbones]
+    found = {name: getattr(examples, name) for name in ("found", "written", "rejected", "duplicates")}
+    data = {
+        "source": list(origin.data),
+        "images_csv_sha256": digest,
+        **found,
+        "label_conflicts": examples.label_conflicts,
+        "splits": examples.splits,
+        "classes": {label: {split: counts.get((label, split), 0) for split in SPLITS} for label in labels},
+        "near_duplicates": audit.near_duplicates,
+        "leaks": audit.leaks,
+        "test_images_like_training": measured.leaked,
+        "suspicious_labels": audit.suspicious,
+    }
+    images = all(has_network(spec) for spec in origin.backbones)
+    return {
+        **facts,
+        "model_details": {
+            "name": origin.name,
+            "overview": f"Tells images of {len(labels)} classes apart: a head on the backbone "
+            f"{facts['backbone']['name']}, trained on {examples.splits['train']:,} images.",
+            # A version is the second in which it was exported, or the next after it.
+            "version": {
+                "name": version,
+                "date": datetime.fromtimestamp(int(version), timezone.utc).isoformat(),
+            },
+            "software": f"topgraft {origin.software}",
+        },
+        "model_parameters": {
+            "backbone": [
+                {**backbone, "licence": licence} for backbone, licence in zip(backbones, licences, strict=True)
+            ],
+            "training": dict(origin.training),
+            "data": data,
+            "input_format": "encoded JPEG, PNG, GIF or BMP images" if images else "bottlenecks of the backbone",
+            "output_format": f"a probability for each of {len(labels)} classes",
+        },
+        "quantitative_analysis": {
+            "performance_metrics": list(list_metrics(measured, labels)),
+            **measured.reliability.summary(),
+            "accuracy_without_images_like_training": measured.accuracy_without_leaks,
+            "thresholds": dict(origin.thresholds),
+            "verdict": evaluation.verdict,
+            "gated": evaluation.gated,
+            "blessed": evaluation.blessed,
+            "reasons": list(evaluation.reasons),
+            "baseline": evaluation.baseline or None,
+        },
+        "considerations": {
+            "use_cases": [f"One of {len(labels)} classes for an image: {join_names(labels)}."],
+            "limitations": list(list_limits(origin.data, facts, examples, counts, audit, measured, images)),
+        },
+    }

@@ -1,0 +1,1 @@
+"""Command serve: the REST interface of TensorFlow Serving, and a page."""

@@ -1,0 +1,111 @@
+"""TensorFlow Serving's REST dialect: its paths, its JSON in and out.
+
+https://github.com/tensorflow/serving/blob/master/tensorflow_serving/g3doc/api_rest.md
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from google.protobuf.json_format import MessageToDict
+from tensorflow.core.protobuf import saved_model_pb2
+
+from components.features import ABSTAINED, IMAGE_BYTES, INDEX, LABEL_NAME, PROBABILITIES, SERVING_SIGNATURE
+from components.predict.predict import Answer, rank_classes
+
+# Images of one request: what 32 MiB of JSON hold of small photos.
+MAX_INSTANCES = 1000
+
+# An image's form has two objects, and base64 none of these.
+PARTS, MAX_PARTS = (b"[", b"{", b","), 10 * MAX_INSTANCES
+
+MODEL_PATH = re.compile(r"(?P<name>[^/:]+)(/versions/(?P<version>\d+))?(?P<action>/metadata|:predict)?")
+
+
+class RefusedRequest(Exception):
+    """A request that is answered with an error: args are the HTTP status and one sentence."""
+
+
+class PredictRequest(NamedTuple):
+    """The images of a request, and whether it asks for columns."""
+
+    encoded: list[bytes]
+    columnar: bool
+
+
+def parse_predict(body: bytes) -> PredictRequest:
+    """Read the body of a predict request; raises RefusedRequest."""
+    if sum(map(body.count, PARTS)) > MAX_PARTS:  # a list of empty lists takes twenty times its bytes
+        raise RefusedRequest(413, f"The body has more than the {MAX_PARTS:,} values allowed in a request.")
+    try:
+        request = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise RefusedRequest(400, "The body is not JSON: send {'instances': [{'b64': '...'}]} as JSON.") from error
+    if not isinstance(request, dict) or ("instances" in request) == ("inputs" in request):
+        raise RefusedRequest(400, "The body must be a JSON object with either 'instances' or 'inputs'.")
+    signature = request.get("signature_name", SERVING_SIGNATURE)
+    if signature not in ("", SERVING_SIGNATURE):
+        raise RefusedRequest(400, f"Only the signature '{SERVING_SIGNATURE}' is served here, not the one asked for.")
+    columnar = "inputs" in request
+    values = request["inputs"] if columnar else request["instances"]
+    if columnar and isinstance(values, dict):
+        values = values.get(IMAGE_BYTES) if set(values) == {IMAGE_BYTES} else None
+    if not isinstance(values, list) or not values:
+        place = f"'inputs' or its '{IMAGE_BYTES}'" if columnar else "'instances'"
+        raise RefusedRequest(400, f"{place} must be a list of at least one image.")
+    if len(values) > MAX_INSTANCES:
+        raise RefusedRequest(413, f"{len(values):,} images are more than the {MAX_INSTANCES:,} allowed in a request.")
+    return PredictRequest([_decode(value, number, columnar) for number, value in enumerate(values)], columnar)
+
+
+def _decode(value: Any, number: int, columnar: bool) -> bytes:
+    if not columnar and isinstance(value, dict) and set(value) == {IMAGE_BYTES}:
+        value = value[IMAGE_BYTES]
+    text = value.get("b64") if isinstance(value, dict) and set(value) == {"b64"} else None
+    if not isinstance(text, str):
+        raise RefusedRequest(400, f"Image {number} is not of the form {{'b64': '<base64 of an image file>'}}.")
+    text = "".join(text.split())  # as in TensorFlow Serving, line breaks and a missing end do no harm
+    try:
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise RefusedRequest(400, f"Image {number} is not valid base64.") from error
+
+
+def format_answers(answers: Sequence[Answer], labels: Sequence[str], columnar: bool) -> dict[str, Any]:
+    """Return the answer to a predict request: a row an image, or a column an output."""
+    rows = [_format_answer(answer, labels) for answer in answers]
+    if not columnar:
+        return {"predictions": rows}
+    return {"outputs": {name: [row[name] for row in rows] for name in rows[0]}}
+
+
+def _format_answer(answer: Answer, labels: Sequence[str]) -> dict[str, Any]:
+    (index,) = rank_classes(answer.probabilities, 1)
+    row = {INDEX: index, LABEL_NAME: labels[index], PROBABILITIES: answer.probabilities.tolist()}
+    return row if answer.abstained is None else {**row, ABSTAINED: answer.abstained}
+
+
+def format_status(version: str) -> dict[str, Any]:
+    """Return the status of a model that is loaded."""
+    status = {"error_code": "OK", "error_message": ""}
+    return {"model_version_status": [{"version": version, "state": "AVAILABLE", "status": status}]}
+
+
+def read_metadata(export: Path, name: str, version: str) -> dict[str, Any]:
+    """Return the metadata of an export: the signature that is served, with its inputs and outputs."""
+    model = saved_model_pb2.SavedModel.FromString((export / "saved_model.pb").read_bytes())
+    signature = MessageToDict(
+        model.meta_graphs[0].signature_def[SERVING_SIGNATURE],
+        including_default_value_fields=True,
+        preserving_proto_field_name=True,
+    )
+    return {
+        "model_spec": {"name": name, "signature_name": "", "version": version},
+        "metadata": {"signature_def": {"signature_def": {SERVING_SIGNATURE: signature}}},
+    }

@@ -1,0 +1,1 @@
+"""TFRecord shards of images and of bottlenecks: names, spans, index, records."""

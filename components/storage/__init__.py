@@ -1,0 +1,1 @@
+"""Where bytes lie: local files or Cloud Storage, written whole or not at all."""

@@ -1,0 +1,179 @@
+"""Files of the network, fetched once into the user's cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from components.errors import UserError
+from components.storage.files import PARTIAL, beside, locked, write_json
+
+TRIES = 5
+FIRST_DELAY = 1.0  # seconds before the second try, doubled before each later one
+TIMEOUTS = (10.0, 30.0)  # seconds to connect, seconds without a byte
+CHUNK = 2**16
+VALIDATOR = PARTIAL + ".validator"  # suffix of the file with the ETag or the date of a partial file's version
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A file on the network, its name in the cache, and its true size and SHA-256 where they are publicly known."""
+
+    url: str
+    file: str
+    size: int | None
+    sha256: str | None
+
+
+def cache_folder() -> Path:
+    """Return the folder for what is fetched or made once: TOPGRAFT_CACHE, else topgraft in the user's cache folder."""
+    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(os.environ.get("TOPGRAFT_CACHE") or Path(home) / "topgraft")
+
+
+def fetch(remote: Remote, report: Callable[[int, int | None], None]) -> Path:
+    """Return the cached copy, downloaded on first use; raises UserError if it cannot be had or is not the true one."""
+    path = cache_folder() / "downloads" / remote.file
+    try:
+        with locked(path):
+            if path.exists():
+                _check(path, path, remote)
+            else:
+                _download(remote, path, report)
+                _check(beside(path, PARTIAL), path, remote)
+                os.replace(beside(path, PARTIAL), path)
+    except OSError as error:
+        raise UserError(
+            f"Cannot keep '{path}' ({error.strerror}): make room and see to the permissions there, "
+            "or set TOPGRAFT_CACHE to another folder."
+        ) from error
+    return path
+
+
+def _check(file: Path, path: Path, remote: Remote) -> None:
+    """Compare a file that is or will be at `path` with what is known of it; deletes it and raises UserError if not it.
+
+    The SHA-256 is recorded with size and time of change, and computed again only when these differ.
+    """
+    record = beside(path, ".sha256")
+    recorded = _read_record(record)
+    status = file.stat()
+    stamp = {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
+    expected = remote.sha256 or recorded.get("sha256")
+    wrong = ""
+    if remote.size not in (None, status.st_size):
+        wrong = f"{status.st_size} bytes, expected {remote.size}"
+    elif recorded != {"sha256": expected, **stamp}:
+        found = _sha256(file)
+        if expected in (None, found):
+            write_json(record, {"sha256": found, **stamp})
+        else:
+            wrong = f"SHA-256 {found}, expected {expected}"
+            if remote.sha256 is None:
+                wrong += f" as on first use (delete '{record}' if it was replaced on purpose)"
+    if wrong:
+        file.unlink()
+        subject = f"'{path}'" if file == path else f"What '{remote.url}' sent"
+        raise UserError(
+            f"{subject} has {wrong}, and was deleted: run again to fetch it from '{remote.url}', "
+            f"or put the right file at '{path}' by hand."
+        )
+
+
+def _read_record(record: Path) -> dict[str, Any]:
+    try:
+        recorded = json.loads(record.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return recorded if isinstance(recorded, dict) else {}
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _download(remote: Remote, path: Path, report: Callable[[int, int | None], None]) -> None:
+    import requests
+    import urllib3
+
+    for delay in (0, *(FIRST_DELAY * 2**attempt for attempt in range(TRIES - 1))):
+        time.sleep(delay)
+        try:
+            _receive(remote, path, report)
+            return beside(path, VALIDATOR).unlink(missing_ok=True)
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+            failure: BaseException = error
+    cause = failure
+    while inner := cause.__cause__ or cause.__context__:  # the outer errors speak of connection pools
+        cause = inner
+    raise UserError(
+        f"Cannot fetch '{remote.url}' ({getattr(cause, 'strerror', None) or cause}, in {TRIES} tries): "
+        f"check the network and run again, or put the file at '{path}' by hand."
+    ) from failure
+
+
+def _receive(remote: Remote, path: Path, report: Callable[[int, int | None], None]) -> None:
+    """Fetch what the partial file lacks; raises UserError for what is final, else errors of requests or urllib3."""
+    import requests
+
+    partial, validator_file = beside(path, PARTIAL), beside(path, VALIDATOR)
+    offset = partial.stat().st_size if partial.exists() else 0
+    validator = validator_file.read_text("latin-1") if validator_file.exists() else ""
+    if offset == remote.size:
+        return
+    # With neither validator nor SHA-256, halves of two versions could be joined unnoticed.
+    if not (validator or remote.sha256):
+        offset = 0
+    headers = {"Accept-Encoding": "identity"}
+    if offset:
+        headers |= {"Range": f"bytes={offset}-", **({"If-Range": validator} if validator else {})}
+    with requests.get(remote.url, headers=headers, stream=True, timeout=TIMEOUTS) as response:
+        status, answer = response.status_code, response.headers
+        if status == 200:
+            offset = 0
+        length = answer.get("Content-Length", "")
+        total = offset + int(length) if length.isdecimal() else remote.size
+        # Not every server heeds If-Range, or sends all that was asked for.
+        whole_rest = answer.get("Content-Range") == f"bytes {offset}-{(total or 0) - 1}/{total}"
+        resumes = whole_rest and _validator(answer) in ("", validator)
+        if offset and (status == 416 or status == 206 and not resumes):
+            partial.unlink()
+            _receive(remote, path, report)
+            return
+        if 400 <= status < 500:
+            raise UserError(
+                f"'{remote.url}' answered with status {status} ({response.reason}) instead of the file: "
+                f"check the address, or put the file at '{path}' by hand."
+            )
+        if status != (206 if offset else 200):
+            raise requests.HTTPError(f"it answered with status {status}")
+        done = offset
+        with open(partial, "ab" if offset else "wb") as file:
+            if not offset:
+                validator_file.write_text(_validator(answer), "latin-1")
+            report(done, total)
+            # Not iter_content: some servers call the gzip of a .tgz its encoding, and that would be undone.
+            for chunk in response.raw.stream(CHUNK, decode_content=False):
+                file.write(chunk)
+                done += len(chunk)
+                report(done, total)
+                if remote.size is not None and done > remote.size:
+                    return  # the check refuses it, there is no use in filling the disk
+    if total is not None and done < total:
+        raise requests.ConnectionError(f"it sent {done} of {total} bytes")
+
+
+def _validator(headers: Mapping[str, str]) -> str:
+    """Return what names a version in If-Range, where weak ETags are not allowed, or nothing."""
+    etag = headers.get("ETag", "")
+    return etag if etag.startswith('"') else headers.get("Last-Modified", "")

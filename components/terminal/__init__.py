@@ -1,0 +1,1 @@
+"""Progress bars, and text that a terminal may show."""

@@ -1,0 +1,1 @@
+"""Stage train: the head on bottlenecks, by a custom Estimator."""

@@ -1,0 +1,1 @@
+"""Stage validate: statistics and anomalies of the examples, and the gate on them."""

@@ -1,0 +1,203 @@
+"""Validate: TFDV statistics of each split, a schema, and the anomalies that stop a run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import tensorflow_data_validation as tfdv
+from apache_beam.options.pipeline_options import PipelineOptions
+from google.protobuf import text_format
+from google.protobuf.json_format import MessageToDict
+from tensorflow_data_validation.statistics.stats_impl import GenerateSlicedStatisticsImpl
+from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2, statistics_pb2
+from tfx_bsl.public import tfxio
+
+from components import features
+from components.errors import UserError
+from components.features import SPLITS
+from components.outcomes import Examples, Validation, Work
+from components.run_dir import RunDir
+from components.shards.records import check_count, shard_patterns
+from components.storage.files import write_json, write_text
+from components.storage.ownership import replacing_shared_folder
+from components.storage.places import plain_folder
+
+# Below this many values TFDV does not look at the formats of images (ImageStatsGenerator's values_threshold).
+IMAGES_FOR_FORMATS = 100
+# A column for statistics alone: TFDV's divergence of numbers compares histograms with different edges, which tells
+# apart two halves of photos that are 240 or 320 pixels wide.
+SIZE_CLASS = "image/size"
+STATISTICS = "statistics.tfrecord"
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Limits of the data gate.
+
+    split_skew and drift are how far the distributions of classes, formats and sizes may differ between two splits and
+    from those of the run at baseline (the largest difference of a share), chance allowed for.
+    """
+
+    split_skew: float = 0.1
+    schema_path: Path | None = None
+    baseline: Path | None = None
+    drift: float = 0.1
+    on_anomaly: str = "stop"
+
+
+def validate_examples(examples: Examples, run: RunDir, gate: Gate, options: PipelineOptions) -> Validation:
+    """Write statistics, schema and anomalies of every split; raises UserError naming anomalies of severity error.
+
+    With gate.on_anomaly at warn these become warnings too.
+    """
+    baseline = RunDir(gate.baseline) if gate.baseline else None
+    previous = _load_baseline(baseline) if baseline else None
+    with plain_folder(run.examples) as records, replacing_shared_folder(run.validation) as folder:
+        _compute_statistics(records, examples.shards, folder / STATISTICS, options)
+        statistics = load_statistics(folder / STATISTICS)
+        for split, count in examples.splits.items():
+            check_count(statistics[split].datasets[0].num_examples, count, run.examples / f"{split}-*.tfrecord")
+        if gate.schema_path:
+            schema = _load_schema(gate.schema_path)
+        else:
+            schema = infer_schema(statistics, previous, examples.labels, gate)
+        write_text(folder / "schema.pbtxt", text_format.MessageToString(schema, as_utf8=True))
+        anomalies = {"train": tfdv.validate_statistics(statistics["train"], schema, previous_statistics=previous)}
+        for split in SPLITS[1:]:
+            against_train = statistics["train"]
+            anomalies[split] = tfdv.validate_statistics(statistics[split], schema, serving_statistics=against_train)
+        write_json(folder / "anomalies.json", {split: MessageToDict(found) for split, found in anomalies.items()})
+
+    findings = [finding for split in SPLITS for finding in describe_anomalies(split, anomalies[split])]
+    errors = [sentence for severity, sentence in findings if severity == "ERROR"]
+    if errors and gate.on_anomaly == "stop":
+        raise UserError(
+            f"The data has {len(errors)} anomal{'y' if len(errors) == 1 else 'ies'}: {'; '.join(errors[:3])}: "
+            f"see '{run.validation / 'anomalies.json'}', then mend the data or the limits under validation."
+        )
+    changes = describe_changes(baseline, examples.labels) if baseline else []
+    warnings = [*changes, *(f"{sentence}." for _, sentence in findings)]
+    return Validation(Work(items=examples.written, computed=examples.written), warnings)
+
+
+def _compute_statistics(folder: Path, shards: Sequence[int], file: Path, options: PipelineOptions) -> None:
+    # Told that they are images, TFDV counts formats and sizes of the bytes instead of ranking them as strings.
+    images = schema_pb2.Feature(name=features.ENCODED, type=schema_pb2.BYTES, image_domain=schema_pb2.ImageDomain())
+    settings = tfdv.StatsOptions(schema=schema_pb2.Schema(feature=[images]), enable_semantic_domain_stats=True)
+    with beam.Pipeline(options=options) as pipeline:
+        batches = []
+        for split in SPLITS:
+            patterns = shard_patterns(folder, split, shards)
+            records = tfxio.TFExampleRecord(patterns, telemetry_descriptors=["topgraft"])
+            batches.append(
+                pipeline | f"Read {split} examples" >> records.BeamSource() | f"Name {split}" >> beam.WithKeys(split)
+            )
+        _ = (
+            batches
+            | "Join splits" >> beam.Flatten()
+            | "Add size classes" >> beam.MapTuple(lambda split, batch: (split, add_size_class(batch)))
+            # What tfdv.GenerateStatistics does behind its slicing functions, which add a slice of all splits, and
+            # without them once a split: a third of the graph, of which small data spends most of its time.
+            | "Compute statistics" >> GenerateSlicedStatisticsImpl(settings, is_slicing_enabled=True)
+            | "Write statistics" >> tfdv.WriteStatisticsToTFRecord(str(file))
+        )
+
+
+def load_statistics(file: Path) -> dict[str, statistics_pb2.DatasetFeatureStatisticsList]:
+    """Return TFDV's statistics of each split."""
+    datasets = tfdv.load_statistics(str(file)).datasets
+    return {data.name: statistics_pb2.DatasetFeatureStatisticsList(datasets=[data]) for data in datasets}
+
+
+def add_size_class(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Add a column that names the octave of each image's size, the square root of its pixels."""
+    height, width = (batch.column(batch.schema.get_field_index(name)) for name in (features.HEIGHT, features.WIDTH))
+    pixels = height.flatten().to_numpy() * width.flatten().to_numpy().astype(np.float64)
+    octaves = np.floor(np.log2(pixels) / 2).astype(int)
+    names = [[f"{2**octave} to {2 ** (octave + 1)} pixels".encode()] for octave in octaves]
+    return pa.RecordBatch.from_arrays(
+        [*batch.columns, pa.array(names, pa.large_list(pa.large_binary()))], [*batch.schema.names, SIZE_CLASS]
+    )
+
+
+def infer_schema(
+    statistics: Mapping[str, statistics_pb2.DatasetFeatureStatisticsList],
+    previous: statistics_pb2.DatasetFeatureStatisticsList | None,
+    labels: Sequence[str],
+    gate: Gate,
+) -> schema_pb2.Schema:
+    """Return the schema of the train split: every record a readable image of a known class, all splits alike.
+
+    previous are the statistics of the baseline's train split.
+    """
+    train, *others = (statistics[split].datasets[0].num_examples for split in SPLITS)
+    before = previous.datasets[0].num_examples if previous else train
+    schema = tfdv.infer_schema(statistics["train"], max_string_domain_size=0)
+    image = tfdv.get_feature(schema, features.ENCODED)
+    image.image_domain.SetInParent()
+    if min(train, *others) >= IMAGES_FOR_FORMATS:
+        image.image_domain.minimum_supported_image_fraction = 1.0
+    tfdv.set_domain(schema, features.TEXT, schema_pb2.StringDomain(name="classes", value=labels))
+    for name in (features.TEXT, features.FORMAT, SIZE_CLASS):
+        feature = tfdv.get_feature(schema, name)
+        feature.skew_comparator.infinity_norm.threshold = min(1.0, gate.split_skew + _allow_chance(train, min(others)))
+        feature.drift_comparator.infinity_norm.threshold = min(1.0, gate.drift + _allow_chance(train, before))
+    label = tfdv.get_feature(schema, features.LABEL)
+    label.int_domain.min, label.int_domain.max = 0, len(labels) - 1
+    schema.dataset_constraints.min_examples_count = 1
+    return schema
+
+
+def _allow_chance(images: int, others: int) -> float:
+    # A share among n images has a variance of at most 1/4n, the difference of two shares the sum of theirs; four
+    # standard errors are hardly chance.
+    return 4 * math.sqrt(0.25 / images + 0.25 / others)
+
+
+def describe_changes(baseline: RunDir, labels: Sequence[str]) -> list[str]:
+    """Return a sentence on the classes that a former run did not have, and one on those that have gone since."""
+    before = baseline.labels.read_text(encoding="utf-8", errors="surrogateescape").split("\n")[:-1]
+    changes = {"New": sorted(set(labels) - set(before)), "Vanished": sorted(set(before) - set(labels))}
+    return [
+        f"{word} since '{baseline.root}': class{'es' if len(names) > 1 else ''} {', '.join(map(repr, names))}."
+        for word, names in changes.items()
+        if names
+    ]
+
+
+def _load_baseline(baseline: RunDir) -> statistics_pb2.DatasetFeatureStatisticsList:
+    file = baseline.validation / STATISTICS
+    if not file.exists():
+        raise UserError(
+            f"There is no '{file}': set validation.baseline to the run directory of a run that has passed validate."
+        )
+    return load_statistics(file)["train"]
+
+
+def _load_schema(path: Path) -> schema_pb2.Schema:
+    try:
+        return tfdv.load_schema_text(str(path))
+    except (OSError, text_format.ParseError) as error:
+        raise UserError(
+            f"Cannot read the schema '{path}' ({error}): validation.schema takes a TFDV schema.pbtxt."
+        ) from error
+
+
+def describe_anomalies(split: str, anomalies: anomalies_pb2.Anomalies) -> list[tuple[str, str]]:
+    """Return (severity, sentence) of each anomaly of a split, the feature named first."""
+    described = [
+        (info, f"{split} split, {name}: {info.description or info.short_description}")
+        for name, info in sorted(anomalies.anomaly_info.items())
+    ]
+    if anomalies.HasField("dataset_anomaly_info"):
+        info = anomalies.dataset_anomaly_info
+        described.append((info, f"{split} split: {info.description}"))
+    return [
+        (anomalies_pb2.AnomalyInfo.Severity.Name(info.severity), sentence.rstrip(".")) for info, sentence in described
+    ]

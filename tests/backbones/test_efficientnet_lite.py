@@ -1,0 +1,60 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from components.backbones.efficientnet_lite import add_network, block_strides, load_weights
+from components.backbones.spec import EMBEDDED
+
+
+def keras_forward(weights, depth, pixels):
+    """The same network layer by layer in Keras, batch normalisation not folded: an independent computation."""
+    layers = tf.keras.layers
+
+    def normalise(x, name):
+        layer = layers.BatchNormalization(epsilon=1e-3)
+        layer.build(x.shape)
+        layer.set_weights([weights[f"{name}.{part}"] for part in ("weight", "bias", "running_mean", "running_var")])
+        return layer(x, training=False)
+
+    def convolve(x, name, stride=1, depthwise=False):
+        kernel = weights[f"{name}.weight"].transpose(2, 3, 1, 0)
+        if depthwise:
+            layer = layers.DepthwiseConv2D(kernel.shape[0], stride, "same", use_bias=False)
+            kernel = kernel.transpose(0, 1, 3, 2)
+        else:
+            layer = layers.Conv2D(kernel.shape[-1], kernel.shape[0], stride, "same", use_bias=False)
+        layer.build(x.shape)
+        layer.set_weights([kernel])
+        return layer(x)
+
+    relu6 = layers.ReLU(6.0)
+    x = relu6(normalise(convolve(pixels, "_conv_stem", 2), "_bn0"))
+    for number, stride in enumerate(block_strides(depth)):
+        block, entry = f"_blocks.{number}", x
+        if number:
+            x = relu6(normalise(convolve(x, f"{block}._expand_conv"), f"{block}._bn0"))
+        x = relu6(normalise(convolve(x, f"{block}._depthwise_conv", stride, depthwise=True), f"{block}._bn1"))
+        x = normalise(convolve(x, f"{block}._project_conv"), f"{block}._bn2")
+        if stride == 1 and x.shape == entry.shape:
+            x = layers.add([x, entry])
+    x = layers.GlobalAveragePooling2D()(relu6(normalise(convolve(x, "_conv_head"), "_bn1")))
+    return x, tf.nn.softmax(x @ weights["_fc.weight"].T + weights["_fc.bias"])
+
+
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"])
+def test_equals_an_independent_forward_pass_of_the_same_weights(name):
+    lite = EMBEDDED[name]
+    weights = load_weights(lite)
+    pixels = tf.constant(np.random.default_rng(0).uniform(-1, 1, (2, lite.size, lite.size, 3)), tf.float32)
+    bottleneck, probabilities = add_network(pixels, weights, lite.depth)
+    expected_bottleneck, expected_probabilities = keras_forward(weights, lite.depth, pixels)
+    assert bottleneck.shape == (2, 1280)
+    np.testing.assert_allclose(bottleneck, expected_bottleneck, atol=1e-3)
+    np.testing.assert_allclose(probabilities, expected_probabilities, atol=1e-3)
+    assert np.ptp(bottleneck) > 0.5
+
+
+def test_lite0_and_lite2_have_the_blocks_that_their_weights_have():
+    for name, lite in EMBEDDED.items():
+        blocks = {key.split(".")[1] for key in load_weights(lite) if key.startswith("_blocks")}
+        assert len(block_strides(lite.depth)) == len(blocks), name

@@ -1,0 +1,193 @@
+import csv
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from components.backbones.spec import parse_backbone
+from components.backbones.views import Augment
+from components.export.export import export_model, list_versions, read_abstention
+from components.extract.engine_choice import Closeness
+from components.extract.extract import extract_bottlenecks, open_source
+from components.features import BOTTLENECK_VIEWS, TENSORFLOW
+from components.metrics.calibration import NEVER_ANSWERS, choose_abstention
+from components.outcomes import Bottlenecks, Examples, Head, Work
+from components.predict.predict import load_export
+from components.run_dir import RunDir
+from components.shards.records import IMAGE_SPEC, read_batches, shard_files
+from components.storage.files import PARTIAL, write_json
+from components.train.inputs import load_vectors
+from components.train.model import Architecture
+from components.train.train import Recipe, read_source, train_head
+
+
+@pytest.fixture(scope="module")
+def export(toy_run) -> Path:
+    return list_versions(toy_run.exports)[-1]
+
+
+def test_both_signatures_are_as_the_contract_says(export):
+    model = tf.saved_model.load(str(export))
+    assert set(model.signatures) == {"serving_default", "bottleneck"}
+    assert list(model.signatures["serving_default"].structured_input_signature[1]) == ["image_bytes"]
+    assert list(model.signatures["bottleneck"].structured_input_signature[1]) == ["bottleneck"]
+    for signature in model.signatures.values():
+        outputs = {name: spec.dtype for name, spec in signature.structured_outputs.items()}
+        assert outputs == {"index": tf.int64, "label": tf.string, "probabilities": tf.float32}
+
+
+def test_image_bytes_and_bottlenecks_give_the_same_index_for_every_test_image(toy_run, toy_config, export):
+    with toy_run.predictions.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) > 10
+    encoded = [(Path(toy_config["data"]["path"]) / row["path"]).read_bytes() for row in rows]
+    outputs = tf.saved_model.load(str(export)).signatures["serving_default"](image_bytes=tf.constant(encoded))
+    assert outputs["index"].numpy().tolist() == [int(row["index"]) for row in rows]
+    assert [label.decode() for label in outputs["label"].numpy()] == [row["label"] for row in rows]
+    best = outputs["probabilities"].numpy().max(1)
+    np.testing.assert_allclose(best, [float(row["probability"]) for row in rows], atol=1e-5)
+
+
+def test_the_labels_travel_with_the_model(export, tmp_path):
+    moved = tmp_path / "moved"
+    shutil.copytree(export, moved)
+    assert (moved / "assets" / "labels.txt").read_text() == "cyan\nmagenta\nyellow\n"
+    assert load_export(moved).labels == ["cyan", "magenta", "yellow"]
+
+
+def test_the_model_card_states_what_went_in(export, toy_run):
+    card = json.loads((export / "model_card.json").read_text())
+    assert card["classes"] == ["cyan", "magenta", "yellow"]
+    assert sum(card["images"].values()) == json.loads(toy_run.record.read_text())["counts"]["written"]
+    assert card["abstention"] is None and read_abstention(export) is None
+
+
+def read_outcome(run, stage, kind):
+    values = json.loads((run.stages / f"{stage}.json").read_text())["outcome"]
+    return kind(**{**values, "work": Work(**values["work"])})
+
+
+def read_split(run, split):
+    """Return the images of a split as they were encoded, their labels, and their bottlenecks as they are served."""
+    examples, bottlenecks = read_outcome(run, "ingest", Examples), read_outcome(run, "extract", Bottlenecks)
+    images = list(read_batches(shard_files(run.examples, split, examples.shards), IMAGE_SPEC))
+    encoded = np.concatenate([batch["image/encoded"] for batch in images])
+    served = load_vectors(read_source(examples, bottlenecks, run, split))
+    np.testing.assert_array_equal(served.labels, np.concatenate([batch["image/class/label"] for batch in images]))
+    return encoded, served.labels, served.values[:, 0]
+
+
+def load_signatures(export):
+    """Return a function that says what a SavedModel makes of images and of their bottlenecks, as NumPy arrays."""
+    model = tf.saved_model.load(str(export))
+
+    def answer(encoded, vectors):
+        by_image = model.signatures["serving_default"](image_bytes=tf.constant(encoded))
+        by_vector = model.signatures["bottleneck"](bottleneck=tf.constant(vectors))
+        return [{name: value.numpy() for name, value in outputs.items()} for outputs in (by_image, by_vector)]
+
+    return answer
+
+
+def check_abstention(export, run):
+    """Assert that a model abstains below the threshold that its own validation probabilities give; return its card."""
+    answer = load_signatures(export)
+    card = json.loads((export / "model_card.json").read_text())["abstention"]
+    encoded, labels, vectors = read_split(run, "val")
+    _, by_vector = answer(encoded, vectors)
+    chosen = choose_abstention(by_vector["probabilities"].max(1), by_vector["index"] == labels, card["wanted"])
+    assert chosen.threshold == pytest.approx(card["threshold"], abs=1e-6)
+    assert (chosen.answered, chosen.images, chosen.precision) == (card["answered"], len(labels), card["precision"])
+    assert chosen.answered > 0
+    for split in ("val", "test"):
+        encoded, labels, vectors = read_split(run, split)
+        answers = answer(encoded, vectors)
+        for outputs in answers:
+            expected = outputs["probabilities"].max(1) < np.float32(card["threshold"])
+            assert outputs["abstained"].tolist() == expected.tolist()
+        by_image, by_vector = answers
+        assert by_image["label"].tolist() == by_vector["label"].tolist()
+        np.testing.assert_allclose(by_image["probabilities"], by_vector["probabilities"], atol=1e-5)
+        far = np.abs(by_vector["probabilities"].max(1) - card["threshold"]) > 1e-4
+        assert by_image["abstained"][far].tolist() == by_vector["abstained"][far].tolist()
+    return card
+
+
+@pytest.fixture
+def export_again(toy_run, tmp_path):
+    """Return a function that exports the toy run's model for a precision, in a copy of its folder."""
+    shutil.copytree(toy_run.root, tmp_path / "run")
+    run = RunDir(tmp_path / "run")
+    outcomes = [
+        read_outcome(run, stage, kind)
+        for stage, kind in (("ingest", Examples), ("extract", Bottlenecks), ("train", Head))
+    ]
+
+    def export(precision):
+        augment = Augment(flip=False, crops=0, crop_side=0.8, average=False)
+        outcome = export_model(*outcomes, Architecture(), augment, precision, run, 0)
+        return run, outcome.folder(run)
+
+    return export
+
+
+@pytest.mark.parametrize("precision", [0.8, 0.95])
+def test_the_model_abstains_below_the_threshold_in_its_card(export_again, precision):
+    run, export = export_again(precision)
+    card = check_abstention(export, run)
+    assert card["wanted"] == precision <= card["precision"]
+    assert read_abstention(export).threshold == card["threshold"]
+    for signature in tf.saved_model.load(str(export)).signatures.values():
+        outputs = {name: spec.dtype for name, spec in signature.structured_outputs.items()}
+        assert outputs == {
+            "index": tf.int64,
+            "label": tf.string,
+            "probabilities": tf.float32,
+            "abstained": tf.bool,
+        }
+
+
+def test_a_precision_out_of_reach_leaves_a_model_that_never_answers(export_again):
+    run, export = export_again(0.999)
+    assert read_abstention(export).threshold == NEVER_ANSWERS
+    encoded, _, vectors = read_split(run, "test")
+    for outputs in load_signatures(export)(encoded, vectors):
+        assert outputs["abstained"].all()
+
+
+def test_the_threshold_of_a_model_that_averages_is_measured_on_the_averages(
+    toy_config, toy_run, tmp_path, options, progress
+):
+    run = RunDir(tmp_path / "run")
+    shutil.copytree(toy_run.examples, run.examples)
+    examples = read_outcome(toy_run, "ingest", Examples)
+    augment = Augment(flip=True, crops=2, crop_side=0.8, average=True)
+    source = open_source(parse_backbone(toy_config["backbone"]), run.backbones, progress)
+    closeness = Closeness(0.999, 0.995)
+    bottlenecks = extract_bottlenecks(examples, source, TENSORFLOW, closeness, augment, run, options, progress)
+    recipe = Recipe(epochs=8, batch_size=16, learning_rate=0.05)
+    head = train_head(examples, bottlenecks, run, Architecture(), recipe, 0, progress)
+    export = export_model(examples, bottlenecks, head, Architecture(), augment, 0.8, run, 0).folder(run)
+    for name, outcome in (("ingest", examples), ("extract", bottlenecks)):
+        write_json(run.stages / f"{name}.json", {"outcome": asdict(outcome)})
+    check_abstention(export, run)
+    # The bottlenecks of all views are kept beside: those served are their mean.
+    spec = {BOTTLENECK_VIEWS: tf.io.FixedLenFeature([bottlenecks.view_count, bottlenecks.dim], tf.float32)}
+    files = shard_files(bottlenecks.folder(run), "val", examples.shards)
+    views = np.concatenate([batch[BOTTLENECK_VIEWS] for batch in read_batches(files, spec)])
+    views /= np.linalg.norm(views, axis=2, keepdims=True)
+    _, _, served = read_split(run, "val")
+    np.testing.assert_allclose(served, views.mean(1), atol=1e-5)
+    assert not np.allclose(served, views[:, 0], atol=1e-3)
+
+
+def test_versions_are_ordered_by_number(tmp_path):
+    for name in ("9", "10", f"11{PARTIAL}", "12", "notes"):
+        (tmp_path / name).mkdir()
+    for name in ("9", "10", f"11{PARTIAL}"):  # of 12 the upload has not come to its end
+        (tmp_path / name / "saved_model.pb").touch()
+    assert [folder.name for folder in list_versions(tmp_path)] == ["9", "10"]

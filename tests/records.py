@@ -1,0 +1,34 @@
+"""Records of shards, as tests read them."""
+
+import os
+
+import tensorflow as tf
+
+from components import features
+from components.backbones.spec import parse_backbone
+from components.backbones.views import Augment
+from components.extract import extract as bottlenecks
+from components.extract.engine_choice import Closeness
+from components.features import TENSORFLOW
+
+PLAIN = Augment(flip=False, crops=0, crop_side=0.8, average=False)
+
+
+def read_records(run):
+    """Return {key: (split, {feature: value})} of all shards, each of which must be sorted by key."""
+    found = {}
+    for file in sorted(run.examples.glob("*.tfrecord")):
+        keys = []
+        for serialized in tf.data.TFRecordDataset(str(file)).as_numpy_iterator():
+            record = tf.train.Example.FromString(serialized)
+            values = {k: (v.bytes_list.value or v.int64_list.value)[0] for k, v in record.features.feature.items()}
+            keys.append(values[features.KEY])
+            found[os.fsdecode(values[features.KEY])] = (file.name.split("-")[0], values)
+        assert keys == sorted(keys)
+    return found
+
+
+def compute(examples, backbone, run, options, progress, augment=PLAIN):
+    source = bottlenecks.open_source(parse_backbone(backbone), run.backbones, progress)
+    closeness = Closeness(0.999, 0.995)
+    return bottlenecks.extract_bottlenecks(examples, source, TENSORFLOW, closeness, augment, run, options, progress)

@@ -1,0 +1,86 @@
+from dataclasses import replace
+
+import numpy as np
+from cards import AUDIT, COUNTS, EXAMPLES, FACTS, MEASURED
+from scipy.stats import binomtest
+
+from components.outcomes import Audit, Work
+from components.report.card_findings import find_weak_classes, list_limits, list_metrics
+
+
+def limits(facts=FACTS, examples=EXAMPLES, audit=AUDIT, measured=MEASURED, images=True):
+    return " ".join(list_limits(["photos"], facts, examples, COUNTS, audit, measured, images))
+
+
+def test_a_limit_is_stated_where_the_facts_give_it_and_only_there():
+    text = limits()
+    assert "fewer than 10 test images: b." in text
+    assert "beyond chance: b." in text
+    assert "3 test images have a near-duplicate in the train split (audit/leaks.csv): with them" in text
+    assert "accuracy is 0.7500, without them 0.6000." in text
+    assert "The model never answers 'b' (4 test images): no test image of this class is recognised." in text
+    assert "in two splits: 4." in text
+    assert "Exact copies among the images found: 2." in text
+    assert "under two classes: 1." in text
+    assert "contradicts: 2." in text
+    assert "no usable images: 1 of 41." in text
+    assert "only on images like those in photos." in text
+    clean = limits(
+        measured=MEASURED._replace(confusion=np.array([[12, 0], [0, 4]]), leaked=0),
+        audit=Audit(Work(), 0, 0, 0, []),
+        examples=replace(EXAMPLES, rejected=0, duplicates=0, label_conflicts=0),
+    )
+    for word in (
+        "beyond chance",
+        "near-duplicate",
+        "splits",
+        "copies",
+        "two classes",
+        "contradicts",
+        "usable",
+        "never",
+    ):
+        assert word not in clean
+
+
+def test_what_it_takes_and_when_it_abstains_follow_from_the_export():
+    assert "answers one of its classes for any image" in limits()
+    chosen = {"threshold": 0.75, "wanted": 0.9, "images": 40, "answered": 30, "precision": 0.95, "low": 0.8, "high": 1}
+    assert "below a probability of 0.7500" in limits(facts={**FACTS, "abstention": chosen})
+    assert "abstains always" in limits(facts={**FACTS, "abstention": {**chosen, "threshold": 2.0}})
+    assert "takes JPEG" in limits()
+    assert "takes bottlenecks of 1280 numbers" in limits(images=False)
+
+
+def test_a_class_that_is_never_predicted_has_no_precision():
+    (metric,) = [
+        metric
+        for metric in list_metrics(MEASURED, ["a", "b"])
+        if (metric["type"], metric["slice"]) == ("precision", {"class": "b"})
+    ]
+    assert (metric["value"], metric["images"]) == (None, 0)
+
+
+def confuse(hits, images):
+    """Return a confusion matrix with so many images of each class recognised, the rest taken for the next class."""
+    confusion = np.diag(hits)
+    confusion[np.arange(len(hits)), np.roll(np.arange(len(hits)), -1)] += images - hits
+    return confusion
+
+
+def test_classes_that_are_equal_are_seldom_named_however_many_they_are():
+    random = np.random.default_rng(0)
+    named = plain = 0
+    for _ in range(200):
+        hits = random.binomial(30, 0.8, 257)
+        named += find_weak_classes(confuse(hits, 30)).size > 0
+        chances = [binomtest(int(hit), 30, hits.sum() / (30 * 257), "less").pvalue for hit in hits]
+        plain += sum(chance <= 0.05 for chance in chances)
+    assert named / 200 <= 0.07  # 5 %, and its chance
+    assert plain / 200 > 5  # what would be named of each 257 without a correction
+
+
+def test_a_class_that_is_weak_is_named_and_one_without_images_is_not():
+    hits, images = np.array([27, 9, 0, *[27] * 50]), np.array([30, 30, 0, *[30] * 50])
+    assert find_weak_classes(confuse(hits, images)).tolist() == [1]
+    assert find_weak_classes(np.zeros((3, 3), int)).tolist() == []

@@ -1,0 +1,163 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.linear_model import LogisticRegression
+
+from components.train.logistic_regression import (
+    FOLDS,
+    PENALTIES,
+    Linear,
+    choose_penalty,
+    enter_span,
+    fit_linear,
+    make_objective,
+    minimise,
+    split_folds,
+)
+
+
+def make_data(count=150, seed=0, dim=5, noise=0.7):
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, 3, count)
+    return (np.eye(3, dim)[labels] + random.normal(0, noise, (count, dim))).astype(np.float32), labels
+
+
+@pytest.mark.parametrize("class_weights", [None, [0.5, 1.0, 2.0]])
+def test_the_optimum_is_that_of_scikit_learn(class_weights):
+    values, labels = make_data()
+    found = fit_linear(make_objective(values, labels, 3, 0.0, class_weights), 0.01, steps=300)
+    model = LogisticRegression(C=1 / (0.01 * len(labels)), tol=1e-8, max_iter=1000)
+    model.fit(values, labels, sample_weight=None if class_weights is None else np.array(class_weights)[labels])
+    np.testing.assert_allclose(found.weights, model.coef_.T, atol=5e-3)
+    differences = found.biases - found.biases.mean()
+    np.testing.assert_allclose(differences, model.intercept_ - model.intercept_.mean(), atol=5e-3)
+
+
+def test_two_classes_have_the_probabilities_of_scikit_learns_single_output():
+    values, labels = make_data()
+    labels = labels % 2
+    weights, biases = fit_linear(make_objective(values, labels, 2, 0.0, None), 0.02, steps=300)
+    # The squares of two opposite weights sum to half of the square of their difference.
+    model = LogisticRegression(C=2 / (0.02 * len(labels)), tol=1e-8, max_iter=1000).fit(values, labels)
+    np.testing.assert_allclose(weights[:, 1] - weights[:, 0], model.coef_[0], atol=5e-3)
+    np.testing.assert_allclose(biases[1] - biases[0], model.intercept_[0], atol=5e-3)
+
+
+def loss_in_keras(values, labels, smoothing, class_weights, l2, linear):
+    """Return the objective in float64 as Keras has it, of which the penalty is of weights only."""
+    kind = tf.keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=smoothing)
+    logits = values.astype(np.float64) @ linear.weights + linear.biases
+    mean = kind(np.eye(3)[labels], logits, np.array(class_weights)[labels]).numpy()
+    return mean + l2 / 2 * np.square(linear.weights.astype(np.float64)).sum()
+
+
+@pytest.mark.parametrize("l2", [0.03, 0.001])
+def test_with_smoothed_labels_and_class_weights_every_step_away_from_the_optimum_is_worse(l2):
+    values, labels = make_data()
+    setting = (0.1, [0.5, 1.0, 2.0])
+    found = fit_linear(make_objective(values, labels, 3, *setting), l2, steps=300)
+    least = loss_in_keras(values, labels, *setting, l2, found)
+    random = np.random.default_rng(0)
+    for size in (0.3, 0.1, 0.03):
+        for _ in range(20):
+            moved = Linear(*(part + size * random.normal(size=part.shape) for part in found))
+            assert loss_in_keras(values, labels, *setting, l2, moved) > least
+    for wrong in ((0.0, setting[1]), (setting[0], None)):
+        other = fit_linear(make_objective(values, labels, 3, *wrong), l2, steps=300)
+        assert loss_in_keras(values, labels, *setting, l2, other) > least + 1e-4
+
+
+def test_the_start_changes_only_how_soon_the_optimum_is_reached():
+    values, labels = make_data(seed=3)
+    objective = make_objective(values, labels, 3, 0.0, None)
+    cold = minimise(objective, 0.01, None, 300)
+    nearby = minimise(objective, 0.03, None, 60)
+    warm = minimise(objective, 0.01, nearby, 300)
+    np.testing.assert_allclose(warm.weights, cold.weights, atol=5e-3)
+    distances = [np.abs(minimise(objective, 0.01, start, 3).weights - cold.weights).max() for start in (None, nearby)]
+    assert distances[1] < distances[0] / 2
+
+
+@pytest.mark.parametrize("copies", [False, True])
+def test_fewer_examples_than_dimensions_have_the_same_optimum_and_votes_as_in_all_dimensions(copies):
+    random = np.random.default_rng(5)
+    labels = np.arange(30) % 3
+    values = (random.normal(size=(30, 80)) + labels[:, None] * random.normal(size=80)).astype(np.float32)
+    if copies:
+        values[15:] = values[:15]
+    objective = make_objective(values, labels, 3, 0.0, None)
+    within, whole = fit_linear(objective, 0.01, 300), minimise(objective, 0.01, None, 300)
+    np.testing.assert_allclose(within.weights, whole.weights, atol=5e-3)
+    np.testing.assert_allclose(within.biases, whole.biases, atol=0.1)  # nothing holds them firmly
+    judged = random.normal(size=(9, 80)).astype(np.float32)
+    (fitted, others), basis = enter_span(objective, make_objective(judged, labels[:9], 3, 0.0, None))
+    assert basis is not None and basis.shape == (80, 30)
+    inside = minimise(fitted, 0.01, None, 300)
+    np.testing.assert_allclose(others.values @ inside.weights, judged @ whole.weights, atol=0.05)
+
+
+def count_right(pairs, class_weights):
+    """Return for each penalty how many judged images scikit-learn gets right in total, each weighed by its class."""
+    weights = np.array(class_weights or [1, 1, 1])
+    right = np.zeros(len(PENALTIES))
+    for (values, labels), (judged, actual) in pairs:
+        for number, l2 in enumerate(PENALTIES):
+            model = LogisticRegression(C=1 / (l2 * len(labels)), tol=1e-7, max_iter=2000)
+            hits = model.fit(values, labels, weights[labels]).predict(judged) == actual
+            right[number] += (hits * weights[actual]).sum()
+    return right
+
+
+def test_the_penalty_chosen_is_that_of_scikit_learns_best_model_on_held_out_images():
+    chosen = []
+    for seed, class_weights in [(0, None), (1, None), (2, None), (4, [0.5, 1.0, 2.0]), (0, [0.5, 1.0, 2.0])]:
+        train, held_out = make_data(80, seed, 20, 1.3), make_data(200, 100 + seed, 20, 1.3)
+        right = count_right([(train, held_out)], class_weights)
+        objectives = [make_objective(*part, 3, 0.0, class_weights) for part in (train, held_out)]
+        chosen.append(choose_penalty([objectives]))
+        # A fit to choose is cut short, which may decide one image otherwise.
+        assert right[PENALTIES.index(chosen[-1])] >= right.max() - 1
+    assert right.argmax() == 0 and right[0] > right[1] + 5 and chosen[-1] == PENALTIES[0]
+    assert len(set(chosen)) >= 3
+
+
+def test_without_held_out_images_the_penalty_is_the_best_over_the_folds():
+    chosen = []
+    for seed in (0, 1, 4, 6, 7):
+        values, labels = make_data(80, seed, 20, 1.3)
+        pairs = [tuple((values[rows], labels[rows]) for rows in pair) for pair in split_folds(labels)]
+        right = count_right(pairs, None)
+        chosen.append(choose_penalty([[make_objective(*part, 3, 0.0, None) for part in pair] for pair in pairs]))
+        assert right[PENALTIES.index(chosen[-1])] >= right.max() - 1
+    assert len(set(chosen)) >= 3
+
+
+def test_held_out_images_count_by_the_weight_of_their_class():
+    train, (values, labels) = make_data(80, 5, 20, 1.3), make_data(200, 105, 20, 1.3)
+    first = labels == 0
+    right_of_all, right_of_first = (
+        count_right([(train, (values[rows], labels[rows]))], None) for rows in (slice(None), first)
+    )
+    assert right_of_all.argmax() != 0 and right_of_first[0] >= right_of_first[1:].max() + 2
+    fitted = make_objective(*train, 3, 0.0, None)
+    assert choose_penalty([(fitted, make_objective(values, labels, 3, 0.0, None))]) != PENALTIES[0]
+    assert choose_penalty([(fitted, make_objective(values, labels, 3, 0.0, [1.0, 0.0, 0.0]))]) == PENALTIES[0]
+
+
+def test_of_penalties_that_fare_equally_the_strongest_is_chosen():
+    objective = make_objective(*make_data(60, noise=0.01), 3, 0.0, None)
+    assert choose_penalty([(objective, objective)]) == PENALTIES[0] == max(PENALTIES)
+
+
+@given(st.lists(st.integers(0, 4), min_size=FOLDS, max_size=60))
+def test_folds_cover_each_example_once_and_spread_every_class(labels):
+    labels = np.array(labels)
+    seen = []
+    for fitted, judged in split_folds(labels):
+        assert sorted([*fitted, *judged]) == list(range(len(labels)))
+        counts = np.bincount(labels[judged], minlength=5)
+        assert (np.abs(counts - np.bincount(labels, minlength=5) / FOLDS) < 1).all()
+        seen += judged.tolist()
+    assert sorted(seen) == list(range(len(labels)))
