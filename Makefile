@@ -21,6 +21,7 @@ lint: .venv/installed
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+	.venv/bin/lint-imports
 
 # DATA is a folder of class folders, such as Caltech-101; an hour or two on two cores.
 bench: .venv/installed
@@ -42,11 +43,11 @@ bench: .venv/installed
 	.venv/bin/python benchmarks/serving.py runs/bench/export $(DATA)
 
 .venv/installed: setup.py constraints.txt
-	@python=; for candidate in python3.11 python3.10 python3.9 python3 python; do \
-	  if $$candidate -c 'import sys, venv, ensurepip; sys.exit(not (3, 9) <= sys.version_info[:2] <= (3, 11))' 2>/dev/null; \
+	@python=; for candidate in python3.11 python3 python; do \
+	  if $$candidate -c 'import sys, venv, ensurepip; sys.exit(not sys.version_info[:2] == (3, 11))' 2>/dev/null; \
 	  then python=$$candidate; break; fi; done; \
 	if [ -z "$$python" ]; then \
-	  echo "Found no Python from 3.9 to 3.11 with venv, which TensorFlow 2.15 needs: install Python 3.11 (python3.11 and python3.11-venv on Debian and Ubuntu) and run make again." >&2; exit 2; fi; \
+	  echo "Found no Python 3.11 with venv: install it (python3.11 and python3.11-venv on Debian and Ubuntu) and run make again." >&2; exit 2; fi; \
 	$$python -m venv .venv
 	.venv/bin/python -m pip install -q --disable-pip-version-check '$(UV)' && \
 	  .venv/bin/uv pip install -q --compile-bytecode --python .venv/bin/python --no-deps -r constraints.txt || \

@@ -33,14 +33,15 @@ REQUIRED = [
     "rich",  # progress bars and the summary table
 ]
 # A second engine for extraction, faster than TensorFlow on many processors.
-OPENVINO = ["openvino>=2026.4,<2027; python_version >= '3.10'"]
+OPENVINO = ["openvino>=2026.4,<2027"]
 # topgraft serve: routes and requests; the HTTP server below them.
 SERVE = ["starlette", "uvicorn"]
 # httpx: Starlette's test client. playwright: drives the report and the page of topgraft serve in a browser.
 # gcp-storage-emulator: Cloud Storage for tests.
 DEVELOPMENT = [
-    *("build", "hypothesis", "mypy", "pytest", "pytest-cov", "pytest-timeout", "pytest-xdist", "ruff", "types-PyYAML"),
-    *("httpx", "playwright", "gcp-storage-emulator; python_version >= '3.10'"),
+    *("build", "hypothesis", "import-linter", "mypy", "ruff", "types-PyYAML"),
+    *("pytest", "pytest-cov", "pytest-timeout", "pytest-xdist"),
+    *("httpx", "playwright", "gcp-storage-emulator"),
     *SERVE,
 ]
 
@@ -50,7 +51,7 @@ setup(
     description="Transfer learning for image classifiers as a data pipeline: folders of labelled images in, "
     "a validated and blessed SavedModel out.",
     license="Apache-2.0",
-    python_requires=">=3.9,<3.12",
+    python_requires=">=3.11,<3.12",
     packages=find_packages(include=["pipeline*", "components*"]),
     package_data={"components.pages": ["templates/*.j2"]},
     install_requires=REQUIRED,

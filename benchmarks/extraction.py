@@ -21,11 +21,11 @@ import operator
 import statistics
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module as load
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import yaml
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -36,7 +36,8 @@ from components.backbones.engines import BATCH_SIZE, BATCHES_IN_FLIGHT, cut_grap
 from components.backbones.prepare import BackboneSession, prepare_backbone
 from components.backbones.spec import parse_backbone
 from components.backbones.views import Augment
-from components.data.listing import ImageFile, Listing, list_images
+from components.data.image_file import ImageFile, Listing
+from components.data.listing import list_images
 from components.extract.engine_choice import TRIAL_BATCHES, Closeness, choose_engine, try_engines
 from components.extract.extract import extract_bottlenecks, open_source
 from components.features import TENSORFLOW

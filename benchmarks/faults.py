@@ -21,10 +21,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Callable, NamedTuple
+from typing import NamedTuple
 
 from rich.console import Console
 
@@ -32,7 +32,7 @@ from components.run_dir import STAGES
 from components.shards.names import is_shard
 from components.storage.files import PARTIAL
 from components.terminal.progress import Progress
-from pipeline.config import load_config
+from pipeline.load_config import load_config
 from pipeline.run_lock import LOCK_FILE
 from pipeline.settings import data_place
 

@@ -89,7 +89,7 @@ def make_manifests() -> list[tuple[str, bytes]]:
     names = ("path", "label", "split", "source", "group")
     table = "\n".join(",".join(row) for row in [names, *rows])
     quoted = "\r\n".join(",".join(f'"{cell}"' for cell in row) for row in [names, *rows])
-    lines = "\n".join(json.dumps(dict(zip(names, row))) for row in rows)
+    lines = "\n".join(json.dumps(dict(zip(names, row, strict=True))) for row in rows)
     return [
         (".csv", table.encode()),
         (".csv", b"\xef\xbb\xbf" + quoted.encode()),

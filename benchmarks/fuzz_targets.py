@@ -10,10 +10,10 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import fuzz_mutations as mutations
 import fuzz_seeds as seeds
@@ -29,11 +29,11 @@ def fuzz_images(folder: Path) -> Iterator[Take]:
     """Images as ingest checks them; then the graph must decode them, and see the orientation that the header tells."""
     import tensorflow as tf
 
-    from components.backbones.preprocessing import decode_upright
     from components.images.check import Limits, RejectedImage, check_image
     from components.images.exif import find_exif, read_orientation
     from components.images.exif_graph import find_orientation
-    from components.shards.pictures import make_thumbnail
+    from components.images.stored_pixels import decode_upright
+    from components.images.thumbnail import make_thumbnail
 
     healthy = seeds.make_images()
     orient, decode = (
@@ -63,7 +63,7 @@ def fuzz_images(folder: Path) -> Iterator[Take]:
 @contextmanager
 def fuzz_configs(folder: Path) -> Iterator[Take]:
     """Configs as topgraft run loads them."""
-    from pipeline.config import load_config
+    from pipeline.load_config import load_config
 
     healthy = seeds.make_configs()
     close_buckets()
@@ -177,7 +177,7 @@ def fuzz_serve(folder: Path) -> Iterator[Take]:
     import tensorflow as tf
     import uvicorn
 
-    from components.backbones.preprocessing import decode_upright
+    from components.images.stored_pixels import decode_upright
     from components.predict.predict import Answer, Classifier
     from components.serve.served_export import ServedExport
     from components.serve.server import make_config

@@ -155,7 +155,7 @@ def fuzz(targets: Sequence[str], inputs: int, seed: int, processes: int) -> dict
     with ThreadPoolExecutor(processes) as pool:
         outcomes = list(pool.map(lambda part: fuzz_part(*part, seed), parts))
     totals = {name: Outcome() for name in targets}
-    for (name, _, _), outcome in zip(parts, outcomes):
+    for (name, _, _), outcome in zip(parts, outcomes, strict=True):
         totals[name].add(outcome)
     return totals
 

@@ -107,7 +107,7 @@ def main() -> None:
         numbers = " ".join(f"{figures[stage][count][0]:7.1f} {figures[stage][count][1]:5.0f}" for stage in STAGES)
         print(f"{count:8} {numbers}", flush=True)
     for stage, of_sizes in figures.items():
-        seconds, memory = zip(*of_sizes.values())
+        seconds, memory = zip(*of_sizes.values(), strict=True)
         slope = np.polyfit(np.log(options.sizes), np.log(seconds), 1)[0] if len(seconds) > 1 else float("nan")
         images = options.sizes[-1] - options.sizes[-2:][0]
         an_image = (memory[-1] - memory[-2:][0]) * 2**20 / images if images else float("nan")

@@ -79,7 +79,10 @@ def main() -> None:
     print("class_weight  accuracy  mean of classes  mean of classes with few images (over draws, in %)")
     for weight, measured in rows.items():
         mean, deviation = 100 * np.mean(measured, 0), 100 * np.std(measured, 0)
-        print(f"{weight or 'none':12}", *(f"{value:6.2f} +- {error:.2f}" for value, error in zip(mean, deviation)))
+        print(
+            f"{weight or 'none':12}",
+            *(f"{value:6.2f} +- {error:.2f}" for value, error in zip(mean, deviation, strict=True)),
+        )
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from components.data.listing import Listing, list_images
+from components.data.image_file import Listing
+from components.data.listing import list_images
 from components.ingest.split import SplitPlan
 from components.run_dir import RunDir
 from components.shards.spans import choose_shards
@@ -106,7 +107,7 @@ def main() -> None:
                 seconds.setdefault(name, []).append(value)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     for name, values in seconds.items():
-        ratio = statistics.median(ours / value for ours, value in zip(seconds["ingest"], values))
+        ratio = statistics.median(ours / value for ours, value in zip(seconds["ingest"], values, strict=True))
         print(f"{name:22} {medians[name]:7.2f} s  ({min(values):.2f} to {max(values):.2f})   ingest / this {ratio:.2f}")
     memory = {}
     if options.grow > 1:

@@ -72,7 +72,12 @@ def main() -> None:
             [found[0] / count, found[0] / len(first), found[1] / count, found[1] / len(named)] if count else [0] * 4
         )
         row = (seed, count, len(first), *shares[:2], len(named), *shares[2:], seconds)
-        rows.append({key: round(value, 3) if isinstance(value, float) else value for key, value in zip(COLUMNS, row)})
+        rows.append(
+            {
+                key: round(value, 3) if isinstance(value, float) else value
+                for key, value in zip(COLUMNS, row, strict=True)
+            }
+        )
     print("".join(f"{column:>17}" for column in COLUMNS))
     for row in rows:
         print("".join(f"{'as it is' if value is None else value:>17}" for value in row.values()))

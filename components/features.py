@@ -31,3 +31,6 @@ PROBABILITIES = "probabilities"
 ABSTAINED = "abstained"
 SERVING_SIGNATURE = "serving_default"
 BOTTLENECK_SIGNATURE = "bottleneck"
+
+# What two images of one content are to each other: of one class and split, of two classes, of one class in two splits.
+COPY, LABEL_CONFLICT, LEAK = "copy", "label_conflict", "leak"

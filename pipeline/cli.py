@@ -9,7 +9,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import Any, NoReturn, Optional
+from typing import Any, NoReturn
 
 from components.errors import UserError
 from components.run_dir import STAGES
@@ -35,7 +35,7 @@ USER_ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 INTERRUPTION = "interrupted; the same command continues where it stopped."
 
 
-def main(arguments: Optional[list[str]] = None) -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Run one command; return 0 when done (and blessed, or not gated), 2 for a mistake, 3 when not blessed."""
     words = sys.argv[1:] if arguments is None else arguments
     with answering_in_json("--json" in words) as answer:

@@ -37,7 +37,7 @@ def show_progress(options: argparse.Namespace) -> Progress:
 def run_command(options: argparse.Namespace) -> int:
     """topgraft run."""
     from components.run_dir import RunDir
-    from pipeline.config import load_config
+    from pipeline.load_config import load_config
     from pipeline.run_lock import holding
 
     config = load_config(options.config, options.overrides, options.flags)
@@ -95,7 +95,7 @@ def run_whole(config: Config, run: RunDir, options: argparse.Namespace) -> dict[
 def plan_command(options: argparse.Namespace) -> int:
     """topgraft plan."""
     from components.plan.simulation import Fleet
-    from pipeline.config import load_config
+    from pipeline.load_config import load_config
     from pipeline.plan import SLOWDOWN, make_plan
 
     config = load_config(options.config, options.overrides)
@@ -119,7 +119,7 @@ def plan_command(options: argparse.Namespace) -> int:
 def curve_command(options: argparse.Namespace) -> int:
     """topgraft curve."""
     from components.run_dir import RunDir
-    from pipeline.config import load_config
+    from pipeline.load_config import load_config
     from pipeline.pipeline import run_curve
     from pipeline.run_lock import holding
     from pipeline.stages import Stages
@@ -157,7 +157,7 @@ def predict_on_beam(options: argparse.Namespace) -> int:
     """topgraft predict --beam, or with flags of Beam."""
     from components.predict.beam_job import predict_by_beam
     from components.predict.inputs import find_files
-    from pipeline.config import load_beam
+    from pipeline.load_config import load_beam
     from pipeline.runners import check_places, make_options
 
     settings, progress = load_beam(options.beam or (), options.flags), show_progress(options)

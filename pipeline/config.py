@@ -4,30 +4,19 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, Optional, Union, get_args
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from components.backbones.spec import Spec, parse_backbone
-from components.errors import UserError
 from components.run_dir import RunDir
-from components.storage.places import PATTERN, as_path, describe_error, expand_home, is_remote, storage_errors
-from pipeline.beam_flags import read_flags
-from pipeline.output_dir import check_output_dir
-from pipeline.runners import check_runner
+from components.storage.places import PATTERN, as_path, expand_home, is_remote
 from pipeline.section import Place, PlaceText, Section
 from pipeline.training_config import Abstain, Curve, Head, Train
-from pipeline.yaml_text import InvalidYaml, parse_yaml
 
 # As Beam's options for credentials are named: s3_secret_access_key, azure_connection_string.
 SECRET = re.compile("access_key|connection_string|password|secret|session_token")
-
-# What YAML would take for a comment or an alias, as in output_dir="birds #2" and data.path="*.tfrecord": a value on a
-# command line has neither.
-WORDS = re.compile(r"""\s*(?![\s"'\[{&!|>]).*(?<!\S)#|\s*[*%@`]""", re.DOTALL)
 
 
 class Split(Section):
@@ -36,7 +25,7 @@ class Split(Section):
     train: float = Field(0.6, gt=0, lt=1)
     val: float = Field(0.2, gt=0, lt=1)
     test: float = Field(0.2, gt=0, lt=1)
-    train_per_class: Optional[int] = Field(None, ge=1)
+    train_per_class: int | None = Field(None, ge=1)
 
     @model_validator(mode="after")
     def _sum_to_one(self) -> Split:
@@ -51,12 +40,12 @@ class Data(Section):
     layout says what the folders at the top of a path are, where their names leave that in doubt.
     """
 
-    path: Union[str, tuple[str, ...], None] = None
-    source: Optional[Literal["digits", "flowers", "caltech101", "caltech256", "hugs"]] = None
+    path: str | tuple[str, ...] | None = None
+    source: Literal["digits", "flowers", "caltech101", "caltech256", "hugs"] | None = None
     layout: Literal["auto", "classes", "splits"] = "auto"
     exclude: tuple[str, ...] = ()
-    labels: Optional[PlaceText] = None
-    group_pattern: Optional[str] = None
+    labels: PlaceText | None = None
+    group_pattern: str | None = None
     split: Split = Split()
     duplicates: Literal["drop", "keep", "fail"] = "drop"
     label_conflicts: Literal["warn", "fail"] = "warn"
@@ -85,13 +74,13 @@ class Validation(Section):
     """Limits of the data gate: how far splits may differ, and how far the data may from that of a former run."""
 
     split_skew: float = Field(0.1, gt=0, le=1)
-    schema_path: Optional[Place] = Field(None, alias="schema")
-    baseline: Optional[Place] = None
+    schema_path: Place | None = Field(None, alias="schema")
+    baseline: Place | None = None
     drift: float = Field(0.1, gt=0, le=1)
     on_anomaly: Literal["stop", "warn"] = "stop"
 
     @property
-    def baseline_statistics(self) -> Optional[Path]:
+    def baseline_statistics(self) -> Path | None:
         """The statistics that the former run left, in its run directory."""
         return self.baseline and RunDir(self.baseline).validation
 
@@ -126,18 +115,18 @@ class Thresholds(Section):
     The recalls are those of the classes that have a test image: their mean, and the least of them.
     """
 
-    accuracy: Optional[float] = Field(None, ge=0, le=1)
-    top5: Optional[float] = Field(None, ge=0, le=1)
-    loss: Optional[float] = Field(None, ge=0)
-    mean_class_accuracy: Optional[float] = Field(None, ge=0, le=1)
-    min_class_recall: Optional[float] = Field(None, ge=0, le=1)
+    accuracy: float | None = Field(None, ge=0, le=1)
+    top5: float | None = Field(None, ge=0, le=1)
+    loss: float | None = Field(None, ge=0)
+    mean_class_accuracy: float | None = Field(None, ge=0, le=1)
+    min_class_recall: float | None = Field(None, ge=0, le=1)
 
 
 class Evaluate(Section):
     """The model gate; without any limit there is none."""
 
     thresholds: Thresholds = Thresholds()
-    max_accuracy_drop: Optional[float] = Field(None, ge=0, le=1)
+    max_accuracy_drop: float | None = Field(None, ge=0, le=1)
 
 
 class BeamSettings(Section):
@@ -146,7 +135,7 @@ class BeamSettings(Section):
     model_config = ConfigDict(extra="allow")
 
     runner: str = "DirectRunner"
-    shards: Optional[int] = Field(None, ge=1, le=99999)
+    shards: int | None = Field(None, ge=1, le=99999)
 
     @model_validator(mode="before")
     @classmethod
@@ -178,7 +167,7 @@ class Config(Section):
     augment: Augment = Augment()
     audit: Audit = Audit()
     train: Train = Train()
-    abstain: Optional[Abstain] = None
+    abstain: Abstain | None = None
     curve: Curve = Curve()
     evaluate: Evaluate = Evaluate()
     beam: BeamSettings = BeamSettings()
@@ -229,100 +218,3 @@ class Config(Section):
         described = self.model_dump(mode="json", by_alias=True)
         hidden = {name: "(hidden)" for name in self.beam.options if SECRET.search(name)}
         return {**described, "beam": {**described["beam"], **hidden}}
-
-
-def load_config(path: Path, overrides: list[str], flags: Sequence[str] = ()) -> Config:
-    """Read a YAML file, key=value overrides with dotted keys, and Beam's flags; raises UserError for the first thing
-    wrong.
-    """
-    try:
-        values = parse_yaml(path.read_text(encoding="utf-8"))
-    except storage_errors() as error:
-        raise UserError(
-            f"Cannot read the config '{path}' ({describe_error(error)}): give the path of a YAML file."
-        ) from error
-    except (InvalidYaml, UnicodeDecodeError) as error:
-        raise UserError(f"The config '{path}' is not valid YAML ({error}): mend it there.") from error
-    if not isinstance(values, dict):
-        raise UserError(
-            f"The config '{path}' holds no keys: expected at least 'name' and 'data', see configs/digits.yaml."
-        )
-    for override in overrides:
-        _apply_override(values, override)
-    _apply_flags(values, flags)
-    try:
-        config = Config.model_validate(values)
-    except ValidationError as error:
-        raise UserError(f"{_describe(error)} (config '{path}').") from error
-    check_runner(config)
-    check_output_dir(config)
-    return config
-
-
-def load_beam(overrides: Sequence[str], flags: Sequence[str] = ()) -> BeamSettings:
-    """Read key=value settings of Beam and its flags for a command without a config; raises UserError for the first
-    thing wrong.
-    """
-    values: dict[str, Any] = {"name": "beam", "data": {"path": "."}}  # what a config cannot be without
-    for override in overrides:
-        _apply_override(values, f"beam.{override}")
-    _apply_flags(values, flags)
-    try:
-        return Config.model_validate(values).beam
-    except ValidationError as error:
-        raise UserError(f"{_describe(error)} (option --beam).") from error
-
-
-def _apply_flags(values: dict[str, Any], flags: Sequence[str]) -> None:
-    beam = values.get("beam") or {}
-    if flags and isinstance(beam, dict):
-        values["beam"] = {**beam, **read_flags(flags, str(beam.get("runner", BeamSettings().runner)))}
-
-
-def _apply_override(values: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise UserError(f"Cannot read '{override}': expected key=value, such as train.epochs=20.")
-    *parents, last = key.split(".")
-    for parent in parents:
-        values = values.setdefault(parent, {})
-        if not isinstance(values, dict):
-            raise UserError(f"Cannot set '{key}': '{parent}' is a single value, not a section.")
-    try:
-        values[last] = text.strip() if WORDS.match(text) else parse_yaml(text)
-    except InvalidYaml as error:
-        raise UserError(
-            f"Cannot read the value of '{override}' ({error}): expected a YAML value, such as {key}=20."
-        ) from error
-
-
-def _describe(error: ValidationError) -> str:
-    first = error.errors()[0]
-    path = [str(part) for part in first["loc"]]
-    key = ".".join(path)
-    if first["type"] == "extra_forbidden":
-        known = _keys_of(Config, path[:-1])
-        nearest = get_close_matches(path[-1], known, 1, 0)
-        meant = ".".join([*path[:-1], *nearest])
-        return f"Unknown key '{key}'; did you mean '{meant}'? Known there are {', '.join(known)}"
-    if first["type"] == "missing":
-        return f"The key '{key}' is missing: set it"
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "string_type" and not isinstance(first["input"], (dict, list)):
-        message = "expected text, put it in quotes"  # such as a class or folder named 2024
-    found = "" if isinstance(first["input"], dict) else f" is {_shorten(repr(first['input']))}"
-    return f"'{key}'{found}: {message[0].lower()}{message[1:]}" if key else message
-
-
-def _shorten(text: str) -> str:
-    return text if len(text) <= 200 else f"{text[:200]}..."
-
-
-def _keys_of(section: type[BaseModel], path: list[str]) -> list[str]:
-    fields = {field.alias or name: field.annotation for name, field in section.model_fields.items()}
-    if not path:
-        return list(fields)
-    # The section itself, or what is in Optional[...] or tuple[..., ...], of which a path names the position too.
-    kinds = get_args(fields[path[0]]) or (fields[path[0]],)
-    (inner,) = (kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel))
-    return _keys_of(inner, path[2:] if path[1:] and path[1].isdecimal() else path[1:])

@@ -7,7 +7,6 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from typing import Optional
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EIO)
@@ -19,7 +18,7 @@ RAISED_BY_WORKER = re.compile(
 )
 
 
-def describe_failure(error: BaseException) -> Optional[str]:
+def describe_failure(error: BaseException) -> str | None:
     """Return one sentence for an error, or one below it, that the file system raised, None for any other."""
     for text in _list_storage_errors(error):
         for number in (*NO_ROOM, *NO_ACCESS):
@@ -38,7 +37,7 @@ def is_interrupt(error: BaseException) -> bool:
     return any("KeyboardInterrupt [while running" in str(below) for below in _list_errors(error))
 
 
-def _list_errors(error: Optional[BaseException]) -> Iterator[BaseException]:
+def _list_errors(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 from components.shards.names import is_shard
 from components.storage.checksums import sum_file
@@ -19,8 +19,8 @@ class FileState(NamedTuple):
     that a later stage completes the file: it must be there.
     """
 
-    size: Optional[int]
-    mark: Optional[int]
+    size: int | None
+    mark: int | None
 
 
 class Differences(NamedTuple):
@@ -49,7 +49,7 @@ def examine_files(places: Iterable[Path], root: Path, unfinished: Collection[str
     }
 
 
-def _mark(name: str, status: Status, root: Path) -> Optional[int]:
+def _mark(name: str, status: Status, root: Path) -> int | None:
     if is_shard(Path(name).name):
         return None
     return status.changed if is_remote(root) else sum_file(root / name)

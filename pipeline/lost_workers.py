@@ -8,7 +8,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Optional
 
 
 class LostWorker(Exception):
@@ -32,7 +31,7 @@ def noticing_lost_workers() -> Iterator[None]:
             # The main thread waits for an answer, out of which a signal alone gets it.
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
-    def interrupt(number: int, frame: Optional[FrameType]) -> None:
+    def interrupt(number: int, frame: FrameType | None) -> None:
         if not lost and handler == signal.SIG_IGN:
             return
         if not lost:  # from the keyboard, of which workers die as well

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.backbones.spec import source_files
+from components.data.image_file import Listing
 from components.data.keys import name_roots
-from components.data.listing import Listing
 from components.errors import UserError
 from components.run_dir import RunDir
 from components.storage.ownership import MARK, OWN_PREFIX

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from importlib import import_module as load
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Any
 
 from components.backbones.spec import Spec, name_specs, source_files
 from components.outcomes import (
@@ -284,7 +284,7 @@ def extract(
 
 def extract_from(
     name: str,
-    open_source: Callable[[], tuple[Backbone, Optional[ImportedBottlenecks]]],
+    open_source: Callable[[], tuple[Backbone, ImportedBottlenecks | None]],
     origin: Sequence[Any],
     after: Sequence[str],
     config: Config,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from importlib import import_module as load
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple
 
-from components.data.listing import ImageFile
+from components.data.image_file import ImageFile
 from components.errors import UserError
 from components.features import SPLITS
 from components.plan.estimate import (
@@ -63,11 +63,11 @@ class Plan(NamedTuple):
     images: int
     measured: list[int]
     cores: int
-    fleet: Optional[Fleet]
+    fleet: Fleet | None
     shards: int
     stages: list[StageEstimate]
     driver_bytes: float
-    cost: Optional[float]
+    cost: float | None
     simulations: list[Simulation]
     notes: list[str]
 
@@ -96,9 +96,9 @@ class Plan(NamedTuple):
 def make_plan(
     config: Config,
     words: Sequence[str],
-    images: Optional[int],
-    fleet: Optional[Fleet],
-    price: Optional[float],
+    images: int | None,
+    fleet: Fleet | None,
+    price: float | None,
     again: bool,
     progress: Progress,
 ) -> Plan:
@@ -129,7 +129,7 @@ def make_plan(
 
 
 def estimate(
-    config: Config, run: RunDir, measured: TrialRuns, images: int, fleet: Optional[Fleet], price: Optional[float]
+    config: Config, run: RunDir, measured: TrialRuns, images: int, fleet: Fleet | None, price: float | None
 ) -> Plan:
     """Return the plan that follows from what was measured."""
     cores, trials = count_cores(), measured.trials

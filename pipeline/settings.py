@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from importlib import import_module as load
 from typing import TYPE_CHECKING
 
-from components.data.listing import Listing, list_images
+from components.data.image_file import Listing
+from components.data.listing import list_images
 from components.features import SPLITS
 from components.ingest.split import SplitPlan
 from components.run_dir import RunDir

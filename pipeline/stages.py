@@ -6,11 +6,11 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Callable, Optional, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from components.errors import DamagedFile, UserError
 from components.outcomes import Work
@@ -65,7 +65,7 @@ class StageRecord:
 class Stages:
     """Runs the stages of one run directory in the order in which they are called."""
 
-    def __init__(self, run: RunDir, progress: Progress, first: Optional[str] = None, only: Optional[str] = None):
+    def __init__(self, run: RunDir, progress: Progress, first: str | None = None, only: str | None = None):
         self._run = run
         self.progress = progress
         self._first = first
@@ -158,7 +158,7 @@ class Stages:
     def _path(self, name: str) -> Path:
         return self._run.stages / f"{name}.json"
 
-    def _read(self, name: str) -> Optional[StageRecord]:
+    def _read(self, name: str) -> StageRecord | None:
         try:
             values = read_summed_json(self._path(name))
             files = {file: FileState(*state) for file, state in values.pop("files").items()}

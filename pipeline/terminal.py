@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Any
 
 from components.features import SPLITS
 from components.terminal.text import printable
@@ -62,7 +62,7 @@ def print_line(text: str) -> None:
     print(printable(text).encode(encoding, "backslashreplace").decode(encoding))
 
 
-def print_summary(record: dict[str, Any], report: Optional[Path], quiet: bool) -> None:
+def print_summary(record: dict[str, Any], report: Path | None, quiet: bool) -> None:
     """Print a line a stage, the classes, notes, then the verdict; quiet, the verdict alone."""
     from rich.console import Console
     from rich.table import Table

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any, Literal, Optional, Union
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -75,8 +75,8 @@ class Finetune(Section):
     learning_rate is the backbone's, by the optimizer and schedule of train.
     """
 
-    layers: Optional[int] = Field(None, ge=1)
-    behind: Optional[str] = Field(None, alias="from", min_length=1)
+    layers: int | None = Field(None, ge=1)
+    behind: str | None = Field(None, alias="from", min_length=1)
     learning_rate: float = Field(0.0003, gt=0)
     head_learning_rate: float = Field(0.0003, gt=0)
     epochs: int = Field(10, ge=1)
@@ -84,7 +84,7 @@ class Finetune(Section):
     flip: bool = True
     crop: float = Field(0.7, gt=0, le=1)
     colour: float = Field(0.2, ge=0, lt=1)
-    patience: Optional[int] = Field(None, ge=1)
+    patience: int | None = Field(None, ge=1)
 
     @model_validator(mode="after")
     def _one_start(self) -> Finetune:
@@ -97,20 +97,20 @@ class Finetune(Section):
 class Train(Section):
     """How the head is trained; by default for 300 steps, with bottlenecks in a fifth of the memory at most."""
 
-    epochs: Optional[int] = Field(None, ge=1)
-    steps: Optional[int] = Field(None, ge=1)
+    epochs: int | None = Field(None, ge=1)
+    steps: int | None = Field(None, ge=1)
     batch_size: int = Field(256, ge=1)
     optimizer: Literal["sgd", "momentum", "adam", "adamw"] = "adam"
     momentum: float = Field(0.9, ge=0, lt=1)
     learning_rate: float = Field(0.003, gt=0)
     schedule: Schedule = Schedule()
-    l2: Union[float, Literal["auto"]] = 0.001
+    l2: float | Literal["auto"] = 0.001
     label_smoothing: float = Field(0, ge=0, lt=1)
-    class_weight: Union[Literal["balanced"], dict[str, float], None] = None
-    patience: Optional[int] = Field(None, ge=1)
-    warm_start: Optional[Place] = None
-    max_memory: Optional[int] = Field(None, ge=1)
-    finetune: Optional[Finetune] = None
+    class_weight: Literal["balanced"] | dict[str, float] | None = None
+    patience: int | None = Field(None, ge=1)
+    warm_start: Place | None = None
+    max_memory: int | None = Field(None, ge=1)
+    finetune: Finetune | None = None
 
     @field_validator("l2", mode="before")
     @classmethod
@@ -145,7 +145,7 @@ class Train(Section):
         return self
 
     @property
-    def former_model(self) -> Optional[Path]:
+    def former_model(self) -> Path | None:
         """The checkpoint's folder of the run that training goes on from."""
         return self.warm_start and RunDir(self.warm_start).model
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from components.data.listing import ImageFile
+from components.data.image_file import ImageFile
 from components.errors import UserError
 from components.plan.sampling import FEWEST, draw_sample
 from components.plan.trials import START, Timing, Trial, TrialRuns, read_trial

@@ -13,7 +13,7 @@ from toys import paint_images
 
 from components.run_dir import RunDir
 from pipeline.cli import main
-from pipeline.config import load_config
+from pipeline.load_config import load_config
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 

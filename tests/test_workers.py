@@ -124,7 +124,7 @@ def read_predictions(run):
         cells = [cell for row in csv.reader(file) for cell in row]
     numbers = [re.fullmatch(r"\d\.\d{6}", cell) for cell in cells]
     return (
-        [cell for cell, number in zip(cells, numbers) if not number],
+        [cell for cell, number in zip(cells, numbers, strict=True) if not number],
         [float(number[0]) for number in numbers if number],
     )
 

@@ -12,8 +12,7 @@ from components.audit.label_errors import LabelIssue, find_label_issues
 from components.audit.near_duplicates import Nearest, Pair, find_near_duplicates
 from components.audit.nearest import find_nearest
 from components.audit.similarity import to_directions
-from components.features import SPLITS
-from components.ingest.duplicates import COPY, LABEL_CONFLICT, LEAK
+from components.features import COPY, LABEL_CONFLICT, LEAK, SPLITS
 from components.outcomes import Audit, Bottlenecks, Examples, Work
 from components.run_dir import RunDir
 from components.shards.records import check_count, read_bottlenecks, shard_files

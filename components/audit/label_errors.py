@@ -109,7 +109,7 @@ def _leave_out(residuals: np.ndarray, components: np.ndarray, weights: np.ndarra
     leverages = np.einsum("nd,nd,d->n", components, components, weights) + share
     together = [_solve_group(residuals[rows], components[rows] * np.sqrt(weights), share) for rows in members]
     residuals /= 1 - leverages[:, None]
-    for rows, left_out in zip(members, together):
+    for rows, left_out in zip(members, together, strict=True):
         residuals[rows] = left_out
 
 

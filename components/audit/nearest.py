@@ -27,7 +27,7 @@ def find_nearest(queries: np.ndarray, pool: np.ndarray, count: int) -> Nearest:
     blocks = [_search(queries[start : start + BLOCK], pool, count) for start in range(0, len(queries), BLOCK)]
     if not blocks:
         return Nearest(np.zeros((0, count), np.int64), np.zeros((0, count), np.float32))
-    return Nearest(*map(np.concatenate, zip(*blocks)))
+    return Nearest(*map(np.concatenate, zip(*blocks, strict=True)))
 
 
 def _search(queries: np.ndarray, pool: np.ndarray, count: int) -> Nearest:

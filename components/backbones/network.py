@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Callable, Optional
+from typing import Any
 
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
@@ -25,8 +26,8 @@ class Network:
     size: int
     shift: float
     divisor: float
-    probabilities: Optional[str] = None
-    flattened: Optional[str] = None
+    probabilities: str | None = None
+    flattened: str | None = None
     legacy_resize: bool = False
     labels: tuple[str, ...] = ()
 

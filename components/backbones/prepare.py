@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -39,7 +39,7 @@ class Backbone:
     name: str
     id: str
     dim: int
-    size: Optional[int]
+    size: int | None
     labels: tuple[str, ...]
     source: str = ""
 
@@ -90,7 +90,7 @@ def fingerprint_source(specs: Sequence[Spec], own_classes: bool) -> str:
     return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:16]
 
 
-def find_prepared(folder: Path, source: str) -> Optional[Backbone]:
+def find_prepared(folder: Path, source: str) -> Backbone | None:
     """Return the backbone below a folder that a source of this fingerprint made, None if there is none, whole."""
     for made in folder.glob(f"*/{JSON_FILE}"):
         try:

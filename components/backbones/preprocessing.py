@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Callable
+from collections.abc import Callable
 
 import tensorflow as tf
 
 from components import features
 from components.backbones.network import Network
 from components.backbones.views import WHOLE
-from components.images.exif_graph import find_orientation, turn_upright
-from components.images.stored_pixels import decode_ordinary, decode_stored, find_ordinary
+from components.images.stored_pixels import decode_ordinary, decode_upright, find_ordinary
 
 # Images decoded side by side inside one call of the graph.
 DECODED_IN_PARALLEL = 16
@@ -56,11 +55,6 @@ def add_decoding(image_bytes: tf.Tensor, views: tf.Tensor, network: Network) -> 
     images = fill(images, ~ordinary, decode_upright).concat()
     images = tf.reshape(images, [-1, size, size, 3])
     return tf.multiply(images - network.shift, 1 / network.divisor, features.PIXELS)
-
-
-def decode_upright(encoded: tf.Tensor) -> tf.Tensor:
-    """Map a JPEG, PNG, GIF or BMP string[] to its pixels uint8[H, W, 3] as a viewer shows them on white."""
-    return turn_upright(decode_stored(encoded), find_orientation(encoded))
 
 
 def cut_view(image: tf.Tensor, view: tf.Tensor) -> tf.Tensor:

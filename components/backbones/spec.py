@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 from components.errors import UserError
 from components.storage.downloads import Remote
@@ -22,20 +22,20 @@ class Spec:
     frozen_graph: a GraphDef file. bottlenecks: ready-made vectors, alone or beside the source that they came from.
     """
 
-    name: Optional[str] = None
-    keras: Optional[str] = None
-    hub: Optional[str] = None
-    frozen_graph: Optional[str] = None
-    bottlenecks: Optional[str] = None
-    keys: Optional[str] = None  # the list of keys that goes with a .npy file of bottlenecks
-    weights: Optional[str] = None  # keras: imagenet (default), none, or a path
-    signature: Optional[str] = None  # hub
-    input: Optional[str] = None  # frozen_graph: the tensor that takes pixels
-    bottleneck: Optional[str] = None  # frozen_graph: the tensor to take
-    layer: Optional[str] = None  # any other layer or tensor to take
-    pooling: Optional[str] = None  # avg, gem, max, flatten or none; default: avg for maps, none for vectors
-    size: Optional[int] = None  # side of the input in pixels
-    scale: Optional[tuple[float, float]] = None  # the range that pixels are brought to
+    name: str | None = None
+    keras: str | None = None
+    hub: str | None = None
+    frozen_graph: str | None = None
+    bottlenecks: str | None = None
+    keys: str | None = None  # the list of keys that goes with a .npy file of bottlenecks
+    weights: str | None = None  # keras: imagenet (default), none, or a path
+    signature: str | None = None  # hub
+    input: str | None = None  # frozen_graph: the tensor that takes pixels
+    bottleneck: str | None = None  # frozen_graph: the tensor to take
+    layer: str | None = None  # any other layer or tensor to take
+    pooling: str | None = None  # avg, gem, max, flatten or none; default: avg for maps, none for vectors
+    size: int | None = None  # side of the input in pixels
+    scale: tuple[float, float] | None = None  # the range that pixels are brought to
 
     @property
     def title(self) -> str:
@@ -101,7 +101,7 @@ class FrozenArchive:
     parameters: float
     shift: float = 127.5
     divisor: float = 127.5
-    flattened: Optional[str] = None
+    flattened: str | None = None
     legacy_resize: bool = False
 
 

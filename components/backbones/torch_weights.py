@@ -45,7 +45,7 @@ class _Tensor(NamedTuple):
     def array(self) -> np.ndarray:
         values = self.storage["values"]
         strides = [step * values.itemsize for step in self.stride]
-        reach = self.offset + sum((size - 1) * step for size, step in zip(self.shape, self.stride)) + 1
+        reach = self.offset + sum((size - 1) * step for size, step in zip(self.shape, self.stride, strict=True)) + 1
         if reach > len(values) or min([self.offset, *self.stride, *self.shape], default=0) < 0:
             raise NotAStateDict("a tensor reaches beyond its storage")
         return np.lib.stride_tricks.as_strided(values[self.offset :], self.shape, strides).copy()
@@ -83,7 +83,7 @@ def _read_pickle(file: BinaryIO, storages: dict[str, dict[str, Any]]) -> Any:
             elif name == "APPENDS":
                 _only(stack[-1], list).extend(items)
             else:
-                for key, value in zip(items[::2], items[1::2]):
+                for key, value in zip(items[::2], items[1::2], strict=True):
                     _only(stack[-1], dict)[_only(key, str)] = value
         elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
             count = int(name[-1])
@@ -172,7 +172,7 @@ def parse_state_dict(content: bytes, name: str) -> dict[str, np.ndarray]:
         # A stride of 0 would make terabytes of one number, as would many tensors of one storage.
         if sum(abs(math.prod(tensor.shape)) * tensor.storage["dtype"].itemsize for tensor in found) > len(content):
             raise NotAStateDict("its tensors are larger than the file")
-        return {key: tensor.array() for key, tensor in zip(tensors, found)}
+        return {key: tensor.array() for key, tensor in zip(tensors, found, strict=True)}
     # Hostile bytes can raise nearly anything; whatever it is, the file is not a state dict.
     except Exception as error:
         reason = str(error).partition("\n")[0][:200]

@@ -10,9 +10,9 @@ from itertools import chain
 from typing import NamedTuple
 
 from components.data.class_names import check_spelling, is_one_line, natural_key, order_classes
+from components.data.image_file import Excluded, ImageFile, Listing, open_train
 from components.data.keys import is_litter
-from components.data.listing import CLASSES, Excluded, ImageFile, Listing, open_train
-from components.data.split_words import find_splits
+from components.data.split_words import CLASSES, find_splits
 from components.errors import UserError
 from components.rejects import BAD_NAME, NO_CLASS, UNREADABLE, Reject
 from components.storage.places import as_path, describe_error, is_remote, storage_errors, walk_objects

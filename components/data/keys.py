@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from itertools import accumulate
-from typing import Callable
 
 from components.errors import UserError
 
@@ -35,7 +35,7 @@ def name_roots(roots: Sequence[str]) -> list[str]:
     paths = [os.path.abspath(root).strip("/").split("/") for root in roots]
     lengths = [1] * len(roots)
     while True:
-        names = ["/".join(path[-length:]) for path, length in zip(paths, lengths)]
+        names = ["/".join(path[-length:]) for path, length in zip(paths, lengths, strict=True)]
         clashes = _find_clashes(names)
         if not clashes:
             return names
@@ -56,7 +56,9 @@ def _find_clashes(names: Sequence[str]) -> list[tuple[int, int]]:
     """Return pairs of names of which the first is the second, or a folder of it: one key could come from both."""
     order = sorted(range(len(names)), key=lambda number: f"{names[number]}/")
     return [
-        (first, second) for first, second in zip(order, order[1:]) if f"{names[second]}/".startswith(f"{names[first]}/")
+        (first, second)
+        for first, second in itertools.pairwise(order)
+        if f"{names[second]}/".startswith(f"{names[first]}/")
     ]
 
 

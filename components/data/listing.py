@@ -3,62 +3,22 @@
 from __future__ import annotations
 
 import collections
-import hashlib
 import os
 from collections.abc import Sequence
-from typing import Callable, NamedTuple
 
 from components.data.class_names import check_spelling, describe_doubtful, match_labels, order_classes, read_labels
+from components.data.image_file import TFRECORD, Excluded, ImageFile, Listing
 from components.data.keys import find_patterns, group_finder, name_roots
+from components.data.split_words import AUTO
 from components.errors import UserError
 from components.features import SPLITS
-from components.rejects import Reject
 from components.storage.places import as_path, describe_error, storage_errors
 from components.storage.tables import escape_name
 
-# What the folders directly in a folder are.
-AUTO, CLASSES, SPLIT_FOLDERS = "auto", "classes", "splits"
 MANIFESTS = (".csv", ".tsv", ".jsonl")
-TFRECORD = ".tfrecord"
 # A file of these is taken for one that is not unpacked.
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
 EXPECTED = "set data.path to a folder with one sub-folder of images per class, or to a .csv, .tsv or .jsonl manifest"
-
-# Tells of a key, or of a folder above one, whether to leave it out.
-Excluded = Callable[[str], bool]
-
-
-class ImageFile(NamedTuple):
-    """An image as it was listed, not yet read."""
-
-    key: str  # identity in the data set: path below the root, '/' separated
-    path: str  # where to read it: a local path or a URL such as gs://
-    text: str  # class
-    source: str  # the folders between class and file, or the manifest's column, or ''
-    group: str  # images of one group must stay in one split; '' where an image stands alone
-    split: str  # train, val or test where the layout fixes it, else ''
-    size: int  # bytes, 0 where unknown
-    modified_ns: int  # 0 where unknown
-    offset: int = -1  # of its record in a TFRecord file, -1 for a file of its own
-
-
-class Listing(NamedTuple):
-    """What was found at one place or several."""
-
-    files: list[ImageFile]  # sorted by their keys, which are unique
-    labels: list[str]  # natural order, or that of the user's labels.txt or of the label numbers of TFRecords
-    rejects: list[Reject]  # what was found but cannot be listed as an image of a class
-    unlabelled: list[str]  # paths of images without a class, for prediction only
-    open_splits: tuple[str, ...] = SPLITS  # among which the images without a split are divided
-    ordered: bool = False  # whether the order of the labels is the user's own, not the natural one
-    notes: tuple[str, ...] = ()  # what a person should know of it, a sentence each
-
-    def fingerprint(self) -> str:
-        """Hash of all that was listed, each file with its path, size and time of change."""
-        digest = hashlib.sha256(ascii(self[1:]).encode())
-        for file in self.files:
-            digest.update(ascii(file[:]).encode())
-        return digest.hexdigest()
 
 
 def list_images(
@@ -89,7 +49,9 @@ def list_images(
     else:
         roots = [os.fspath(root) for root in path]
         shown = ", ".join(map(repr, roots))
-        listing = _join([_list_below(root, name, excluded, layout) for root, name in zip(roots, name_roots(roots))])
+        listing = _join(
+            [_list_below(root, name, excluded, layout) for root, name in zip(roots, name_roots(roots), strict=True)]
+        )
     if not listing.files:
         raise UserError(f"{shown} has no image of a class: {EXPECTED}.")
     files = [file if file.group else file._replace(group=find_group(file.key)) for file in listing.files]
@@ -119,18 +81,6 @@ def _escape_sources(files: list[ImageFile]) -> list[ImageFile]:
     return [
         file if escaped[file.source] == file.source else file._replace(source=escaped[file.source]) for file in files
     ]
-
-
-def open_train(files: Sequence[ImageFile]) -> tuple[list[ImageFile], tuple[str, ...]]:
-    """Return files with those of train freed from their split where val or test has none, and the open splits.
-
-    So val is carved out of train where a data set comes with train and test, and its test images stay what they are.
-    """
-    given = {file.split for file in files}
-    missing = [split for split in SPLITS[1:] if split not in given]
-    if not missing:
-        return list(files), SPLITS if "" in given else ()
-    return [file._replace(split="") if file.split == "train" else file for file in files], ("train", *missing)
 
 
 def _list_root(root: str, excluded: Excluded, layout: str) -> Listing:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple, TextIO
 
 from components.data.class_names import is_one_line, natural_key, order_classes
-from components.data.listing import Excluded, ImageFile, Listing
+from components.data.image_file import Excluded, ImageFile, Listing
 from components.data.split_words import SPLIT_WORDS, check_evaluation
 from components.errors import UserError
 from components.storage.places import REMOTE, Status, as_path, describe_error, is_remote, storage_errors, walk_objects
@@ -44,7 +44,7 @@ def list_manifest(manifest: str, excluded: Excluded) -> Listing:
         key = find_key(row.path, base)
         if not excluded(key):
             first = rows.setdefault(key, row)
-            for column, before, now in zip(COLUMNS[1:], first[2:], row[2:]):
+            for column, before, now in zip(COLUMNS[1:], first[2:], row[2:], strict=True):
                 if before != now:
                     raise UserError(
                         f"Line {row.line} of {manifest!r} gives {key!r} the {column} {now!r}, line {first.line} gave "
@@ -171,7 +171,7 @@ def _read_table(file: TextIO, manifest: str) -> Iterator[tuple[int, Mapping[str,
             elif row:
                 if len(row) != len(header):
                     raise _refusal(manifest, line, f"has {len(row)} value(s)", f"{len(header)}, as in the header")
-                yield line, dict(zip(header, row))
+                yield line, dict(zip(header, row, strict=True))
             line = table.line_num + 1
     except csv.Error as error:
         raise _refusal(manifest, line, f"cannot be parsed ({error})", "quotes that are closed") from error

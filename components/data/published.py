@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional
 
 from components.errors import UserError
 from components.storage.archives import unpack
@@ -19,7 +18,7 @@ class Published:
     """A data set's archive; inner is the archive inside that holds the images, where they are packed twice."""
 
     remote: Remote
-    inner: Optional[str] = None
+    inner: str | None = None
 
 
 CALTECH = "https://data.caltech.edu/records"

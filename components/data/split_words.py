@@ -8,9 +8,10 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from components.data.class_names import natural_key
-from components.data.listing import AUTO, CLASSES, SPLIT_FOLDERS
 from components.errors import UserError
 
+# What the folders directly in a folder are.
+AUTO, CLASSES, SPLIT_FOLDERS = "auto", "classes", "splits"
 # The words of Hugging Face's imagefolder (datasets/data_files.py), for which eval is a test split, and common others.
 EVALUATION = ("eval", "evaluation")
 SPLIT_WORDS = {

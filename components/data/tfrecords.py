@@ -11,14 +11,14 @@ from typing import BinaryIO, NamedTuple
 import tensorflow as tf
 
 from components.data.class_names import order_classes, parse_labels
+from components.data.image_file import TFRECORD, Excluded, ImageFile, Listing, open_train
 from components.data.keys import is_litter
-from components.data.listing import TFRECORD, Excluded, ImageFile, Listing, open_train
 from components.data.split_words import SPLIT_WORDS, check_evaluation, last_split_word
 from components.data.tf_examples import FRAME_BYTES, find_class, find_image, parse_features, read_content
 from components.errors import UserError
-from components.images.check import try_reading
 from components.rejects import UNREADABLE, Reject, RejectedImage
 from components.storage.places import as_path, find_matches, is_remote, measure, walk_objects
+from components.storage.reading import try_reading
 
 # The files beside the records that name the classes, first TF-Slim's, then those of TensorFlow Datasets.
 LABEL_FILES = ("labels.txt", "label.labels.txt", "*.labels.txt")
@@ -46,7 +46,7 @@ def list_examples(place: str, excluded: Excluded) -> Listing:
     rejects: list[Reject] = []
     names = ["/".join(path.split("/")[shared:]) for path in paths]
     check_evaluation(map(last_split_word, names), place)
-    for path, name in zip(paths, names):
+    for path, name in zip(paths, names, strict=True):
         for found in () if excluded(name) else _scan_file(path, name):
             if isinstance(found, Reject):
                 rejects.append(found)
@@ -55,7 +55,7 @@ def list_examples(place: str, excluded: Excluded) -> Listing:
     classes = _name_classes(records, "/".join(paths[0].split("/")[:shared]))
     # A record has a number, a name or both.
     texts = [record.text if record.number is None else classes[record.number] for record in records]
-    files = [record.file._replace(text=text) for record, text in zip(records, texts)]
+    files = [record.file._replace(text=text) for record, text in zip(records, texts, strict=True)]
     labels = [classes[number] for number in sorted(classes)]
     labels += order_classes(set(texts) - set(labels))
     files, open_splits = open_train(sorted(files))

@@ -7,8 +7,8 @@ two fifths of the time of an evaluation with a slice for each of 100 classes.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Callable, Optional
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
@@ -78,7 +78,7 @@ class AverageScores(beam.CombineFn):
         return accumulator[0] + score, accumulator[1] + 1
 
     def merge_accumulators(self, accumulators: Iterable[tuple[float, int]]) -> tuple[float, int]:
-        totals, counts = zip(*accumulators)
+        totals, counts = zip(*accumulators, strict=True)
         return sum(totals), sum(counts)
 
     def extract_output(self, accumulator: tuple[float, int]) -> dict[metric_types.MetricKey, float]:
@@ -130,7 +130,7 @@ def _compute(
     score: Callable[[int, np.ndarray], Any], combine: Callable[[metric_types.MetricKey], beam.CombineFn]
 ) -> Callable[..., metric_types.MetricComputations]:
     def create_computations(
-        name: str, eval_config: Any = None, model_names: Optional[Sequence[str]] = None
+        name: str, eval_config: Any = None, model_names: Sequence[str] | None = None
     ) -> metric_types.MetricComputations:
         computations = []
         for model_name in model_names or [""]:
@@ -146,7 +146,7 @@ def _derive(
     reduce: Callable[[Mapping[MatrixEntryKey, float]], float],
 ) -> Callable[..., metric_types.MetricComputations]:
     def create_computations(
-        name: str, eval_config: Any = None, model_names: Optional[Sequence[str]] = None
+        name: str, eval_config: Any = None, model_names: Sequence[str] | None = None
     ) -> metric_types.MetricComputations:
         # TFMA computes the confusion matrix once, though three metrics ask for it.
         computations = _compute(pair_classes, CountPairs)(CONFUSION, eval_config, model_names)

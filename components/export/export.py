@@ -15,7 +15,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from components.backbones.prepare import load_graph
 from components.backbones.views import Augment, list_views
-from components.errors import DamagedFile
+from components.errors import DamagedFile, UserError
 from components.features import (
     BOTTLENECK,
     BOTTLENECK_SIGNATURE,
@@ -28,7 +28,7 @@ from components.features import (
 from components.metrics.calibration import Abstention, choose_abstention
 from components.outcomes import Bottlenecks, Examples, Export, Head, Work
 from components.run_dir import MODEL_CARD, RunDir
-from components.storage.checksums import sum_bytes, write_sums
+from components.storage.checksums import find_unlike, sum_bytes, write_sums
 from components.storage.files import write_json
 from components.storage.ownership import replacing_folder
 from components.storage.places import plain_folder
@@ -106,7 +106,7 @@ def measure_abstention(classifier: HeadClassifier, val: Source, precision: float
     # Two numbers of each are kept, not the probabilities of all classes.
     predictions = classifier.predict(evaluate_from_shards(val).input_fn)
     answers = [(prediction[INDEX], prediction[PROBABILITIES].max()) for prediction in predictions]
-    index, confidences = map(np.array, zip(*answers))
+    index, confidences = map(np.array, zip(*answers, strict=True))
     return choose_abstention(confidences, index == labels, precision)
 
 
@@ -167,3 +167,13 @@ def list_versions(exports: Path) -> list[Path]:
     """Return the complete exports, oldest first."""
     folders = [file.parent for file in exports.glob(f"*/{SAVED_MODEL}") if file.parent.name.isdecimal()]
     return sorted(folders, key=lambda folder: int(folder.name))
+
+
+def check_export(export: Path) -> None:
+    """Raise UserError for an exported SavedModel that is not as it was written."""
+    unlike = find_unlike(export)
+    if unlike:
+        raise UserError(
+            f"The SavedModel '{export}' is damaged ('{unlike}' is not as it was written): run its config again, which "
+            f"exports it anew, or give another version."
+        )

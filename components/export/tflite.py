@@ -5,20 +5,19 @@ from __future__ import annotations
 import json
 import os
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Callable, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from components import features
 from components.errors import UserError
-from components.export.export import list_versions
+from components.export.export import check_export, list_versions
 from components.features import ENCODED, LABEL
-from components.predict.predict import check_export
 from components.run_dir import MODEL_CARD, RunDir
 from components.shards.records import IMAGE_SPEC, read_batches, shard_files
 from components.storage.files import write_json

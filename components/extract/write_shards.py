@@ -122,7 +122,7 @@ class ExtractShard(beam.DoFn):
                 yield pending.popleft().result()
 
     def _complete_batch(self, batch: list[tuple[str, dict]], known: dict[bytes, np.ndarray]) -> _Completed:
-        splits, records = zip(*batch)
+        splits, records = zip(*batch, strict=True)
         missing = [record for record in records if record[features.SHA256] not in known]
         computed = iter(self._compute(missing) if missing else ())
         vectors = [known[r[features.SHA256]] if r[features.SHA256] in known else next(computed) for r in records]

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -45,14 +45,14 @@ class Tuning:
     learning_rate is the backbone's first; all that is not said here is as in the training of the head.
     """
 
-    layers: Optional[int]
-    behind: Optional[str]
+    layers: int | None
+    behind: str | None
     learning_rate: float
     head_learning_rate: float
     epochs: int
     batch_size: int
     distortion: Distortion
-    patience: Optional[int] = None
+    patience: int | None = None
 
     @property
     def part(self) -> str:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
-import re
 import stat
-import time
-from collections.abc import Iterable, Sequence
-from typing import Any, Callable, NamedTuple, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -32,15 +29,9 @@ from components.images.formats import (
 )
 from components.images.stored_pixels import decode_ordinary, decode_stored
 from components.images.transcode import make_readable
-from components.rejects import (
-    CORRUPT,
-    NOT_AN_IMAGE,
-    TOO_LARGE,
-    UNREADABLE,
-    UNSUPPORTED,
-    RejectedImage,
-)
-from components.storage.places import as_path, describe_error, is_remote, measure, read_object, storage_errors
+from components.rejects import CORRUPT, NOT_AN_IMAGE, TOO_LARGE, UNREADABLE, UNSUPPORTED, RejectedImage
+from components.storage.places import as_path, is_remote, measure, read_object
+from components.storage.reading import REFUSED, _explain, try_reading
 
 # Each scan of a JPEG goes over the whole image, and 31 bytes make one. Writers make ten or so; libjpeg-turbo's own
 # fuzzers stop at 500. 100 million pixels take 0.3 s a scan.
@@ -49,24 +40,9 @@ MAX_SCANNED = 20  # times the pixels that an image may have
 # A kilobyte of compressed text in a PNG becomes a megabyte, which libpng unpacks and keeps, of each of 1,000 chunks.
 MAX_PNG_TEXT = 16 * 2**20
 
-# Of an error of a graph: what it says itself, between where it was made and where it ran.
-OWN_WORDS = re.compile(r"(.*)\n\t \[\[")
-# How the graph words what it refuses to misread.
-REFUSED = re.compile(r"assertion failed: \[(.*)\]")
 
 # Maps encoded images string[N] to int32[N, 3]: height, width, and 1 if all pixels have one colour.
 Measure = Callable[[tf.Tensor], tf.Tensor]
-
-# Seconds to wait before a read that failed is tried again.
-WAITS = (0.1, 0.5, 2.0)
-# Errors that tell something of the file; all others tell something of the storage.
-OF_THE_FILE = (
-    *(FileNotFoundError, PermissionError),
-    *(tf.errors.NotFoundError, tf.errors.PermissionDeniedError, tf.errors.UnimplementedError),
-)
-NUMBERS_OF_THE_FILE = (errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
-
-T = TypeVar("T")
 
 
 class CheckedImage(NamedTuple):
@@ -104,25 +80,6 @@ def _read_file(path: str, limits: Limits) -> bytes:
         return file.read()
 
 
-def try_reading(read: Callable[[], T], path: str) -> T:
-    """Return the result of a read of a file, tried again where the storage fails.
-
-    Raises RejectedImage for a file that is missing or must not be read, and OSError where the storage fails each time:
-    that tells nothing of the file.
-    """
-    for wait in (*WAITS, None):
-        try:
-            return read()
-        except (tf.errors.OpError, *storage_errors()) as error:
-            reason = _explain(error) if isinstance(error, tf.errors.OpError) else describe_error(error)
-            if isinstance(error, OF_THE_FILE) or getattr(error, "errno", None) in NUMBERS_OF_THE_FILE:
-                raise RejectedImage(UNREADABLE, reason) from error
-            if wait is None:
-                raise OSError(getattr(error, "errno", None) or errno.EIO, reason, path) from error
-            time.sleep(wait)
-    raise AssertionError
-
-
 def check_image(content: bytes, limits: Limits) -> CheckedImage:
     """Decode a file's content once, after its header has shown that it keeps the limits; raises RejectedImage."""
     (checked,) = check_images([content], limits)
@@ -138,7 +95,7 @@ def check_images(contents: Sequence[bytes], limits: Limits) -> list[CheckedImage
         usable = {number: image for number, image in enumerate(images) if isinstance(image, CheckedImage)}
         chosen = {number: image for number, image in usable.items() if (image.format == "jpeg") == is_jpeg}
         if chosen:
-            for number, decoded in zip(chosen, _decode_all([*chosen.values()], measure_all)):
+            for number, decoded in zip(chosen, _decode_all([*chosen.values()], measure_all), strict=True):
                 images[number] = decoded
     return images
 
@@ -146,7 +103,7 @@ def check_images(contents: Sequence[bytes], limits: Limits) -> list[CheckedImage
 def _decode_all(images: Sequence[CheckedImage], measure_all: Measure) -> list[CheckedImage | RejectedImage]:
     try:
         measures = measure_all(tf.constant([image.encoded for image in images])).numpy().tolist()
-        return [_catch(_set_measures, *pair) for pair in zip(images, measures)]
+        return [_catch(_set_measures, *pair) for pair in zip(images, measures, strict=True)]
     except tf.errors.OpError:  # one that cannot be decoded fails all
         return [_catch(_decode_alone, image, measure_all) for image in images]
 
@@ -256,11 +213,3 @@ def _check_header(encoded: bytes, image_format: str, limits: Limits) -> None:
         check_pixels([read_gif_canvas(encoded)], limits)
     elif image_format == "png" and inflate_png_text(encoded, MAX_PNG_TEXT) > MAX_PNG_TEXT:
         raise RejectedImage(TOO_LARGE, f"its text unpacks to more than {MAX_PNG_TEXT:,} bytes")
-
-
-def _explain(error: tf.errors.OpError) -> str:
-    """Return TensorFlow's own words, one line, without the names of its operations."""
-    message = error.message or type(error).__name__
-    own = OWN_WORDS.search(message)
-    message = own[1] if own else message.split("\n")[0]
-    return re.sub(r"\{\{.*?\}\}|\[Op:.*", "", message).strip(" .")[:200]

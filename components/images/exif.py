@@ -6,7 +6,7 @@ components.images.exif_graph does the same inside the graph for JPEG and PNG, wh
 from __future__ import annotations
 
 import struct
-from typing import Callable
+from collections.abc import Callable
 
 from components.rejects import UNSUPPORTED, RejectedImage
 

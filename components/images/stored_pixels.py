@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from components.images.exif_graph import EXIF_PATTERN, PADDING, contains, read_numbers
+from components.images.exif_graph import EXIF_PATTERN, PADDING, contains, find_orientation, read_numbers, turn_upright
 from components.images.formats import ADOBE_MARKER, LEAST_BRIGHT, MAX_GIF_BLOCKS, describe_dark
 
 BMP_REFUSED = "a BMP with a palette, masks or compression: convert it to PNG, or give it to topgraft predict"
@@ -170,3 +170,8 @@ def _decode_other(encoded: tf.Tensor) -> tf.Tensor:
     is_bmp = tf.equal(tf.strings.substr(encoded, 0, 2), b"BM")
     with tf.control_dependencies([tf.debugging.Assert(plain | ~is_bmp, [BMP_REFUSED])]):
         return decode_ordinary(encoded)
+
+
+def decode_upright(encoded: tf.Tensor) -> tf.Tensor:
+    """Map a JPEG, PNG, GIF or BMP string[] to its pixels uint8[H, W, 3] as a viewer shows them on white."""
+    return turn_upright(decode_stored(encoded), find_orientation(encoded))

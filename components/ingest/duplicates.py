@@ -6,9 +6,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from components.features import SPLITS
+from components.features import COPY, LABEL_CONFLICT, LEAK, SPLITS
 
-COPY, LABEL_CONFLICT, LEAK = "copy", "label_conflict", "leak"
 KEPT, DROPPED = "kept", "dropped"
 
 
@@ -126,7 +125,7 @@ def _make_components(linked: list[Member], fixed: Mapping[str, str]) -> Iterator
     pins = [member.split or fixed.get(member.sha256, "") for member in linked]
     most_held_out = max(pins, key=("", *SPLITS).index)
     for split in {pin or most_held_out for pin in pins}:
-        part = [member for member, pin in zip(linked, pins) if (pin or most_held_out) == split]
+        part = [member for member, pin in zip(linked, pins, strict=True) if (pin or most_held_out) == split]
         keys = sorted(member.key for member in part)
         formers = Counter(member.former for member in part if member.former)
         former = max(SPLITS, key=formers.__getitem__) if formers else ""

@@ -14,7 +14,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from components.data.class_names import append_classes, read_labels
-from components.data.listing import Listing
+from components.data.image_file import Listing
 from components.errors import DamagedFile, UserError
 from components.features import SPLITS
 from components.images.formats import Limits

@@ -9,9 +9,9 @@ import sys
 from collections.abc import Sequence
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
-from typing import Any, NamedTuple, Union
+from typing import Any, NamedTuple
 
-from components.data.listing import ImageFile
+from components.data.image_file import ImageFile
 from components.images.check import CheckedImage
 from components.images.formats import Limits
 from components.rejects import FAILED, RejectedImage
@@ -48,12 +48,12 @@ class CarefulReader:
         self._child: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
 
-    def read_batch(self, files: Sequence[ImageFile]) -> list[Union[CheckedImage, RejectedImage]]:
+    def read_batch(self, files: Sequence[ImageFile]) -> list[CheckedImage | RejectedImage]:
         """Read and check files side by side, as fast as it goes, and one by one where that fails."""
         answer = self._ask(files, self._image_seconds)
         return self.read_each(files) if isinstance(answer, _Failure) else answer
 
-    def read_each(self, files: Sequence[ImageFile]) -> list[Union[CheckedImage, RejectedImage]]:
+    def read_each(self, files: Sequence[ImageFile]) -> list[CheckedImage | RejectedImage]:
         """Read and check files one by one; that on which the child fails is a rejected image."""
         return [self._read_alone(file) for file in files]
 
@@ -65,7 +65,7 @@ class CarefulReader:
             self._child.wait()
         self._child = self._connection = None
 
-    def _read_alone(self, file: ImageFile) -> Union[CheckedImage, RejectedImage]:
+    def _read_alone(self, file: ImageFile) -> CheckedImage | RejectedImage:
         for _ in range(ATTEMPTS):
             answer = self._ask([file], self._image_seconds)
             if not isinstance(answer, _Failure):

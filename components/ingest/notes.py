@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from components.data.listing import Listing
+from components.data.image_file import Listing
 from components.ingest.duplicates import Copy
 from components.shards.index import Row
 

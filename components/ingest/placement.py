@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from components.data.listing import ImageFile
+from components.data.image_file import ImageFile
 from components.errors import DamagedFile
 from components.images.formats import Limits
 from components.run_dir import RunDir
@@ -33,7 +33,7 @@ def place_files(
     else:
         spans = [shards or choose_shards(len(files))]
     planned: Planned = {shard: [] for shard in list_shards(spans)}
-    for file, lies in zip(files, known):
+    for file, lies in zip(files, known, strict=True):
         place = lies.place if stay and lies.place else place_key(file.key, spans)
         planned[place].append(Row(file, lies.facts))
     for rows in planned.values():

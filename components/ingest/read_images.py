@@ -6,12 +6,13 @@ import functools
 import os
 from collections.abc import Sequence
 
-from components.data.listing import ImageFile
+from components.data.image_file import ImageFile
 from components.data.tfrecords import read_record
-from components.images.check import CheckedImage, check_images, read_file, try_reading
+from components.images.check import CheckedImage, check_images, read_file
 from components.images.formats import Limits
 from components.rejects import UNREADABLE, RejectedImage
 from components.storage.places import do_side_by_side, is_remote
+from components.storage.reading import try_reading
 
 
 def read_images(files: Sequence[ImageFile], limits: Limits) -> list[CheckedImage | RejectedImage]:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable, NamedTuple, Optional, Union
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 import tensorflow as tf
 from apache_beam.metrics import Metrics
 
 from components import features
-from components.data.listing import ImageFile
+from components.data.image_file import ImageFile
 from components.images.check import CheckedImage
 from components.images.formats import Limits
 from components.ingest.isolated_reader import CarefulReader
@@ -91,8 +91,8 @@ class _Complete(NamedTuple):
     facts: Facts
 
 
-Batch = Sequence[tuple[Row, Optional[tf.train.Example]]]
-Read = Callable[[Sequence[ImageFile]], list[Union[CheckedImage, RejectedImage]]]
+Batch = Sequence[tuple[Row, tf.train.Example | None]]
+Read = Callable[[Sequence[ImageFile]], list[CheckedImage | RejectedImage]]
 
 
 class BatchReader:

@@ -62,7 +62,7 @@ def _count_images(count: int) -> str:
 def most_confused(confusion: np.ndarray, labels: Sequence[str], count: int = 10) -> list[dict[str, Any]]:
     """Return the off-diagonal cells with the most images, as actual, predicted and count."""
     off = confusion - np.diag(np.diag(confusion))
-    cells = sorted(zip(*np.nonzero(off)), key=lambda cell: (-off[cell], cell))[:count]
+    cells = sorted(zip(*np.nonzero(off), strict=True), key=lambda cell: (-off[cell], cell))[:count]
     return [{"actual": labels[a], "predicted": labels[p], "count": int(off[a, p])} for a, p in cells]
 
 

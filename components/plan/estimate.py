@@ -58,7 +58,9 @@ def estimate_stages(
         units, pairs = count_units(stage, images, workload), count_pairs(stage, images, workload)
         seconds, core_seconds = (
             law.cost(units) + each * pairs
-            for law, each in zip((laws_of_stage.seconds, laws_of_stage.core_seconds), workload.pair_seconds)
+            for law, each in zip(
+                (laws_of_stage.seconds, laws_of_stage.core_seconds), workload.pair_seconds, strict=True
+            )
         )
         worker_seconds, on_workers = 0.0, fleet is not None and stage in ON_WORKERS
         if fleet is not None and on_workers:

@@ -6,7 +6,7 @@ import collections
 import random
 from collections.abc import Sequence
 
-from components.data.listing import ImageFile
+from components.data.image_file import ImageFile
 
 # Images of a class, so that it can have one in each split.
 FEWEST = 3

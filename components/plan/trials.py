@@ -63,7 +63,7 @@ def fit_law(units: Sequence[float], costs: Sequence[float]) -> Law:
     from scipy.optimize import nnls  # type: ignore[import-untyped]
 
     by_units: dict[float, list[float]] = {}
-    for unit, cost in zip(units, costs):
+    for unit, cost in zip(units, costs, strict=True):
         by_units.setdefault(unit, []).append(cost)
     found = {unit: statistics.median(some) for unit, some in by_units.items()}
     least = 1e-9  # seconds or bytes, so that a cost of nothing has a relative size

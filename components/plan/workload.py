@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Callable, NamedTuple
+from typing import NamedTuple
 
 from components.audit.data_map import MOST_POINTS
 from components.plan.trials import START, Law, Trial, fit_law
@@ -78,15 +78,15 @@ def fit_laws(trials: Sequence[Trial], workload: Workload) -> dict[str, StageLaws
         units = [count_units(stage, some, workload) for some in images]
         pairs = [count_pairs(stage, some, workload) for some in images]
         clock, cores = workload.pair_seconds
-        seconds = [max(timing.seconds - clock * some, 0.0) for timing, some in zip(timings, pairs)]
+        seconds = [max(timing.seconds - clock * some, 0.0) for timing, some in zip(timings, pairs, strict=True)]
         busy = [
             (unit, max(timing.core_seconds - cores * some, 0.0))
-            for timing, unit, some in zip(timings, units, pairs)
+            for timing, unit, some in zip(timings, units, pairs, strict=True)
             if timing.core_seconds  # a run of an earlier version has none
         ]
         laws[stage] = StageLaws(
             fit_law(units, seconds),
-            fit_law(*zip(*busy)) if busy else Law(0.0, 0.0),
+            fit_law(*zip(*busy, strict=True)) if busy else Law(0.0, 0.0),
             fit_law(units if stage in BOUNDED else images, [float(timing.written) for timing in timings]),
         )
     return laws

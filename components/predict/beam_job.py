@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, Union
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 import apache_beam as beam
@@ -119,7 +119,7 @@ class PredictShard(beam.DoFn):
     def process(self, shard: Shard) -> Iterator[Any]:
         unreadable: list[Unreadable] = []
 
-        def outcomes() -> Iterator[tuple[str, Union[Answer, Unreadable]]]:
+        def outcomes() -> Iterator[tuple[str, Answer | Unreadable]]:
             with (self._folder / NAMES).open(encoding="ascii") as file:
                 file.seek(shard.offset)
                 names = map(json.loads, islice(file, shard.images))

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple, Union
+from typing import NamedTuple
 
 from components.images.check import Limits, RejectedImage, inspect_image, read_file
+from components.images.thumbnail import make_thumbnail
 from components.pages.html import encode_uri, load_template
 from components.predict.predict import Answer, Classifier, Unreadable, rank_classes
-from components.shards.pictures import make_thumbnail
 from components.storage.files import write_text
 
 # About 10 kB each: what is shown bounds the size of the page and the memory it takes.
@@ -28,7 +28,7 @@ class Card(NamedTuple):
 
 
 def write_gallery(
-    output: Path, outcomes: Iterable[tuple[str, Union[Answer, Unreadable]]], classifier: Classifier, top_k: int
+    output: Path, outcomes: Iterable[tuple[str, Answer | Unreadable]], classifier: Classifier, top_k: int
 ) -> None:
     """Write the page of all predictions: counts of all, cards of the first CARDS_SHOWN."""
     cards: list[Card] = []

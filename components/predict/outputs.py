@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Union
+from typing import Any
 
 from components import features
 from components.errors import UserError
@@ -27,7 +27,7 @@ from components.storage.places import describe_error, is_remote, storage_errors
 from components.storage.tables import write_csv
 from components.terminal.text import printable
 
-Outcomes = Iterable[tuple[str, Union[Answer, Unreadable]]]
+Outcomes = Iterable[tuple[str, Answer | Unreadable]]
 
 
 def check_output(output: Path | None) -> None:
@@ -76,7 +76,7 @@ def write_json_lines(
 def _counting(classifier: Classifier, files: Iterable[str]) -> Iterator[tuple[Outcomes, dict[str, int]]]:
     counts = {"predicted": 0, "unreadable": 0}
 
-    def outcomes() -> Iterator[tuple[str, Union[Answer, Unreadable]]]:
+    def outcomes() -> Iterator[tuple[str, Answer | Unreadable]]:
         for path, outcome in predict_files(classifier.compute, files):
             counts["unreadable" if isinstance(outcome, Unreadable) else "predicted"] += 1
             if isinstance(outcome, Unreadable):
@@ -117,7 +117,10 @@ def _write_jsonl(output: Path, outcomes: Outcomes, classifier: Classifier, top_k
 def _lines(outcomes: Outcomes, classifier: Classifier, top_k: int) -> Iterator[dict[str, Any]]:
     columns = _columns(classifier, top_k)
     for row in _rows(outcomes, classifier, top_k):
-        yield {name: float(value) if name.startswith("probability") else value for name, value in zip(columns, row)}
+        yield {
+            name: float(value) if name.startswith("probability") else value
+            for name, value in zip(columns, row, strict=True)
+        }
 
 
 def _print_answers(outcomes: Outcomes, classifier: Classifier, top_k: int) -> None:

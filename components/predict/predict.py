@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, Callable, NamedTuple, Union
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from components import features
 from components.errors import UserError
+from components.export.export import check_export
 from components.images.check import Limits, RejectedImage, check_image, inspect_image, read_file
-from components.storage.checksums import find_unlike
 from components.storage.places import describe_error, do_side_by_side, is_remote, plain_folder
 
 BATCH_SIZE = 32
@@ -85,38 +85,26 @@ def load_export(export: Path) -> Classifier:
     def compute(encoded: list[bytes], model: Any = model) -> list[Answer]:  # the model keeps its tables alive
         outputs = signature(image_bytes=tf.constant(encoded, tf.string))
         abstained = outputs[features.ABSTAINED].numpy().tolist() if abstains else [None] * len(encoded)
-        return [Answer(*pair) for pair in zip(outputs[features.PROBABILITIES].numpy(), abstained)]
+        return [Answer(*pair) for pair in zip(outputs[features.PROBABILITIES].numpy(), abstained, strict=True)]
 
     names = labels.read_text(encoding="utf-8", errors="surrogateescape").split("\n")[:-1]
     return Classifier(names, compute, abstains)
 
 
-def check_export(export: Path) -> None:
-    """Raise UserError for an exported SavedModel that is not as it was written."""
-    unlike = find_unlike(export)
-    if unlike:
-        raise UserError(
-            f"The SavedModel '{export}' is damaged ('{unlike}' is not as it was written): run its config again, which "
-            f"exports it anew, or give another version."
-        )
-
-
 def predict_files(
     compute: Callable[[list[bytes]], Sequence[Answer]], files: Iterable[str]
-) -> Iterator[tuple[str, Union[Answer, Unreadable]]]:
+) -> Iterator[tuple[str, Answer | Unreadable]]:
     """Yield (path, Answer or Unreadable) in input order, a batch in memory at a time."""
     rows = iter(files)
     while batch := list(islice(rows, BATCH_SIZE)):
         contents = do_side_by_side(_read, batch, any(map(is_remote, batch)))
         predicted = iter(predict_each(compute, [content for content in contents if isinstance(content, bytes)]))
-        for path, content in zip(batch, contents):
+        for path, content in zip(batch, contents, strict=True):
             outcome = next(predicted) if isinstance(content, bytes) else content
             yield path, Unreadable(path, outcome) if isinstance(outcome, str) else outcome
 
 
-def predict_each(
-    compute: Callable[[list[bytes]], Sequence[Answer]], encoded: list[bytes]
-) -> Sequence[Union[Answer, str]]:
+def predict_each(compute: Callable[[list[bytes]], Sequence[Answer]], encoded: list[bytes]) -> Sequence[Answer | str]:
     """Return for each of N encoded images its Answer, or why the model does not read it."""
     if not encoded:
         return []
@@ -129,7 +117,7 @@ def predict_each(
         return [predict_each(compute, [content])[0] for content in encoded]
 
 
-def _read(path: str) -> Union[bytes, str]:
+def _read(path: str) -> bytes | str:
     if not is_remote(path) and os.path.isdir(path):
         return "a folder that cannot be read, or a link to one above it"
     try:

@@ -10,7 +10,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 from components.backbones.inspect import licence_of
@@ -102,7 +102,7 @@ def build_card(
             # A version is the second in which it was exported, or the next after it.
             "version": {
                 "name": version,
-                "date": datetime.fromtimestamp(int(version), timezone.utc).isoformat(),
+                "date": datetime.fromtimestamp(int(version), UTC).isoformat(),
             },
             "software": f"topgraft {origin.software}",
         },

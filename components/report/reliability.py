@@ -111,7 +111,10 @@ def plot_coverage(reliability: Reliability) -> go.Figure:
 def plot_calibration(bins: Bins) -> go.Figure:
     """Draw the reliability diagram: accuracy with its 95 % interval against mean confidence, a dot a bin."""
     low, high = np.transpose(
-        [confidence_interval(round(share * images), images) for share, images in zip(bins.accuracy, bins.images)]
+        [
+            confidence_interval(round(share * images), images)
+            for share, images in zip(bins.accuracy, bins.images, strict=True)
+        ]
     )
     figure = go.Figure()
     figure.add_scatter(

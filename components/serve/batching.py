@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Callable, NamedTuple
+from typing import Any, NamedTuple
 
 MAX_BATCH = 32
 # What a batch holds decoded, unless a single image has more: 300 MB.
@@ -79,7 +79,7 @@ class Batcher:
                 outcomes = await loop.run_in_executor(self._thread, self._compute, items)
             except Exception as error:
                 outcomes = [error] * len(batch)
-            for (_, _, future), outcome in zip(batch, outcomes):
+            for (_, _, future), outcome in zip(batch, outcomes, strict=True):
                 if future.done():
                     continue
                 if isinstance(outcome, Exception):

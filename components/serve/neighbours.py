@@ -23,11 +23,11 @@ from components.data.tf_examples import find_offsets
 from components.data.tfrecords import read_record
 from components.errors import UserError
 from components.features import SPLITS
+from components.images.thumbnail import make_thumbnail
 from components.outcomes import Bottlenecks
 from components.pages.html import encode_uri
 from components.rejects import RejectedImage
 from components.run_dir import MODEL_CARD, RunDir
-from components.shards.pictures import make_thumbnail
 from components.shards.records import META_SPEC, read_batches, shard_files
 from components.storage.places import as_path
 from components.terminal.text import printable
@@ -65,7 +65,7 @@ class TrainingImages(NamedTuple):
         nearest = find_nearest(query, self.directions, SHOWN)
         return [
             Neighbour(self.keys[row], self.labels[row], min(float(cosine), 1.0), _draw(*self.places[row]))
-            for row, cosine in zip(nearest.rows[0].tolist(), nearest.cosines[0])
+            for row, cosine in zip(nearest.rows[0].tolist(), nearest.cosines[0], strict=True)
         ]
 
 
@@ -105,7 +105,7 @@ def _load(run: RunDir, bottlenecks: Bottlenecks, views: np.ndarray, shards: Sequ
     labels: list[str] = []
     places: list[tuple[str, int]] = []
     examples = shard_files(run.examples, "train", shards)
-    for file, images in zip(shard_files(folder, "train", shards), examples):
+    for file, images in zip(shard_files(folder, "train", shards), examples, strict=True):
         before = len(labels)
         for batch in read_batches([file], {**META_SPEC, **spec}, READ_AT_ONCE):
             parts.append(standardise(batch[features.BOTTLENECK], spread))

@@ -20,6 +20,7 @@ from starlette.routing import Route
 
 from components.errors import UserError
 from components.images.check import CheckedImage, Limits, RejectedImage, count_pixels, inspect_image
+from components.images.thumbnail import make_thumbnail
 from components.pages.html import encode_uri, load_template
 from components.predict.predict import TOP_K, Answer, describe_rejected, predict_each, rank_classes
 from components.serve.batching import Batcher, QueueFull
@@ -28,7 +29,6 @@ from components.serve.neighbours import TrainingImages
 from components.serve.request_guard import Guard, name_hosts
 from components.serve.served_export import ServedExport
 from components.serve.tf_serving import MODEL_PATH, RefusedRequest, format_answers, format_status, parse_predict
-from components.shards.pictures import make_thumbnail
 from components.storage.tables import escape_name
 from components.terminal.text import printable
 
@@ -181,7 +181,7 @@ class Service:
             yield bytes(body)
         except ClientDisconnect as gone:
             raise RefusedRequest(400, "The client has gone.") from gone
-        except asyncio.TimeoutError as late:
+        except TimeoutError as late:
             raise RefusedRequest(408, f"The body took longer than the {BODY_SECONDS:.0f} seconds allowed.") from late
         finally:
             self._held -= len(body)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from components.data.listing import ImageFile
+from components.data.image_file import ImageFile
 from components.errors import DamagedFile
 from components.features import SPLITS
 from components.images.formats import Limits

@@ -9,9 +9,9 @@ import stat
 import sys
 import tarfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PureWindowsPath
-from typing import IO, Any, Callable
+from typing import IO, Any
 
 from components.errors import UserError
 from components.storage.files import locked

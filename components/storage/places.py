@@ -120,9 +120,9 @@ def find_matches(pattern: str | os.PathLike[str]) -> list[Path]:
     scheme = REMOTE if is_remote(pattern) else ""
     parts = str(pattern)[len(scheme) :].split("/")
     above = [scheme + "/".join(parts[: number + 1]) for number in range(len(parts) - 1)]
-    there = [PATTERN.search(part) and as_path(place).exists() for part, place in zip(parts, above)]
+    there = [PATTERN.search(part) and as_path(place).exists() for part, place in zip(parts[:-1], above, strict=True)]
     escaped = scheme + "/".join(
-        glob.escape(part) if is_there else part for part, is_there in zip(parts, [*there, None])
+        glob.escape(part) if is_there else part for part, is_there in zip(parts, [*there, None], strict=True)
     )
     matches = match_objects(as_path(escaped)) if scheme else map(Path, glob.iglob(escaped, recursive=True))
     return sorted(matches)

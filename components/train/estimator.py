@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Callable, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -97,7 +97,7 @@ class StartValues(tf.compat.v1.train.SessionRunHook):
         self._feeds = {
             v1.placeholder(variables[name].dtype, value.shape): value for name, value in self._values.items()
         }
-        self._assign = [variables[name].assign(new) for name, new in zip(self._values, self._feeds)]
+        self._assign = [variables[name].assign(new) for name, new in zip(self._values, self._feeds, strict=True)]
 
     def after_create_session(self, session: tf.compat.v1.Session, coord: tf.train.Coordinator) -> None:
         session.run(self._assign, self._feeds)
@@ -122,7 +122,7 @@ class EpochRecorder(tf.compat.v1.train.SessionRunHook):
         self._on_epoch = on_epoch
         self._keep_start = keep_start
         self._batches: list[tuple[int, float, float]] = []  # images, loss and accuracy of those of this epoch
-        self._evaluator: Optional[RepeatedEvaluation] = None
+        self._evaluator: RepeatedEvaluation | None = None
         # A new writer writes the graph around it, with all the constants of a backbone; ours is written without.
         with tf.Graph().as_default():
             self._training_events, self._events = map(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 import numpy as np
 from scipy.linalg import cholesky, solve_triangular  # type: ignore[import-untyped]
@@ -39,7 +39,7 @@ class Objective(NamedTuple):
 
 
 def make_objective(
-    values: np.ndarray, labels: np.ndarray, classes: int, smoothing: float, class_weights: Optional[Sequence[float]]
+    values: np.ndarray, labels: np.ndarray, classes: int, smoothing: float, class_weights: Sequence[float] | None
 ) -> Objective:
     """Return the objective of the head's training for float32[N, D] and int64[N]."""
     targets = np.full((len(labels), classes), smoothing / classes, np.float32)
@@ -107,7 +107,7 @@ def choose_penalty(pairs: Sequence[tuple[Objective, Objective]]) -> float:
     """
     # Folds side by side on a core each: over one fold's small matrices the cores would mostly wait for one another.
     with threadpool_limits(1 if len(pairs) > 1 else None, "blas"), ThreadPoolExecutor(os.cpu_count()) as pool:
-        correct = sum(pool.map(weigh_hits, *zip(*pairs)))
+        correct = sum(pool.map(weigh_hits, *zip(*pairs, strict=True)))
     return PENALTIES[int(np.argmax(correct))]
 
 

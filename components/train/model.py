@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any
 
 import tensorflow as tf
 
@@ -46,8 +46,8 @@ class HeadParams:
     classes: int
     labels_file: str
     architecture: Architecture
-    optimisation: Optional[Optimisation] = None
-    abstention_threshold: Optional[float] = None
+    optimisation: Optimisation | None = None
+    abstention_threshold: float | None = None
 
 
 def add_final_training_ops(

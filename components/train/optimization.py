@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Optional
 
 import tensorflow as tf
 
@@ -39,7 +38,7 @@ class Optimisation:
     momentum: float = 0.9
     schedule: Schedule = Schedule()
     label_smoothing: float = 0.0
-    class_weights: Optional[Sequence[float]] = None
+    class_weights: Sequence[float] | None = None
     backbone_rate: float = 0.0
     loss_scale: float = 1.0
 
@@ -62,7 +61,7 @@ def add_train_step(
         scaled = tf.gradients(loss * optimisation.loss_scale, [*head, *backbone])
         gradients = [gradient / optimisation.loss_scale for gradient in scaled]
         updates = [
-            make_optimizer(optimisation, rate * share).apply_gradients(zip(part, variables), name=name)
+            make_optimizer(optimisation, rate * share).apply_gradients(zip(part, variables, strict=True), name=name)
             for name, rate, part, variables in (
                 ("head", optimisation.learning_rate, gradients[: len(head)], head),
                 ("backbone", optimisation.backbone_rate, gradients[len(head) :], backbone),
@@ -99,7 +98,7 @@ def schedule_rate(schedule: Schedule, steps: int, step: tf.Tensor) -> tf.Tensor:
 
 
 def weigh_examples(
-    logits: tf.Tensor, label: tf.Tensor, smoothing: float, class_weights: Optional[Sequence[float]]
+    logits: tf.Tensor, label: tf.Tensor, smoothing: float, class_weights: Sequence[float] | None
 ) -> tf.Tensor:
     """Return the mean cross entropy float32[] with smoothed labels (Szegedy et al. 2016), each weighed by its class."""
     each = v1.nn.sparse_softmax_cross_entropy_with_logits(labels=label, logits=logits)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -14,9 +14,10 @@ from PIL import Image, ImageDraw, ImageFont
 from components import features
 from components.errors import DamagedShard
 from components.features import INDEX, PROBABILITIES
+from components.images.thumbnail import THUMBNAIL
 from components.outcomes import Examples
 from components.run_dir import RunDir
-from components.shards.pictures import THUMBNAIL, read_thumbnails
+from components.shards.pictures import read_thumbnails
 from components.shards.records import META_SPEC, read_batches
 from components.storage.tables import decode_name
 from components.train.estimator import HeadClassifier
@@ -43,7 +44,7 @@ class Prediction(NamedTuple):
     actual: str
     predicted: str
     probability: float
-    image: Optional[Image.Image]
+    image: Image.Image | None
 
 
 def write_pictures(
@@ -84,7 +85,7 @@ def write_pictures(
             answers[row][1],
             thumbnails.get(name),
         )
-        for row, name in zip(picked, names)
+        for row, name in zip(picked, names, strict=True)
     ]
     pictures = {"predictions": draw_predictions(predictions, title)}
     if len(labels) <= MOST_CLASSES:
@@ -160,7 +161,7 @@ def _write_names(labels: Sequence[str], cell: int, side: str) -> Image.Image:
 
 
 def _write_counts(draw: ImageDraw.ImageDraw, confusion: np.ndarray, shares: np.ndarray, cell: int) -> None:
-    for row, column in zip(*np.nonzero(confusion)):
+    for row, column in zip(*np.nonzero(confusion), strict=True):
         text = str(confusion[row, column])
         font = ImageFont.load_default(min(TEXT, 1.5 * cell / len(text)))
         colour = WHITE if shares[row, column] > 0.25 else BLACK

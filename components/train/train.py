@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple, Optional, Union
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -53,19 +53,19 @@ class Recipe:
     l2 is a number, or AUTO to choose it on training data; class_weight is BALANCED or a weight by class name.
     """
 
-    epochs: Optional[int] = None
-    steps: Optional[int] = None
+    epochs: int | None = None
+    steps: int | None = None
     batch_size: int = 256
     learning_rate: float = 0.003
     optimizer: str = ADAM
     momentum: float = 0.9
     schedule: Schedule = Schedule()
-    l2: Union[float, str] = 0.001
+    l2: float | str = 0.001
     label_smoothing: float = 0.0
-    class_weight: Union[str, Mapping[str, float], None] = None
-    patience: Optional[int] = None
-    warm_start: Optional[Path] = None
-    max_memory: Optional[int] = None
+    class_weight: str | Mapping[str, float] | None = None
+    patience: int | None = None
+    warm_start: Path | None = None
+    max_memory: int | None = None
 
 
 class Plan(NamedTuple):

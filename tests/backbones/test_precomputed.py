@@ -83,7 +83,7 @@ def test_with_the_network_that_they_came_from_images_can_be_served(images, run, 
         table = read_bottlenecks([str(file)], 48)
         keys += table.keys
         vectors += list(table.vectors)
-    for key, vector in zip(keys, vectors):
+    for key, vector in zip(keys, vectors, strict=True):
         path = made / f"{key}.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(",".join(map(repr, vector.tolist())))

@@ -155,7 +155,7 @@ def test_several_backbones_give_their_normalised_bottlenecks_side_by_side(tmp_pa
     assert both.dim == 1280 + 48
     (joined,) = BackboneSession(tmp_path / both.id).compute_bottlenecks([image])
     alone = [BackboneSession(folder / backbone.id), BackboneSession(tmp_path / prepare(toy_backbone, tmp_path).id)]
-    for session, part in zip(alone, np.split(joined, [1280])):
+    for session, part in zip(alone, np.split(joined, [1280]), strict=True):
         (vector,) = session.compute_bottlenecks([image])
         np.testing.assert_allclose(part, vector / np.linalg.norm(vector) * len(vector) ** 0.5, atol=1e-3)
 

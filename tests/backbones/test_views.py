@@ -43,7 +43,7 @@ def test_without_flip_nothing_is_mirrored():
 @pytest.mark.parametrize("view", [[0, 0, 1, 1, 0], [0, 0, 1, 1, 1], [0.2, 0.1, 0.9, 0.6, 0], [0.5, 0.5, 1, 1, 1]])
 def test_a_view_is_what_pillow_cuts(view):
     pixels = np.random.default_rng(0).integers(0, 256, (37, 53, 3), np.uint8)
-    top, left, bottom, right = (round(share * side) for share, side in zip(view[:4], [37, 53, 37, 53]))
+    top, left, bottom, right = (round(share * side) for share, side in zip(view[:4], [37, 53, 37, 53], strict=True))
     expected = Image.fromarray(pixels).crop((left, top, right, bottom))
     expected = expected.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if view[4] else expected
     np.testing.assert_array_equal(cut_view(tf.constant(pixels), tf.constant(view, tf.float32)), np.asarray(expected))

@@ -180,7 +180,9 @@ UNSEEN = st.sampled_from(["", " ", "  ", "\u00a0", "\u200b", "\u00ad", "\ufeff",
 @given(st.lists(SEEN, min_size=1, max_size=4), st.lists(UNSEEN, min_size=5, max_size=5), st.randoms())
 def test_a_name_with_anything_unseen_around_its_words_is_the_same_name(words, unseen, random):
     plain = " ".join(words)
-    odd = unseen[-1] + " ".join(word + mark for word, mark in zip(words, unseen)) + random.choice([" ", ""])
+    odd = (
+        unseen[-1] + " ".join(word + mark for word, mark in zip(words, unseen, strict=False)) + random.choice([" ", ""])
+    )
     if odd != plain:
         assert repr(plain) in refusal(check_spelling, {plain: "1", odd: "2"})
 
@@ -300,7 +302,7 @@ def test_no_name_of_a_root_lies_in_another(tmp_path_factory, roots):
     deep = sorted(f"/{number}/top/{root}" for number, root in enumerate(sorted(roots)))
     names = name_roots(deep)
     assert not [(a, b) for a in names for b in names if a is not b and f"{b}/".startswith(f"{a}/")]
-    assert all(root.endswith(name) for root, name in zip(deep, names))
+    assert all(root.endswith(name) for root, name in zip(deep, names, strict=True))
 
 
 def test_a_root_named_twice_and_an_empty_list_are_refused(tmp_path):

@@ -17,7 +17,7 @@ def write_manifest(path, rows, columns=("path", "label")):
     """Write rows as the suffix says, and return the path as a string."""
     with open(path, "w", encoding="utf-8", newline="") as file:
         if path.suffix == ".jsonl":
-            file.writelines(json.dumps(dict(zip(columns, row))) + "\n" for row in rows)
+            file.writelines(json.dumps(dict(zip(columns, row, strict=True))) + "\n" for row in rows)
         else:
             table = csv.writer(file, delimiter="\t" if path.suffix == ".tsv" else ",")
             table.writerows([columns, *rows])
@@ -316,7 +316,7 @@ def test_labels_that_are_no_values_or_one_number_are_noted(tmp_path, labels, wor
     rows = [(f"{number}.jpg", label) for number, label in enumerate(labels)]
     listing = list_images(write_manifest(tmp_path / "list.csv", rows))
     assert len(listing.notes) == len(words)
-    assert all(word in note for word, note in zip(words, listing.notes)), listing.notes
+    assert all(word in note for word, note in zip(words, listing.notes, strict=True)), listing.notes
 
 
 def test_a_utf_16_manifest_is_refused(tmp_path):

@@ -72,9 +72,9 @@ def test_two_first_uses_at_once_both_get_the_whole_set(cache, tmp_path):
         for order in (places, places[::-1])
     ]
     outcomes = [process.communicate() for process in both]
-    assert [(process.returncode, out) for process, (out, _) in zip(both, outcomes)] == [(0, b"1797 1797\n")] * 2, (
-        outcomes
-    )
+    assert [(process.returncode, out) for process, (out, _) in zip(both, outcomes, strict=True)] == [
+        (0, b"1797 1797\n")
+    ] * 2, outcomes
     assert sorted(path.name for path in cache.iterdir()) == ["digits", "digits.lock", "downloads"]
 
 

@@ -58,7 +58,7 @@ def test_files_of_eval_beside_files_of_test_are_refused_wherever_they_lie(tmp_pa
 def test_records_are_listed_in_place_and_can_be_read_from_there(tmp_path):
     images = [path.read_bytes() for path in sorted(paint_images(tmp_path / "painted", per_class=2).rglob("*.*"))]
     names = ["flowers_train_00000-of-00002.tfrecord", "flowers_validation_00001-of-00002.tfrecord"]
-    for name, part in zip(names, (images[:4], images[4:])):
+    for name, part in zip(names, (images[:4], images[4:]), strict=True):
         write_records(tmp_path / "set" / name, *(slim(number % 2, image=image) for number, image in enumerate(part)))
     (tmp_path / "set" / "labels.txt").write_text("0:daisy\n1:roses\n")
     listing = list_images(str(tmp_path / "set"))

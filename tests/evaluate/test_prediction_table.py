@@ -46,8 +46,10 @@ def test_parts_of_whatever_number_make_one_table_in_order_of_key(tmp_path, monke
     # Names that a spreadsheet would take for formulas are guarded, bytes that are no Unicode escaped.
     names = [row["path"].removeprefix("'") if row["path"].startswith(("'=", "''")) else row["path"] for row in rows]
     assert names == sorted(key.encode("utf-8", "backslashreplace").decode() for key in keys)
-    by_name = {key.encode("utf-8", "backslashreplace").decode(): extract for key, extract in zip(keys, extracts)}
-    for name, row in zip(names, rows):
+    by_name = {
+        key.encode("utf-8", "backslashreplace").decode(): extract for key, extract in zip(keys, extracts, strict=True)
+    }
+    for name, row in zip(names, rows, strict=True):
         predicted = by_name[name][tfma.PREDICTIONS_KEY]
         probabilities = (predicted[model] if model else predicted)[features.PROBABILITIES]
         assert float(row["probability"]) == pytest.approx(probabilities.max(), abs=1e-6)

@@ -46,7 +46,7 @@ def test_averages_agree_with_scikit_learn(predicted, bundles):
     labels, probabilities = predicted
 
     def average(score):
-        return combine(AverageScores(KEY), [score(*pair) for pair in zip(labels, probabilities)], bundles)
+        return combine(AverageScores(KEY), [score(*pair) for pair in zip(labels, probabilities, strict=True)], bundles)
 
     assert average(score_accuracy) == pytest.approx(accuracy_score(labels, probabilities.argmax(1)))
     assert average(score_top5) == pytest.approx(top_k_accuracy_score(labels, probabilities, k=5))
@@ -55,13 +55,13 @@ def test_averages_agree_with_scikit_learn(predicted, bundles):
     assert average(score_loss) == pytest.approx(expected)
     kept = probabilities.min(1) > 1e-7
     assert log_loss(labels[kept], probabilities[kept], labels=range(20)) == pytest.approx(
-        np.mean([score_loss(*pair) for pair in zip(labels[kept], probabilities[kept])])
+        np.mean([score_loss(*pair) for pair in zip(labels[kept], probabilities[kept], strict=True)])
     )
 
 
 def test_pairs_make_the_confusion_matrix_of_scikit_learn(predicted):
     labels, probabilities = predicted
-    matrices = combine(CountPairs(KEY), [pair_classes(*pair) for pair in zip(labels, probabilities)], 3)
+    matrices = combine(CountPairs(KEY), [pair_classes(*pair) for pair in zip(labels, probabilities, strict=True)], 3)
     expected = confusion_matrix(labels, probabilities.argmax(1), labels=range(20))
     entries = {(key.actual_class_id, key.predicted_class_id): count for key, count in matrices[0.0].items()}
     assert entries == {(a, p): expected[a, p] for a, p in np.argwhere(expected)}
@@ -70,7 +70,7 @@ def test_pairs_make_the_confusion_matrix_of_scikit_learn(predicted):
 def test_mean_and_least_recall_are_those_of_scikit_learn_over_the_classes_that_have_an_example(predicted):
     labels, probabilities = predicted
     there = labels != 7  # though it is predicted
-    pairs = [pair_classes(*pair) for pair in zip(labels[there], probabilities[there])]
+    pairs = [pair_classes(*pair) for pair in zip(labels[there], probabilities[there], strict=True)]
     entries = combine(CountPairs(KEY), pairs, 3)[0.0]
     answers = probabilities[there].argmax(1)
     assert 7 in answers

@@ -166,7 +166,7 @@ def test_only_the_weights_of_the_last_layer_have_changed(tuned_run):
     assert one.keys() == two.keys()
     changed = {name for name, value in one.items() if not np.array_equal(value, two[name])}
     assert changed == {"network/mix/kernel", "network/mix/bias"}
-    for name, value in zip(sorted(changed), read_variables(tuned_run.finetuned, sorted(changed))):
+    for name, value in zip(sorted(changed), read_variables(tuned_run.finetuned, sorted(changed)), strict=True):
         np.testing.assert_array_equal(two[name], value)
     backbone = read_backbone(after)
     assert (backbone.dim, backbone.size, backbone.labels) == (8, 32, ())
@@ -224,7 +224,7 @@ def test_one_seed_gives_identical_weights(tuned_run, tmp_path):
     again = tune(run, recipe)
     assert again == first
     for one, two in zip(
-        *(read_variables(folder, [*HEAD, KERNELS[1]]) for folder in (tuned_run.finetuned, run.finetuned))
+        *(read_variables(folder, [*HEAD, KERNELS[1]]) for folder in (tuned_run.finetuned, run.finetuned)), strict=False
     ):
         np.testing.assert_array_equal(one, two)
     assert tune(run, recipe, seed=1).backbone_id != first.backbone_id
@@ -259,7 +259,7 @@ def test_a_step_is_that_of_plain_tensorflow_and_l2_pulls_at_the_head_alone(tuned
     step = {"learning_rate": 0.002, "head_learning_rate": 0.001, "epochs": 1, "batch_size": len(labels), "l2": 0.5}
     tune(run, recipe, distortion=NONE, **step)
     found = read_variables(run.finetuned, ["network/mix/kernel", "network/mix/bias", *HEAD])
-    for rate, variable, gradient, new in zip((0.002, 0.002, 0.001, 0.001), variables, gradients, found):
+    for rate, variable, gradient, new in zip((0.002, 0.002, 0.001, 0.001), variables, gradients, found, strict=True):
         assert np.abs(gradient).max() > 1e-4
         np.testing.assert_allclose((variable - new) / rate, gradient, rtol=0.02, atol=1e-3)
 
@@ -317,7 +317,7 @@ def test_where_no_epoch_is_better_the_head_alone_is_served(seeing_config, tmp_pa
     assert "reextract" not in record["stages"] and "fine_tuned" not in record["backbone"]
     page = (run.report / "index.html").read_text()
     assert "No epoch of fine-tuning was better" in page and "best epoch 0, the head that training began with" in page
-    for one, two in zip(read_variables(run.finetuned, HEAD), read_variables(run.model, HEAD)):
+    for one, two in zip(read_variables(run.finetuned, HEAD), read_variables(run.model, HEAD), strict=True):
         np.testing.assert_array_equal(one, two)
     predictions = read_csv(run.predictions)
     assert main(["run", config]) == 0
@@ -326,7 +326,7 @@ def test_where_no_epoch_is_better_the_head_alone_is_served(seeing_config, tmp_pa
     again = read_csv(run.predictions)
     assert len(again) == len(predictions)
     # Beam cuts batches by the time that they take, and the sixth decimal may differ with what is beside an image.
-    for one, two in zip(predictions, again):
+    for one, two in zip(predictions, again, strict=True):
         shares = [key for key in one if key.startswith("probability")]
         assert {**one, **dict.fromkeys(shares)} == {**two, **dict.fromkeys(shares)}
         assert [float(one[key]) for key in shares] == pytest.approx([float(two[key]) for key in shares], abs=2e-6)

@@ -54,7 +54,7 @@ class Trainable:
             self.pixels = v1.placeholder(tf.float32, [None, *pixels.shape[1:]])
             self.bottleneck, self.variables = add_trainable(graph_def, self.pixels, weights)
             self.loss = tf.reduce_mean(tf.square(self.bottleneck))
-            self.gradients = dict(zip(weights, tf.gradients(self.loss, list(self.variables.values()))))
+            self.gradients = dict(zip(weights, tf.gradients(self.loss, list(self.variables.values())), strict=True))
             self.step = v1.train.AdamOptimizer(1e-3).minimize(self.loss)
             self.session = v1.Session(graph=graph)
             self.session.run(v1.global_variables_initializer())
@@ -153,7 +153,7 @@ def test_only_the_constants_that_are_named_change(lite):
     trained = replace_constants(graph_def, {name: old[name] + 1 for name in weights})
     for name, value in constants_of(trained).items():
         np.testing.assert_array_equal(value, old[name] + 1 if name in weights else old[name])
-    for node, before in zip(trained.node, graph_def.node):
+    for node, before in zip(trained.node, graph_def.node, strict=True):
         if node.name in weights:
             node.attr["value"].CopyFrom(before.attr["value"])
     assert trained == graph_def
@@ -184,7 +184,7 @@ def test_gradients_are_those_of_keras_layers_with_the_same_weights(mobile):
     with tf.GradientTape() as tape:
         loss = tf.reduce_mean(tf.square(network(maps, training=False)))
     expected = tape.gradient(loss, network.trainable_weights)
-    for gradient, other in zip(trainable.run(trainable.gradients).values(), expected):
+    for gradient, other in zip(trainable.run(trainable.gradients).values(), expected, strict=True):
         assert np.abs(other).max() > 0
         np.testing.assert_allclose(gradient, other, rtol=1e-3, atol=np.abs(other).max() / 1e4)
 
@@ -248,7 +248,7 @@ def test_preprocessing_and_statistics_are_never_trained_and_written_out_norms_ar
         loss = tf.reduce_mean(tf.square(network(tf.constant(pixels))))
     order = named(graph_def, weights, variables)
     expected = tape.gradient(loss, [variables[name] for name in order])
-    for gradient, other in zip(trainable.run(trainable.gradients).values(), expected):
+    for gradient, other in zip(trainable.run(trainable.gradients).values(), expected, strict=True):
         np.testing.assert_allclose(gradient, other, rtol=1e-3, atol=1e-6)
 
 
@@ -288,7 +288,7 @@ def test_a_compiled_convolution_in_groups_is_trained(tmp_path):
         loss = tf.reduce_mean(tf.square(tf.reduce_mean(tf.nn.relu(x + layer.bias), [1, 2])))
     expected = tape.gradient(loss, [first, kernel, layer.bias])
     found = list(trainable.run(trainable.gradients).values())
-    for gradient, other in zip([found[0], found[1].transpose(0, 1, 3, 2), found[2]], expected):
+    for gradient, other in zip([found[0], found[1].transpose(0, 1, 3, 2), found[2]], expected, strict=True):
         np.testing.assert_allclose(gradient, other, rtol=1e-3, atol=1e-7)
 
 

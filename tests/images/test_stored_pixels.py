@@ -12,15 +12,15 @@ from starlette.testclient import TestClient
 from toys import quiet_progress
 
 from components.backbones.prepare import BackboneSession, prepare_backbone
-from components.backbones.preprocessing import decode_upright
 from components.backbones.spec import parse_backbone
 from components.export.export import list_versions
 from components.images.check import Limits, RejectedImage, check_image
 from components.images.formats import MAX_GIF_BLOCKS
+from components.images.stored_pixels import decode_upright
+from components.images.thumbnail import make_thumbnail
 from components.predict.predict import load_export, predict_files
 from components.serve.served_export import load_served
 from components.serve.server import make_app
-from components.shards.pictures import make_thumbnail
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow warns of files that it mends
 

@@ -30,7 +30,7 @@ def reader(request, monkeypatch):
 
 @pytest.mark.parametrize("reader", ["poisoned_child"], indirect=True)
 def test_what_the_child_does_not_survive_is_rejected_and_the_rest_read(reader, files):
-    read = {file.key: image for file, image in zip(files, reader.read_batch(files))}
+    read = {file.key: image for file, image in zip(files, reader.read_batch(files), strict=True)}
     failed = {key: image.args for key, image in read.items() if isinstance(image, RejectedImage)}
     assert failed == {
         "cyan/hang.png": (FAILED, "not read and decoded within 2 seconds"),

@@ -1,4 +1,4 @@
-from components.data.listing import ImageFile, Listing
+from components.data.image_file import ImageFile, Listing
 from components.ingest.duplicates import Copy
 from components.ingest.notes import describe_copies, describe_files, describe_splits
 from components.shards.index import Facts, Row

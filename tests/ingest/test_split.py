@@ -16,7 +16,9 @@ seeds = st.integers(0, 2**31)
 weights = st.integers(1, 20)
 plans = st.builds(
     lambda train, val, test, seed: SplitPlan(
-        {split: weight / (train + val + test) for split, weight in zip(SPLITS, (train, val, test))}, None, seed
+        {split: weight / (train + val + test) for split, weight in zip(SPLITS, (train, val, test), strict=True)},
+        None,
+        seed,
     ),
     weights,
     weights,
@@ -269,7 +271,9 @@ def test_257_classes_of_30_have_all_splits_and_none_moves_when_10_are_added_to_e
 def test_fixed_images_stay_and_their_copies_follow_them(members, plan, data):
     fixed_sums = data.draw(st.dictionaries(st.sampled_from([m.sha256 for m in members]), st.sampled_from(SPLITS)))
     some = data.draw(st.lists(st.booleans(), min_size=len(members), max_size=len(members)))
-    members = [m._replace(split=fixed_sums.get(m.sha256, "") if fixed else "") for m, fixed in zip(members, some)]
+    members = [
+        m._replace(split=fixed_sums.get(m.sha256, "") if fixed else "") for m, fixed in zip(members, some, strict=True)
+    ]
     splits = assign_splits(members, plan)
     assert all(splits[member.key] == member.split for member in members if member.split)
     pinned = {member.sha256 for member in members if member.split}
@@ -303,10 +307,12 @@ def test_fixed_images_count_into_the_shares_of_open_splits():
 
 @given(st.integers(1, 12), st.lists(st.integers(1, 30), min_size=1, max_size=4), plans)
 def test_train_per_class_is_exact(per_class, extra, plan):
-    members = [image(text, number) for text, more in zip("abcd", extra) for number in range(per_class + more)]
+    members = [
+        image(text, number) for text, more in zip("abcd", extra, strict=True) for number in range(per_class + more)
+    ]
     counts = count_images(members, assign_splits(members, SplitPlan(plan.shares, per_class, plan.seed)))
     rest = plan.shares["val"] + plan.shares["test"]
-    for text, more in zip("abcd", extra):
+    for text, more in zip("abcd", extra, strict=True):
         assert counts[text, "train"] == per_class
         assert counts[text, "test"] >= 1
         assert counts[text, "val"] >= min(1, more - 1)

@@ -26,7 +26,7 @@ def images(draw, least=1):
 
 
 def precision_with_one_more_wrong(confidences, correct, threshold):
-    answers = [right for confidence, right in zip(confidences, correct) if confidence >= threshold]
+    answers = [right for confidence, right in zip(confidences, correct, strict=True) if confidence >= threshold]
     return sum(answers) / (len(answers) + 1)
 
 
@@ -54,7 +54,7 @@ def test_the_order_of_rows_does_not_matter(drawn, precision, random):
     order = random.sample(range(len(correct)), len(correct))
     shuffled = confidences[order], correct[order]
     assert choose_abstention(*shuffled, precision) == choose_abstention(confidences, correct, precision)
-    for one, other in zip(coverage_curve(*shuffled), coverage_curve(confidences, correct)):
+    for one, other in zip(coverage_curve(*shuffled), coverage_curve(confidences, correct), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
@@ -109,8 +109,8 @@ def test_the_curve_counts_the_answers_at_each_threshold(drawn):
     confidences, correct = drawn
     coverage, accuracy, threshold = coverage_curve(confidences, correct)
     assert list(threshold) == sorted(set(confidences), reverse=True)
-    for share, right, lowest in zip(coverage, accuracy, threshold):
-        answers = [hit for confidence, hit in zip(confidences, correct) if confidence >= lowest]
+    for share, right, lowest in zip(coverage, accuracy, threshold, strict=True):
+        answers = [hit for confidence, hit in zip(confidences, correct, strict=True) if confidence >= lowest]
         assert share == len(answers) / len(correct)
         assert right == sum(answers) / len(answers)
 

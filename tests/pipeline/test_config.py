@@ -10,7 +10,8 @@ from toys import quiet_progress
 
 from components.errors import UserError
 from components.finetune.inputs import Distortion
-from pipeline.config import Config, load_config
+from pipeline.config import Config
+from pipeline.load_config import load_config
 from pipeline.settings import data_place, make_architecture, make_recipe, make_tuning
 from pipeline.training_config import Head, HiddenLayer
 

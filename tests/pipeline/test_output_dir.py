@@ -8,7 +8,7 @@ from toys import paint_images, refusal, write_config, write_toy_graph
 from components.storage.ownership import write_mark
 from components.storage.places import list_files
 from pipeline.cli import main
-from pipeline.config import load_config
+from pipeline.load_config import load_config
 from pipeline.settings import list_data
 
 

@@ -9,7 +9,7 @@ from components.plan.trials import START, Timing, Trial, TrialRuns, read_trial_r
 from components.run_dir import STAGES, TUNING_STAGES, RunDir
 from components.storage.ownership import MARK, claim_files
 from pipeline.cli import main
-from pipeline.config import load_config
+from pipeline.load_config import load_config
 from pipeline.trial_runs import trial_key
 
 RUN_STAGES = [stage for stage in STAGES if stage not in TUNING_STAGES]

@@ -107,7 +107,7 @@ def test_more_workers_never_take_longer(images, workers, vcpus):
 @given(st.integers(1, 10**8), st.sampled_from([None, FLEET]))
 def test_more_images_never_take_less(images, fleet):
     few, more = (estimate_stages(count, LAWS, WORKLOAD, fleet, 1024) for count in (images, 2 * images))
-    for one, other in zip(few, more):
+    for one, other in zip(few, more, strict=True):
         assert one.seconds <= other.seconds + 1e-6
         assert one.read <= other.read and one.written <= other.written
 

@@ -3,7 +3,7 @@ import collections
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.data.listing import ImageFile
+from components.data.image_file import ImageFile
 from components.plan.sampling import FEWEST, draw_sample
 
 

@@ -24,7 +24,7 @@ def test_the_embedded_backbones_know_imagenet(name, tmp_path):
     wanted = [names[truth[row["path"].rsplit("/", 1)[1]]] for row in rows]
     first = np.mean([truth[row["path"].rsplit("/", 1)[1]] == int(row["index"]) for row in rows])
     ranks = ["label", "label_2", "label_3", "label_4", "label_5"]
-    among = np.mean([name in [row[rank] for rank in ranks] for row, name in zip(rows, wanted)])
+    among = np.mean([name in [row[rank] for rank in ranks] for row, name in zip(rows, wanted, strict=True)])
     print(f"{name}: top-1 {first:.4f}, top-5 {among:.4f}")
     assert first >= 0.66
     assert among >= 0.87

@@ -151,7 +151,7 @@ def test_the_terminal_gets_the_path_and_a_line_a_class(export, images, capsys):
     assert main(["predict", export, str(image), "--top-k", "2"]) == 0
     path, *lines = capsys.readouterr().out.splitlines()
     assert path == str(image)
-    probabilities, labels = zip(*(line.split() for line in lines))
+    probabilities, labels = zip(*(line.split() for line in lines), strict=True)
     assert len(labels) == 2 and set(labels) < {"cyan", "magenta", "yellow"}
     assert float(probabilities[0]) >= float(probabilities[1])
 

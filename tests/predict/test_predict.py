@@ -85,7 +85,7 @@ def test_each_file_that_cannot_be_predicted_says_why_in_its_place(export, tmp_pa
         "unreadable: No such file",
         "a folder",
     ]
-    for (path, outcome), start in zip(outcomes, [*starts, ""]):
+    for (path, outcome), start in zip(outcomes, [*starts, ""], strict=True):
         if start:
             assert outcome.path == path and outcome.reason.startswith(start)
         else:

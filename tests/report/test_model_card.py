@@ -51,10 +51,10 @@ def test_figures_are_those_of_scikit_learn_on_the_predictions(card, toy_run):
     labels = card["classes"]
     for kind, score, among in (("recall", recall_score, actual), ("precision", precision_score, predicted)):
         expected = score(actual, predicted, labels=labels, average=None)
-        for label, value in zip(labels, expected):
+        for label, value in zip(labels, expected, strict=True):
             metric = find(card, kind, {"class": label})
             assert metric["value"] == pytest.approx(value)
-            hits = sum(pair == (label, label) for pair in zip(actual, predicted))
+            hits = sum(pair == (label, label) for pair in zip(actual, predicted, strict=True))
             check_interval(metric, hits, among.count(label))
     for source in ("", "camera", "phone"):
         right = [row["actual"] == row["label"] for row in rows if row["source"] == source]

@@ -70,7 +70,7 @@ def test_rows_and_columns_equal_what_predict_answers(client, served, expected, v
     rows = client.post(path, json={"instances": instances(*images)}).json()["predictions"]
     inputs = [instance["image_bytes"] for instance in instances(*images)]
     columns = client.post(path, json={"inputs": {"image_bytes": inputs}}).json()["outputs"]
-    for row, (_, probabilities) in zip(rows, expected):
+    for row, (_, probabilities) in zip(rows, expected, strict=True):
         np.testing.assert_allclose(row["probabilities"], probabilities, atol=1e-6)
         assert row["index"] == int(np.argmax(probabilities))
         assert row["label"] == served.classifier.labels[row["index"]]

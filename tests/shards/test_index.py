@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.data.listing import ImageFile
+from components.data.image_file import ImageFile
 from components.errors import DamagedFile
 from components.images.formats import Limits
 from components.rejects import UNREADABLE

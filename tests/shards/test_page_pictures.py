@@ -4,10 +4,10 @@ import io
 from PIL import Image
 from toys import ingest, paint_images
 
+from components.images.thumbnail import THUMBNAIL
 from components.run_dir import RunDir
 from components.shards import page_pictures
 from components.shards.page_pictures import SMALL, collect_pictures
-from components.shards.pictures import THUMBNAIL
 
 
 def open_uri(uri):

@@ -8,8 +8,9 @@ from PIL import Image
 from toys import ingest, refusal
 
 from components.features import SPLITS
+from components.images.thumbnail import THUMBNAIL, make_thumbnail
 from components.run_dir import RunDir
-from components.shards.pictures import THUMBNAIL, make_thumbnail, read_thumbnails
+from components.shards.pictures import read_thumbnails
 
 
 def encode(image, kind="PNG", **how):

@@ -1,3 +1,4 @@
+import itertools
 from collections import Counter
 
 from hypothesis import given
@@ -83,7 +84,7 @@ def test_appends_leave_all_spans_but_the_newest_and_that_one_too_unless_all_fits
         else:
             held.append(new)
             assert spans[len(before) :] == [choose_shards(new)] and newest + new > IMAGES_PER_SHARD
-    assert all(one + other > IMAGES_PER_SHARD for one, other in zip(held, held[1:]))
+    assert all(one + other > IMAGES_PER_SHARD for one, other in itertools.pairwise(held))
     assert sum(spans) <= 3 * sum(held) / IMAGES_PER_SHARD + 1
 
 

@@ -3,13 +3,7 @@ import os
 
 import pytest
 
-from components.storage.files import (
-    PARTIAL,
-    fingerprint_file,
-    remove_partials,
-    replacing_file,
-    write_text,
-)
+from components.storage.files import PARTIAL, fingerprint_file, remove_partials, replacing_file, write_text
 from components.storage.tables import write_csv
 
 

@@ -13,13 +13,7 @@ from components.data.class_names import read_labels
 from components.data.listing import list_images
 from components.images.check import Limits, read_file
 from components.predict.inputs import find_files
-from components.storage.files import (
-    PARTIAL,
-    fingerprint_file,
-    remove_partials,
-    replacing_file,
-    write_text,
-)
+from components.storage.files import PARTIAL, fingerprint_file, remove_partials, replacing_file, write_text
 from components.storage.ownership import MARK, replacing_folder, replacing_shared_folder
 from components.storage.places import as_path, is_remote, list_files, local_copy, measure, remove, upload, walk_objects
 from components.storage.tables import write_csv

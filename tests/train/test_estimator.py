@@ -273,7 +273,7 @@ def test_tensorboard_draws_training_and_validation_of_each_epoch_in_one_chart(fi
     training, (validation, _, _) = read_scalars(tmp_path / "model")[0], read_scalars(tmp_path / "model" / "eval")
     for name, split, scalars in (("train", 0, training), ("val", 2, validation)):
         for tag, column in (("cross_entropy", split + 1), ("accuracy", split + 2)):
-            steps, values = zip(*scalars[tag])
+            steps, values = zip(*scalars[tag], strict=True)
             assert steps == tuple(7 * epoch.epoch for epoch in history), name
             np.testing.assert_allclose(values, [epoch[column] for epoch in history], rtol=1e-5)
 

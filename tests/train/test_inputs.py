@@ -127,7 +127,7 @@ def test_every_epoch_sees_one_view_of_each_image_once_in_another_order(training,
         assert sorted(images) == list(range(50))
         np.testing.assert_array_equal(np.concatenate([labels for _, labels in part]), images % 5)
         orders.append(tuple(images))
-        seen |= set(zip(images, drawn))
+        seen |= set(zip(images, drawn, strict=True))
     assert len(set(orders)) == 4
     assert {view for _, view in seen} == set(range(views))
     assert views == 1 or len(seen) > 80

@@ -239,7 +239,7 @@ def test_a_head_with_hidden_layers_trains_as_in_keras_with_its_penalties(data, t
     model.compile(tf.keras.optimizers.SGD(0.1), kind(from_logits=True))
     assert loss == pytest.approx(model.evaluate(vectors, labels, 50, verbose=0), rel=1e-5)
     model.fit(vectors, labels, 50, 3, shuffle=False, verbose=0)
-    for one, other in zip(found, model.get_weights()):
+    for one, other in zip(found, model.get_weights(), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
 
 

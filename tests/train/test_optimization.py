@@ -132,9 +132,9 @@ def test_optimisers_move_as_keras_ones_do(optimizer, schedule):
         with tf.GradientTape() as tape:
             each = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, vectors @ expected[0] + expected[1])
             loss = tf.reduce_mean(each) + (0 if optimizer == "adamw" else l2) * tf.nn.l2_loss(expected[0])
-        moves.apply_gradients(zip(tape.gradient(loss, expected), expected))
+        moves.apply_gradients(zip(tape.gradient(loss, expected), expected, strict=True))
     # AdamW's decay comes before the step in Keras and after it here, which is 0.05 * 0.1 of a step.
-    for one, other in zip(found, expected):
+    for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, other.numpy(), atol=2e-3 if optimizer == "adamw" else 1e-5)
 
 

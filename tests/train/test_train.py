@@ -132,10 +132,12 @@ def test_l2_auto_is_chosen_for_the_very_loss_that_is_trained(tmp_path, normalize
     if not held_out:  # each fold's images are judged by what has not seen them, its scaling neither
         folds = [(train.select(fitted), train.select(judged)) for fitted, judged in split_folds(train.labels)]
         scalings = [measure_scaling(lambda: [fitted], normalize, 3) for fitted, _ in folds]  # noqa: B023
-        pairs = [tuple(objective(part, scaling) for part in fold) for fold, scaling in zip(folds, scalings)]
+        pairs = [
+            tuple(objective(part, scaling) for part in fold) for fold, scaling in zip(folds, scalings, strict=True)
+        ]
     (judged,) = compared
-    for found, expected in zip(judged, pairs):
-        for left, right in zip(found, expected):
+    for found, expected in zip(judged, pairs, strict=True):
+        for left, right in zip(found, expected, strict=True):
             np.testing.assert_allclose(left.values, right.values, rtol=1e-5)
     chosen = choose_penalty(pairs)
     assert plan.head.optimisation.l2 == chosen in PENALTIES

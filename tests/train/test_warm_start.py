@@ -10,12 +10,7 @@ from toys import refusal
 from components.run_dir import RunDir
 from components.train.logistic_regression import Linear
 from components.train.model import PLAIN, SIGMOID, SOFTMAX, STANDARDIZE, WHITEN, Architecture, HiddenLayer
-from components.train.warm_start import (
-    BIASES,
-    WEIGHTS,
-    read_former_head,
-    set_output,
-)
+from components.train.warm_start import BIASES, WEIGHTS, read_former_head, set_output
 
 CLASSES = ["cyan", "magenta", "yellow"]
 
@@ -74,7 +69,7 @@ def write_former(run, labels, architecture, dim=5, config=True):
         variables = tf.compat.v1.global_variables()
         session.run([variable.assign(draw(*variable.shape)) for variable in variables])
         tf.compat.v1.train.Saver().save(session, str(run.model / "model.ckpt"), write_meta_graph=False)
-        return {variable.op.name: value for variable, value in zip(variables, session.run(variables))}
+        return {variable.op.name: value for variable, value in zip(variables, session.run(variables), strict=True)}
 
 
 HIDDEN = (HiddenLayer(4, "relu"), HiddenLayer(3, "tanh"))

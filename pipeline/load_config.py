@@ -1,0 +1,120 @@
+"""Reads a config: YAML, overrides and flags of Beam, checked; errors in a sentence."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from components.errors import UserError
+from components.storage.places import describe_error, storage_errors
+from pipeline.beam_flags import read_flags
+from pipeline.config import BeamSettings, Config
+from pipeline.output_dir import check_output_dir
+from pipeline.runners import check_runner
+from pipeline.yaml_text import InvalidYaml, parse_yaml
+
+# What YAML would take for a comment or an alias, as in output_dir="birds #2" and data.path="*.tfrecord": a value on a
+# command line has neither.
+WORDS = re.compile(r"""\s*(?![\s"'\[{&!|>]).*(?<!\S)#|\s*[*%@`]""", re.DOTALL)
+
+
+def load_config(path: Path, overrides: list[str], flags: Sequence[str] = ()) -> Config:
+    """Read a YAML file, key=value overrides with dotted keys, and Beam's flags; raises UserError for the first thing
+    wrong.
+    """
+    try:
+        values = parse_yaml(path.read_text(encoding="utf-8"))
+    except storage_errors() as error:
+        raise UserError(
+            f"Cannot read the config '{path}' ({describe_error(error)}): give the path of a YAML file."
+        ) from error
+    except (InvalidYaml, UnicodeDecodeError) as error:
+        raise UserError(f"The config '{path}' is not valid YAML ({error}): mend it there.") from error
+    if not isinstance(values, dict):
+        raise UserError(
+            f"The config '{path}' holds no keys: expected at least 'name' and 'data', see configs/digits.yaml."
+        )
+    for override in overrides:
+        _apply_override(values, override)
+    _apply_flags(values, flags)
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"{_describe(error)} (config '{path}').") from error
+    check_runner(config)
+    check_output_dir(config)
+    return config
+
+
+def load_beam(overrides: Sequence[str], flags: Sequence[str] = ()) -> BeamSettings:
+    """Read key=value settings of Beam and its flags for a command without a config; raises UserError for the first
+    thing wrong.
+    """
+    values: dict[str, Any] = {"name": "beam", "data": {"path": "."}}  # what a config cannot be without
+    for override in overrides:
+        _apply_override(values, f"beam.{override}")
+    _apply_flags(values, flags)
+    try:
+        return Config.model_validate(values).beam
+    except ValidationError as error:
+        raise UserError(f"{_describe(error)} (option --beam).") from error
+
+
+def _apply_flags(values: dict[str, Any], flags: Sequence[str]) -> None:
+    beam = values.get("beam") or {}
+    if flags and isinstance(beam, dict):
+        values["beam"] = {**beam, **read_flags(flags, str(beam.get("runner", BeamSettings().runner)))}
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise UserError(f"Cannot read '{override}': expected key=value, such as train.epochs=20.")
+    *parents, last = key.split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise UserError(f"Cannot set '{key}': '{parent}' is a single value, not a section.")
+    try:
+        values[last] = text.strip() if WORDS.match(text) else parse_yaml(text)
+    except InvalidYaml as error:
+        raise UserError(
+            f"Cannot read the value of '{override}' ({error}): expected a YAML value, such as {key}=20."
+        ) from error
+
+
+def _describe(error: ValidationError) -> str:
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"]]
+    key = ".".join(path)
+    if first["type"] == "extra_forbidden":
+        known = _keys_of(Config, path[:-1])
+        nearest = get_close_matches(path[-1], known, 1, 0)
+        meant = ".".join([*path[:-1], *nearest])
+        return f"Unknown key '{key}'; did you mean '{meant}'? Known there are {', '.join(known)}"
+    if first["type"] == "missing":
+        return f"The key '{key}' is missing: set it"
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "string_type" and not isinstance(first["input"], (dict, list)):
+        message = "expected text, put it in quotes"  # such as a class or folder named 2024
+    found = "" if isinstance(first["input"], dict) else f" is {_shorten(repr(first['input']))}"
+    return f"'{key}'{found}: {message[0].lower()}{message[1:]}" if key else message
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def _keys_of(section: type[BaseModel], path: list[str]) -> list[str]:
+    fields = {field.alias or name: field.annotation for name, field in section.model_fields.items()}
+    if not path:
+        return list(fields)
+    # The section itself, or what is in Optional[...] or tuple[..., ...], of which a path names the position too.
+    kinds = get_args(fields[path[0]]) or (fields[path[0]],)
+    (inner,) = (kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel))
+    return _keys_of(inner, path[2:] if path[1:] and path[1].isdecimal() else path[1:])
