@@ -10,12 +10,12 @@ import json
 import statistics
 import tempfile
 import time
-from importlib import import_module as load
 from pathlib import Path
 
 import yaml
 from rich.console import Console
 
+from components.backbones.prepare import BackboneSession, prepare_backbone
 from components.backbones.spec import parse_backbone
 from components.data.listing import list_images
 from components.terminal.progress import Progress
@@ -40,10 +40,8 @@ def main() -> None:
         sessions = {}
         for text in options.backbones:
             specs = parse_backbone(yaml.safe_load(text))
-            backbone = load("components.backbones.prepare").prepare_backbone(
-                specs, Path(folder), Progress(Console(quiet=True))
-            )
-            sessions[backbone.name] = load("components.backbones.prepare").BackboneSession(Path(folder) / backbone.id)
+            backbone = prepare_backbone(specs, Path(folder), Progress(Console(quiet=True)))
+            sessions[backbone.name] = BackboneSession(Path(folder) / backbone.id)
         for number in range(ROUNDS + 1):
             for name, session in sessions.items():
                 start = time.perf_counter()

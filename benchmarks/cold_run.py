@@ -11,11 +11,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from importlib import import_module as load
 from pathlib import Path
 
 import numpy as np
 
+from components.backbones.prepare import BackboneSession, read_backbone
 from components.features import BOTTLENECK, PIXELS
 
 BATCH_SIZE = 32
@@ -23,8 +23,8 @@ BATCH_SIZE = 32
 
 def measure_forward(backbone_folder: Path, images: int) -> float:
     """Return seconds that the network alone takes for a number of images, pixels already in memory."""
-    session = load("components.backbones.prepare").BackboneSession(backbone_folder)
-    size = load("components.backbones.prepare").read_backbone(backbone_folder).size
+    session = BackboneSession(backbone_folder)
+    size = read_backbone(backbone_folder).size
     pixels = np.random.default_rng(0).uniform(-1, 1, (BATCH_SIZE, size, size, 3)).astype(np.float32)
     session.run(BOTTLENECK, PIXELS, pixels)
     start = time.perf_counter()

@@ -23,7 +23,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from importlib import import_module as load
 from pathlib import Path
 from typing import Any
 
@@ -32,22 +31,24 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from rich.console import Console
 
 from components import features
+from components.backbones.efficientnet_lite import block_strides, load_weights
 from components.backbones.engines import BATCH_SIZE, BATCHES_IN_FLIGHT, cut_graph, load_engine
 from components.backbones.prepare import BackboneSession, prepare_backbone
-from components.backbones.spec import parse_backbone
-from components.backbones.views import Augment
+from components.backbones.settings import Augment
+from components.backbones.spec import EMBEDDED, parse_backbone
 from components.data.image_file import ImageFile, Listing
 from components.data.listing import list_images
-from components.extract.engine_choice import TRIAL_BATCHES, Closeness, choose_engine, try_engines
-from components.extract.extract import extract_bottlenecks, open_source
+from components.extract.engine_choice import TRIAL_BATCHES, choose_engine, try_engines
+from components.extract.extract import extract_bottlenecks
+from components.extract.settings import EngineChoice
 from components.features import TENSORFLOW
-from components.ingest.split import SplitPlan
+from components.ingest.ingest import ingest_images
+from components.ingest.settings import IngestRules, Split
 from components.run_dir import RunDir
 from components.shards.spans import choose_shards
 from components.terminal.progress import Progress
 
-CLOSE = Closeness(0.999, 0.995)
-WHOLE = Augment(flip=False, crops=0, crop_side=0.8, average=False)
+WHOLE = Augment()
 WARM_UP = 150  # images
 SHARES = {"train": 0.6, "val": 0.2, "test": 0.2}
 
@@ -76,15 +77,15 @@ def link_images(listing: Listing, folder: Path) -> Path:
 def run_stages(listing: Listing, backbone: Any, engine: str) -> float:
     """Return the seconds of ingest and extract into an empty run directory."""
     options, progress = PipelineOptions(["--runner", "FnApiRunner"]), Progress(Console(quiet=True))
-    rules = load("components.ingest.ingest").IngestRules(SplitPlan(SHARES, None, 0))
+    rules = IngestRules(Split(**SHARES))
     with tempfile.TemporaryDirectory() as folder:
         run = RunDir(Path(folder))
         prepare_backbone(parse_backbone(backbone), run.backbones, progress)  # freezing is once a machine, not an image
         started = time.perf_counter()
         shards = choose_shards(len(listing.files))
-        examples = load("components.ingest.ingest").ingest_images(listing, run, shards, rules, options, progress)
-        source = open_source(parse_backbone(backbone), run.backbones, progress)
-        extract_bottlenecks(examples, source, engine, CLOSE, WHOLE, run, options, progress)
+        examples = ingest_images(listing, rules, shards, 0, run, options, progress)
+        choice = EngineChoice(engine)
+        extract_bottlenecks(examples, parse_backbone(backbone), choice, WHOLE, run, options, progress)
         return time.perf_counter() - started
 
 
@@ -130,8 +131,8 @@ def build_keras(backbone: str, size: int) -> Any:
     if backbone == "InceptionV3":
         return tf.keras.applications.InceptionV3(include_top=False, weights=None, pooling="avg")
     layers = tf.keras.layers
-    lite = load("components.backbones.spec").EMBEDDED[backbone]
-    weights = load("components.backbones.efficientnet_lite").load_weights(lite)
+    lite = EMBEDDED[backbone]
+    weights = load_weights(lite)
 
     def convolve(x: Any, name: str, norm: str, stride: int = 1) -> Any:
         out, _, kernel, _ = weights[f"{name}.weight"].shape
@@ -143,7 +144,7 @@ def build_keras(backbone: str, size: int) -> Any:
 
     pixels = layers.Input([size, size, 3])
     x = layers.ReLU(6.0)(convolve(layers.Rescaling(1 / 128, -127 / 128)(pixels), "_conv_stem", "_bn0", 2))
-    for number, stride in enumerate(load("components.backbones.efficientnet_lite").block_strides(lite.depth)):
+    for number, stride in enumerate(block_strides(lite.depth)):
         block, entry = f"_blocks.{number}.", x
         if f"{block}_expand_conv.weight" in weights:
             x = layers.ReLU(6.0)(convolve(x, f"{block}_expand_conv", ""))
@@ -190,7 +191,7 @@ def main() -> None:
         folder, size = Path(place, prepared.id), prepared.size or 0
         session = BackboneSession(folder)
         trials = try_engines(folder, encoded[:TRIAL_BATCHES])
-        chosen = choose_engine(trials, CLOSE)
+        chosen = choose_engine(trials, EngineChoice())
         for trial in trials:
             print(
                 f"trial of {trial.engine:16} {trial.images_per_second:6.1f} images/s, cosines {trial[2:]}", flush=True

@@ -28,13 +28,13 @@ from typing import NamedTuple
 
 from rich.console import Console
 
+from components.data.published import locate_dataset
 from components.run_dir import STAGES
 from components.shards.names import is_shard
 from components.storage.files import PARTIAL
 from components.terminal.progress import Progress
 from pipeline.load_config import load_config
 from pipeline.run_lock import LOCK_FILE
-from pipeline.settings import data_place
 
 COMMAND = [sys.executable, "-m", "pipeline.cli", "run"]
 ROOT = Path(__file__).parents[1]
@@ -309,7 +309,8 @@ def inject_harmful_images(bench: Bench, place: Path, processes: Sequence[str]) -
     (place / "harm").mkdir(exist_ok=True)
     (place / "harm" / "sitecustomize.py").write_text(HARMFUL)
     environment = {**os.environ, "PYTHONPATH": f"{place / 'harm'}{os.pathsep}{ROOT}"}
-    images = Path(str(data_place(load_config(Path(bench.config), [*bench.overrides]), Progress(Console(quiet=True)))))
+    data = load_config(Path(bench.config), [*bench.overrides]).data
+    images = Path(data.roots[0]) if data.roots else locate_dataset(data.source, Progress(Console(quiet=True)))
     for kind in HARMS:
         run, copy = place / "harmed", place / "images"
         shutil.copytree(images, copy)

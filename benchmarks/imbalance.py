@@ -22,10 +22,8 @@ from components.run_dir import RunDir
 from components.terminal.progress import Progress
 from components.train.estimator import HeadClassifier
 from components.train.inputs import Vectors, evaluate_from_memory, train_from_memory
-from components.train.model import Architecture
-from components.train.train import BALANCED, choose_epochs, plan_training
-from pipeline.settings import make_recipe
-from pipeline.training_config import Train
+from components.train.settings import BALANCED, Architecture, Recipe
+from components.train.train import choose_epochs, plan_training
 
 WEIGHTS = (None, BALANCED)
 
@@ -46,7 +44,7 @@ def draw_imbalanced(train: Vectors, many: int, few: int, seed: int) -> tuple[Vec
 def measure(run: RunDir, train: Vectors, test: Vectors, rare: np.ndarray, weight: str | None, seed: int) -> list[float]:
     """Train once; return accuracy, the mean of the classes' accuracies, and that of the classes with few images."""
     labels = run.labels.read_text(encoding="utf-8").split("\n")[:-1]
-    recipe = make_recipe(Train(class_weight=weight))
+    recipe = Recipe(class_weight=weight)
     plan = plan_training(train, None, labels, run.labels, Architecture(), recipe, {})
     epochs = choose_epochs(len(train.labels), recipe)
     with tempfile.TemporaryDirectory() as folder:

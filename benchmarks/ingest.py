@@ -23,7 +23,6 @@ from pathlib import Path
 
 from components.data.image_file import Listing
 from components.data.listing import list_images
-from components.ingest.split import SplitPlan
 from components.run_dir import RunDir
 from components.shards.spans import choose_shards
 
@@ -51,14 +50,15 @@ def run_ingest(listing: Listing) -> float:
     from apache_beam.options.pipeline_options import PipelineOptions
     from rich.console import Console
 
-    from components.ingest.ingest import IngestRules, ingest_images
+    from components.ingest.ingest import ingest_images
+    from components.ingest.settings import IngestRules, Split
     from components.terminal.progress import Progress
 
     options, progress = PipelineOptions(["--runner", "FnApiRunner"]), Progress(Console(quiet=True))
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
-        rules = IngestRules(SplitPlan(SHARES, None, 0))
-        ingest_images(listing, RunDir(Path(folder)), choose_shards(len(listing.files)), rules, options, progress)
+        rules, shards = IngestRules(Split(**SHARES)), choose_shards(len(listing.files))
+        ingest_images(listing, rules, shards, 0, RunDir(Path(folder)), options, progress)
         return time.perf_counter() - started
 
 

@@ -18,6 +18,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,10 +33,9 @@ from components.shards.records import shard_files
 from components.terminal.progress import Progress
 from components.train.estimator import HeadClassifier
 from components.train.inputs import Source, Vectors, evaluate_from_memory, load_vectors, train_from_memory
-from components.train.model import Architecture, HeadParams
-from components.train.train import Recipe, choose_epochs, make_optimisation
-from pipeline.settings import make_recipe
-from pipeline.training_config import Train
+from components.train.model import HeadParams
+from components.train.settings import Architecture, Recipe
+from components.train.train import choose_epochs, make_optimisation
 
 SHARES = (0.6, 0.8)  # where train and val end
 STRENGTHS = (0.001, 0.01, 0.1, 1.0)
@@ -160,8 +160,7 @@ def main() -> None:
     splits = read_splits(RunDir(options.run))
     if options.images:
         splits = draw_splits(splits, options.images, options.classes, options.seed)
-    settings = Train()
-    recipe = make_recipe(settings)
+    recipe = Recipe()
     strength = choose_strength(splits)
     print(
         f"train {splits[0].values.shape}, {int(splits[0].labels.max()) + 1} classes; scikit-learn's C is {strength:g}"
@@ -182,7 +181,7 @@ def main() -> None:
         median, accuracy = statistics.median(seconds), statistics.median(run.accuracy for run in runs)
         print(f"{name:14}{median:10.1f}{min(seconds):10.1f}{max(seconds):10.1f}{accuracy:10.4f}")
         figures[name] = {"seconds": [round(value, 2) for value in seconds], "accuracy": round(accuracy, 4)}
-    content = {"strength": strength, "settings": settings.model_dump(mode="json"), **figures}
+    content = {"strength": strength, "settings": asdict(recipe), **figures}
     Path("benchmarks/training.json").write_text(json.dumps(content, indent=2) + "\n")
 
 

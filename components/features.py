@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+# A change of what stages write invalidates what earlier versions left.
+VERSION = "0.5.0"
+
 SPLITS = ("train", "val", "test")
 
 # Engines that compute bottlenecks; a config may leave the choice to a trial.

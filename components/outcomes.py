@@ -169,6 +169,19 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Results:
+    """The outcomes of the stages that a report shows; head is the fine-tuned one where there is one."""
+
+    examples: Examples
+    validation: Validation
+    bottlenecks: Bottlenecks
+    audit: Audit
+    head: Head
+    export: Export
+    evaluation: Evaluation
+
+
+@dataclass(frozen=True)
 class Curve:
     """Outcome of curve: how many trainings, and a sentence for each number of images that some classes do not have."""
 

@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from components.errors import DamagedFile, UserError
@@ -59,16 +60,17 @@ def run_whole(config: Config, run: RunDir, options: argparse.Namespace) -> dict[
     from pipeline.lost_workers import LostWorker, noticing_lost_workers
     from pipeline.pipeline import run_stages
     from pipeline.record import write_record
+    from pipeline.runners import make_options
     from pipeline.stages import Stages, StopAfterStage
 
-    progress = show_progress(options)
+    progress, make_job = show_progress(options), partial(make_options, config.beam, config.name)
     damaged: set[str] = set()
     lost = 0
     while True:
-        stages = Stages(run, progress, options.first, options.only)
+        stages = Stages(run, progress, make_job, options.first, options.only)
         try:
             with noticing_lost_workers():
-                run_stages(config, run, stages, progress)
+                run_stages(config, run, stages)
             break
         except StopAfterStage:
             break
@@ -122,15 +124,16 @@ def curve_command(options: argparse.Namespace) -> int:
     from pipeline.load_config import load_config
     from pipeline.pipeline import run_curve
     from pipeline.run_lock import holding
+    from pipeline.runners import make_options
     from pipeline.stages import Stages
 
     given = {"shots": options.shots, "draws": options.draws}
     overrides = [f"curve.{key}={value}" for key, value in given.items() if value is not None]
     config = load_config(options.config, [*options.overrides, *overrides], options.flags)
     run = RunDir(config.run_folder)
-    stages = Stages(run, show_progress(options))
+    stages = Stages(run, show_progress(options), partial(make_options, config.beam, config.name))
     with holding(run):
-        run_curve(config, run, stages, stages.progress)
+        outcome = run_curve(config, stages)
 
         from components.curve.page import summarise_curve, write_curve_page
         from components.storage.tables import read_csv
@@ -138,7 +141,7 @@ def curve_command(options: argparse.Namespace) -> int:
         points = summarise_curve(read_csv(run.curve_rows), config.data.source)
         page = write_curve_page(config.name, config.data.source, run)
     ignored = ["The curve is of heads alone, train.finetune plays no part in it."] if config.train.finetune else []
-    findings = [*ignored, *getattr(stages.outcomes["curve"], "warnings", [])]
+    findings = [*ignored, *outcome.warnings]
     print_curve(points, findings, page, options.quiet)
     options.answer({"points": [point._asdict() for point in points], "notes": findings, "page": str(page)})
     return DONE

@@ -1,138 +1,94 @@
-"""A run's configuration: one short YAML file, every key of it checked."""
+"""A run's configuration: the settings of all stages, and where the images are, in one record."""
 
 from __future__ import annotations
 
-import math
 import re
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from components.audit.settings import AuditLimits
+from components.backbones.settings import Augment
 from components.backbones.spec import Spec, parse_backbone
-from components.run_dir import RunDir
+from components.curve.settings import CurvePlan
+from components.evaluate.settings import ModelGate
+from components.export.settings import Abstain
+from components.extract.settings import EngineChoice
+from components.finetune.settings import TunedRecipe
+from components.ingest.settings import IngestRules
+from components.settings import PlaceText, settings
 from components.storage.places import PATTERN, as_path, expand_home, is_remote
-from pipeline.section import Place, PlaceText, Section
-from pipeline.training_config import Abstain, Curve, Head, Train
+from components.train.settings import Architecture, Recipe
+from components.validate.settings import Gate
 
 # As Beam's options for credentials are named: s3_secret_access_key, azure_connection_string.
 SECRET = re.compile("access_key|connection_string|password|secret|session_token")
 
-
-class Split(Section):
-    """Shares of the images in each split, which sum to 1, or an exact number of training images in each class."""
-
-    train: float = Field(0.6, gt=0, lt=1)
-    val: float = Field(0.2, gt=0, lt=1)
-    test: float = Field(0.2, gt=0, lt=1)
-    train_per_class: int | None = Field(None, ge=1)
-
-    @model_validator(mode="after")
-    def _sum_to_one(self) -> Split:
-        if not math.isclose(self.train + self.val + self.test, 1, abs_tol=1e-6):
-            raise ValueError(f"the shares sum to {self.train + self.val + self.test:g}, expected 1")
-        return self
+T = TypeVar("T")
 
 
-class Data(Section):
+def _expand_path(path: Any) -> Any:
+    return tuple(map(expand_home, path)) if isinstance(path, tuple) else path and expand_home(path)
+
+
+def _parse_backbones(value: Any) -> tuple[tuple[Spec, ...], ...]:
+    if not isinstance(value, list | tuple):
+        raise ValueError("expected a list of backbones; one of several side by side is a list itself")
+    return tuple(parse_backbone(part) for part in value)
+
+
+def _only(kind: type[T], value: T) -> T:
+    """Return the part of settings that their base class has."""
+    return kind(**{field.name: getattr(value, field.name) for field in fields(kind)})  # type: ignore[arg-type]
+
+
+@settings
+class Data(IngestRules):
     """Where the images are: a data set by name, or path, which goes before; how they are split, what is left out.
 
     layout says what the folders at the top of a path are, where their names leave that in doubt.
     """
 
-    path: str | tuple[str, ...] | None = None
+    path: Annotated[str | tuple[str, ...] | None, AfterValidator(_expand_path)] = None
     source: Literal["digits", "flowers", "caltech101", "caltech256", "hugs"] | None = None
     layout: Literal["auto", "classes", "splits"] = "auto"
     exclude: tuple[str, ...] = ()
     labels: PlaceText | None = None
     group_pattern: str | None = None
-    split: Split = Split()
-    duplicates: Literal["drop", "keep", "fail"] = "drop"
-    label_conflicts: Literal["warn", "fail"] = "warn"
-    max_reject_share: float = Field(0.05, ge=0, le=1)
-    max_bytes: int = Field(64 * 2**20, ge=1)
-    max_pixels: int = Field(100_000_000, ge=1)
+
+    def __post_init__(self) -> None:
+        if not self.path and self.source is None:
+            raise ValueError("expected data.path (a folder with one sub-folder of images per class) or data.source")
 
     @property
     def roots(self) -> tuple[str, ...]:
         """The user's places of images, of which a data set by name has none."""
         return (self.path,) if isinstance(self.path, str) else self.path or ()
 
-    @field_validator("path")
-    @classmethod
-    def _expand_path(cls, path: Any) -> Any:
-        return tuple(map(expand_home, path)) if isinstance(path, tuple) else path and expand_home(path)
-
-    @model_validator(mode="after")
-    def _some_place(self) -> Data:
-        if not self.path and self.source is None:
-            raise ValueError("expected data.path (a folder with one sub-folder of images per class) or data.source")
-        return self
+    @property
+    def rules(self) -> IngestRules:
+        """What ingest does with the images, wherever they are."""
+        return _only(IngestRules, self)
 
 
-class Validation(Section):
-    """Limits of the data gate: how far splits may differ, and how far the data may from that of a former run."""
+@settings
+class Curve(CurvePlan):
+    """The experiment of topgraft curve: its trainings, and backbones side by side."""
 
-    split_skew: float = Field(0.1, gt=0, le=1)
-    schema_path: Place | None = Field(None, alias="schema")
-    baseline: Place | None = None
-    drift: float = Field(0.1, gt=0, le=1)
-    on_anomaly: Literal["stop", "warn"] = "stop"
+    backbones: Annotated[tuple[tuple[Spec, ...], ...], BeforeValidator(_parse_backbones)] = ()
 
     @property
-    def baseline_statistics(self) -> Path | None:
-        """The statistics that the former run left, in its run directory."""
-        return self.baseline and RunDir(self.baseline).validation
+    def plan(self) -> CurvePlan:
+        """Which trainings each backbone has."""
+        return _only(CurvePlan, self)
 
 
-class Extract(Section):
-    """Which engine computes bottlenecks; auto tries them, and holds them to cosines with TensorFlow's in float32."""
-
-    engine: Literal["tensorflow", "tensorflow_bf16", "openvino", "openvino_bf16", "auto"] = "tensorflow"
-    median_cosine: float = Field(0.999, gt=0, le=1)
-    first_percentile_cosine: float = Field(0.995, gt=0, le=1)
-
-
-class Augment(Section):
-    """Views of each image beside the whole: mirrored, and crops of crop_side of its sides; average answers by all."""
-
-    flip: bool = False
-    crops: int = Field(0, ge=0, le=5)
-    crop_side: float = Field(0.8, gt=0, lt=1)
-    average: bool = False
-
-
-class Audit(Section):
-    """From which cosine on two bottlenecks are those of near-duplicates; a sample of max_images stands for more."""
-
-    near_duplicate: float = Field(0.92, gt=0, le=1)
-    max_images: int = Field(100_000, ge=1000)
-
-
-class Thresholds(Section):
-    """What the test split must reach to be blessed: loss at most, all else at least.
-
-    The recalls are those of the classes that have a test image: their mean, and the least of them.
-    """
-
-    accuracy: float | None = Field(None, ge=0, le=1)
-    top5: float | None = Field(None, ge=0, le=1)
-    loss: float | None = Field(None, ge=0)
-    mean_class_accuracy: float | None = Field(None, ge=0, le=1)
-    min_class_recall: float | None = Field(None, ge=0, le=1)
-
-
-class Evaluate(Section):
-    """The model gate; without any limit there is none."""
-
-    thresholds: Thresholds = Thresholds()
-    max_accuracy_drop: float | None = Field(None, ge=0, le=1)
-
-
-class BeamSettings(Section):
+class BeamSettings(BaseModel):
     """Where Beam runs, into how many shards the data is cut, and any other option of Beam by its name."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
 
     runner: str = "DirectRunner"
     shards: int | None = Field(None, ge=1, le=99999)
@@ -154,22 +110,24 @@ class BeamSettings(Section):
         return self.model_extra or {}
 
 
-class Config(Section):
+class Config(BaseModel):
     """All that decides a run."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     name: str = Field(min_length=1)
     output_dir: PlaceText = ""
     data: Data
     backbone: tuple[Spec, ...] = (Spec(name="efficientnet_lite0"),)
-    head: Head = Head()
-    validation: Validation = Validation()
-    extract: Extract = Extract()
+    head: Architecture = Architecture()
+    validation: Gate = Gate()
+    extract: EngineChoice = EngineChoice()
     augment: Augment = Augment()
-    audit: Audit = Audit()
-    train: Train = Train()
+    audit: AuditLimits = AuditLimits()
+    train: TunedRecipe = TunedRecipe()
     abstain: Abstain | None = None
     curve: Curve = Curve()
-    evaluate: Evaluate = Evaluate()
+    evaluate: ModelGate = ModelGate()
     beam: BeamSettings = BeamSettings()
     seed: int = Field(0, ge=0)
 
@@ -212,6 +170,16 @@ class Config(Section):
     def run_folder(self) -> Path:
         """The run directory: output_dir, else runs/<name>."""
         return as_path(self.output_dir or f"runs/{self.name}")
+
+    @property
+    def recipe(self) -> Recipe:
+        """How the head is trained, whatever comes after it."""
+        return _only(Recipe, self.tuned_recipe)
+
+    @property
+    def tuned_recipe(self) -> TunedRecipe:
+        """The section train, its seed the run's where it has none."""
+        return replace(self.train, seed=self.seed if self.train.seed is None else self.train.seed)
 
     def describe(self) -> dict[str, Any]:
         """Return all keys for run.json and the report, which others read: without Beam's keys to stores."""

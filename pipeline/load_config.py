@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_type_hints
 
 from pydantic import BaseModel, ValidationError
 
@@ -92,7 +93,7 @@ def _describe(error: ValidationError) -> str:
     first = error.errors()[0]
     path = [str(part) for part in first["loc"]]
     key = ".".join(path)
-    if first["type"] == "extra_forbidden":
+    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         known = _keys_of(Config, path[:-1])
         nearest = get_close_matches(path[-1], known, 1, 0)
         meant = ".".join([*path[:-1], *nearest])
@@ -110,11 +111,26 @@ def _shorten(text: str) -> str:
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
-def _keys_of(section: type[BaseModel], path: list[str]) -> list[str]:
-    fields = {field.alias or name: field.annotation for name, field in section.model_fields.items()}
+def _keys_of(section: Any, path: list[str]) -> list[str]:
+    keys = _hints(section)
     if not path:
-        return list(fields)
+        return list(keys)
     # The section itself, or what is in Optional[...] or tuple[..., ...], of which a path names the position too.
-    kinds = get_args(fields[path[0]]) or (fields[path[0]],)
-    (inner,) = (kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel))
+    (inner,) = _sections_in(keys[path[0]])
     return _keys_of(inner, path[2:] if path[1:] and path[1].isdecimal() else path[1:])
+
+
+def _hints(section: Any) -> dict[str, Any]:
+    """Return the types of a section's keys, as a config spells these."""
+    keys = {}
+    for name, hint in get_type_hints(section, include_extras=True).items():
+        if name in getattr(section, "__dataclass_fields__", {}) or name in getattr(section, "model_fields", {}):
+            aliases = [part.alias for part in getattr(hint, "__metadata__", ()) if getattr(part, "alias", None)]
+            keys[aliases[0] if aliases else name] = hint
+    return keys
+
+
+def _sections_in(hint: Any) -> list[Any]:
+    if isinstance(hint, type) and (is_dataclass(hint) or issubclass(hint, BaseModel)):
+        return [hint]
+    return [section for part in get_args(hint) for section in _sections_in(part)]

@@ -1,13 +1,10 @@
-"""The story: images to a blessed, servable classifier and a report, one statement a stage."""
+"""The story: images to a blessed, servable classifier and a report, one statement per stage."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
-from importlib import import_module as load
-from typing import TYPE_CHECKING, Any
-
-from components.backbones.spec import Spec, name_specs, source_files
+from components.backbones.spec import Spec, name_specs
+from components.data.image_file import Listing
+from components.data.listing import list_images
 from components.outcomes import (
     Audit,
     Bottlenecks,
@@ -17,297 +14,92 @@ from components.outcomes import (
     Export,
     Head,
     Report,
+    Results,
     TunedHead,
     Validation,
 )
 from components.run_dir import RunDir
-from components.storage.files import fingerprint_file
 from components.terminal.progress import Progress
+from components.train.settings import check_recipe
 from pipeline.config import Config
-from pipeline.runners import make_options
-from pipeline.settings import (
-    list_data,
-    make_architecture,
-    make_augment,
-    make_closeness,
-    make_curve_plan,
-    make_origin,
-    make_recipe,
-    make_rules,
-    make_tuning,
-)
-from pipeline.stages import Stages, hash_parts
+from pipeline.output_dir import check_apart, exclude_runs
+from pipeline.stages import Stage, Stages, hash_parts
 
-if TYPE_CHECKING:
-    from components.backbones.precomputed import ImportedBottlenecks
-    from components.backbones.prepare import Backbone
+INGEST = Stage("ingest", "components.ingest.ingest:ingest_images", Examples)
+VALIDATE = Stage("validate", "components.validate.validate:validate_examples", Validation)
+EXTRACT = Stage("extract", "components.extract.extract:extract_bottlenecks", Bottlenecks)
+AUDIT = Stage("audit", "components.audit.audit:audit_bottlenecks", Audit)
+TRAIN = Stage("train", "components.train.train:train_head", Head)
+FINETUNE = Stage("finetune", "components.finetune.finetune:finetune_backbone", TunedHead)
+EXPORT = Stage("export", "components.export.export:export_model", Export)
+EVALUATE = Stage("evaluate", "components.evaluate.evaluate:evaluate_model", Evaluation)
+REPORT = Stage("report", "components.report.report:write_report", Report)
+CURVE = Stage("curve", "components.curve.curve:measure_curve", Curve)
 
 
-def run_stages(config: Config, run: RunDir, stages: Stages, progress: Progress) -> None:
+def run_stages(config: Config, run: RunDir, stages: Stages) -> None:
     """Run or skip every stage in turn; the outcomes are kept by stages."""
-    do, seed = stages.do, config.seed
-    thresholds, max_drop = config.evaluate.thresholds.model_dump(exclude_none=True), config.evaluate.max_accuracy_drop
-    precision = config.abstain.precision if config.abstain else None
-    gate = config.validation
-
+    do = stages.run
     # Read and check every new image, write it to the shard of its key and to the split that its class needs.
-    examples = list_and_ingest(config, run, stages, progress)
+    examples = do(INGEST, list_data(config, stages.progress), config.data.rules, config.beam.shards, config.seed)
     # Stop here if the data is not what it should be.
-    validation = do(
-        "validate",
-        Validation,
-        lambda: load("components.validate.validate").validate_examples(
-            examples,
-            run,
-            load("components.validate.validate").Gate(**config.validation.model_dump()),
-            make_options(config.beam, config.name, "validate"),
-        ),
-        settings=[gate.model_dump(), fingerprint_file(gate.schema_path), fingerprint_file(gate.baseline_statistics)],
-        after=["ingest"],
-    )
+    validation = do(VALIDATE, examples, config.validation)
     # Turn every image into its bottleneck, once.
-    bottlenecks = extract("extract", config.backbone, config, examples, run, stages, progress)
+    bottlenecks = do(EXTRACT, examples, config.backbone, config.extract, config.augment)
     # Say which images look alike and which labels look wrong.
-    audit = do(
-        "audit",
-        Audit,
-        lambda: load("components.audit.audit").audit_bottlenecks(
-            examples, bottlenecks, run, **config.audit.model_dump()
-        ),
-        settings=[config.audit.model_dump()],
-        after=["extract"],
-    )
+    audit = do(AUDIT, examples, bottlenecks, config.audit)
     # Fit the head on the train split, keep the epoch that is best on the validation split.
-    head = do(
-        "train",
-        Head,
-        lambda: load("components.train.train").train_head(
-            examples, bottlenecks, run, make_architecture(config.head), make_recipe(config.train), seed, progress
-        ),
-        settings=[
-            config.head.model_dump(),
-            config.train.model_dump(exclude={"finetune"}),
-            fingerprint_file(config.train.former_model),
-            seed,
-        ],
-        after=["validate", "extract"],
-    )
-    last = "train"
+    head = do(TRAIN, examples, bottlenecks, config.head, config.recipe)
     if config.train.finetune:
         # Train on, now on images and with the last layers of the backbone.
-        tuning = config.train.finetune
-        tuned = do(
-            "finetune",
-            TunedHead,
-            lambda: load("components.finetune.finetune").finetune_backbone(
-                examples,
-                bottlenecks,
-                head,
-                run,
-                make_architecture(config.head),
-                make_recipe(config.train),
-                make_tuning(tuning),
-                seed,
-                progress,
-            ),
-            settings=[tuning.model_dump(), seed],
-            after=["train"],
-        )
-        last, head = "finetune", tuned
+        head = tuned = do(FINETUNE, examples, bottlenecks, head, config.head, config.tuned_recipe)
         if tuned.backbone_id != bottlenecks.backbone_id:
             # Turn every image into the bottleneck of what the backbone became.
-            last, folder = "reextract", run.backbones / tuned.backbone_id
-            bottlenecks = extract_from(
-                last,
-                lambda: (load("components.backbones.prepare").read_backbone(folder), None),
-                [tuned.backbone_id],
-                ["finetune"],
-                config,
-                examples,
-                run,
-                stages,
-                progress,
-            )
+            bottlenecks = do(EXTRACT.named("reextract"), examples, tuned, config.extract, config.augment)
     # Join backbone, head and labels in one SavedModel.
-    export = do(
-        "export",
-        Export,
-        lambda: load("components.export.export").export_model(
-            examples, bottlenecks, head, make_architecture(config.head), make_augment(config), precision, run, seed
-        ),
-        settings=[precision],
-        after=[last],
-    )
+    export = do(EXPORT, examples, bottlenecks, head, config.head, config.augment, config.abstain)
     # Measure that very model on the test split, and bless it or not.
-    evaluation = do(
-        "evaluate",
-        Evaluation,
-        lambda: load("components.evaluate.evaluate").evaluate_model(
-            examples, bottlenecks, export, run, thresholds, max_drop, make_options(config.beam, config.name, "evaluate")
-        ),
-        settings=[config.evaluate.model_dump()],
-        after=["export"],
-    )
+    evaluation = do(EVALUATE, examples, bottlenecks, export, config.evaluate)
     # Complete the model's card, and show all of it to a person.
-    do(
-        "report",
-        Report,
-        lambda: present_model(
-            config, examples, validation, bottlenecks, audit, head, export, evaluation, run, stages.summary
-        ),
-        settings=[
-            config.model_dump(mode="json", exclude={"output_dir": True, "data": {"path"}, "beam": True}),
-            fingerprint_file(run.curve_rows),
-        ],
-        after=["audit", "evaluate"],
-    )
+    results = Results(examples, validation, bottlenecks, audit, head, export, evaluation)
+    do(REPORT, results, config.backbone, config.describe(), run.curve_rows)
 
 
-def present_model(
-    config: Config,
-    examples: Examples,
-    validation: Validation,
-    bottlenecks: Bottlenecks,
-    audit: Audit,
-    head: Head,
-    export: Export,
-    evaluation: Evaluation,
-    run: RunDir,
-    summary: Mapping[str, Mapping[str, Any]],
-) -> Report:
-    """Complete the model's card and write the report, both of what was measured; summary is of the stages before."""
-    measured = load("components.report.measured").read_measured(examples, export, evaluation, run)
-    card = load("components.report.model_card").write_card(
-        make_origin(config), examples, audit, export, evaluation, measured, run
-    )
-    return load("components.report.report").write_report(
-        examples,
-        validation,
-        bottlenecks,
-        audit,
-        head,
-        export,
-        evaluation,
-        measured,
-        card,
-        run,
-        config.describe(),
-        summary,
-    )
-
-
-def run_curve(config: Config, run: RunDir, stages: Stages, progress: Progress) -> None:
-    """Run or skip what accuracy by images a class needs; the outcomes are kept by stages."""
-    examples = list_and_ingest(config, run, stages, progress)
+def run_curve(config: Config, stages: Stages) -> Curve:
+    """Run or skip all that accuracy by number of training images per class needs; return its outcome."""
+    do = stages.run
+    examples = do(INGEST, list_data(config, stages.progress), config.data.rules, config.beam.shards, config.seed)
     # Each backbone alone: those side by side are joined from these, whatever other combinations are asked for.
     asked = config.curve.backbones or (config.backbone,)
-    names = {spec: name_extraction(spec, config) for specs in asked for spec in specs}
-    parts = {spec: extract(name, (spec,), config, examples, run, stages, progress) for spec, name in names.items()}
+    parts = {
+        spec: do(EXTRACT.named(name_extraction(spec, config)), examples, (spec,), config.extract, config.augment)
+        for spec in dict.fromkeys(spec for specs in asked for spec in specs)
+    }
     backbones = {name_specs(specs): [parts[spec] for spec in specs] for specs in asked}
-    # Train and measure a head for each backbone, number of images a class and draw.
-    stages.do(
-        "curve",
-        Curve,
-        lambda: load("components.curve.curve").measure_curve(
-            examples,
-            backbones,
-            make_curve_plan(config.curve),
-            make_architecture(config.head),
-            make_recipe(config.train),
-            run,
-            config.seed,
-            progress,
-        ),
-        settings=[
-            config.curve.model_dump(),
-            config.head.model_dump(),
-            config.train.model_dump(exclude={"finetune"}),
-            config.seed,
-        ],
-        after=["ingest", *names.values()],
-    )
+    # Train and measure a head for each backbone, number of images per class and draw.
+    return do(CURVE, examples, backbones, config.curve.plan, config.head, config.recipe)
 
 
 def name_extraction(spec: Spec, config: Config) -> str:
     """Return the name of the stage that extracts one backbone: a run's own where it is the run's."""
-    return "extract" if config.backbone == (spec,) else f"extract-{hash_parts([asdict(spec)])}"
+    return "extract" if config.backbone == (spec,) else f"extract-{hash_parts([str(spec)])}"
 
 
-def list_and_ingest(config: Config, run: RunDir, stages: Stages, progress: Progress) -> Examples:
-    """Run or skip ingest; the list of all images, a hundred MiB for a hundred thousand, is held no longer."""
-    data, listing = config.data, list_data(config, progress)
+def list_data(config: Config, progress: Progress) -> Listing:
+    """Return the list of all images, without runs below them; a published data set is fetched on first use.
 
-    def ingest() -> Examples:
-        # What training would refuse of the config it refuses now, and not once all images are read.
-        load("components.train.train").check_recipe(
-            listing.labels, make_architecture(config.head), make_recipe(config.train)
-        )
-        rules, options = make_rules(config), make_options(config.beam, config.name, "ingest")
-        return load("components.ingest.ingest").ingest_images(
-            listing, run, config.beam.shards, rules, options, progress
-        )
+    Raises UserError for data that is of no use, for an image in the run directory, and for what training would refuse
+    of the config.
+    """
+    data = config.data
+    place = data.path
+    if not place:
+        from components.data.published import locate_dataset
 
-    return stages.do(
-        "ingest",
-        Examples,
-        ingest,
-        settings=[
-            listing.fingerprint(),
-            {**data.model_dump(exclude={"path", "source"}), "shards": config.beam.shards},
-            config.seed,
-        ],
-    )
-
-
-def extract(
-    name: str,
-    specs: tuple[Spec, ...],
-    config: Config,
-    examples: Examples,
-    run: RunDir,
-    stages: Stages,
-    progress: Progress,
-) -> Bottlenecks:
-    """Run or skip the extraction of the backbones side by side that specs name, as a stage of some name."""
-    return extract_from(
-        name,
-        lambda: load("components.extract.extract").open_source(specs, run.backbones, progress),
-        [[asdict(spec) for spec in specs], *map(fingerprint_file, source_files(specs))],
-        ["ingest"],
-        config,
-        examples,
-        run,
-        stages,
-        progress,
-    )
-
-
-def extract_from(
-    name: str,
-    open_source: Callable[[], tuple[Backbone, ImportedBottlenecks | None]],
-    origin: Sequence[Any],
-    after: Sequence[str],
-    config: Config,
-    examples: Examples,
-    run: RunDir,
-    stages: Stages,
-    progress: Progress,
-) -> Bottlenecks:
-    """Run or skip the extraction of the backbone that open_source returns and origin, plain values, identifies."""
-    engine, augment = config.extract, config.augment
-    return stages.do(
-        name,
-        Bottlenecks,
-        lambda: load("components.extract.extract").extract_bottlenecks(
-            examples,
-            open_source(),
-            engine.engine,
-            make_closeness(engine),
-            make_augment(config),
-            run,
-            make_options(config.beam, config.name, name),
-            progress,
-        ),
-        settings=[*origin, engine.model_dump(), augment.model_dump()],
-        after=after,
-    )
+        assert data.source
+        with progress.stage("data"):
+            place = str(locate_dataset(data.source, progress))
+    listing = list_images(place, data.exclude, data.labels, data.group_pattern, data.layout, exclude_runs(config))
+    check_apart(listing, RunDir(config.run_folder))
+    check_recipe(listing.labels, config.head, config.recipe)
+    return listing

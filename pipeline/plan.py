@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 from components.data.image_file import ImageFile
 from components.errors import UserError
-from components.features import SPLITS
 from components.plan.estimate import (
     MOST_SHARDS,
     SHARDED,
@@ -29,7 +28,7 @@ from components.storage.ownership import claim_files
 from components.terminal.progress import Progress
 from pipeline.config import Config
 from pipeline.output_dir import check_own
-from pipeline.settings import list_data, make_recipe
+from pipeline.pipeline import list_data
 from pipeline.trial_runs import count_cores, measure, read_last_run, trial_key
 
 # By how much equal work differs on rented machines that are to be alike, relative to its mean: J. Schad et al.,
@@ -158,11 +157,10 @@ def estimate(
 
 def make_workload(config: Config, pair_seconds: tuple[float, float]) -> Workload:
     """Return what the config asks for; its splits by their shares, as trial runs have them."""
-    split, recipe = config.data.split, make_recipe(config.train)
-    shares = split.model_dump(include=set(SPLITS))
+    split, recipe = config.data.split, config.recipe
     tuning = config.train.finetune
     return Workload(
-        {name: shares[name] for name in SPLITS},
+        split.fractions,
         lambda count: load("components.train.train").choose_epochs(count, recipe),
         pair_seconds,
         config.audit.max_images,

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from components.features import VERSION
 from components.outcomes import Bottlenecks, Evaluation, Examples
 from components.run_dir import RunDir
 from components.storage.files import write_json
 from components.storage.ownership import claim_files
-from pipeline.config import Config, Evaluate
-from pipeline.stages import VERSION, Stages
+from pipeline.config import Config
+from pipeline.stages import Stages
 
 COUNTS = ("found", "written", "rejected", "duplicates", "label_conflicts")
 
@@ -26,7 +27,7 @@ def write_record(config: Config, run: RunDir, stages: Stages) -> dict[str, Any]:
         "classes": {},
         "metrics": {},
         "verdict": "",
-        "gated": config.evaluate != Evaluate(),
+        "gated": config.evaluate.is_set,
         "blessed": False,
         "reasons": [],
         "notes": [text for outcome in stages.outcomes.values() for text in getattr(outcome, "warnings", [])],

@@ -6,24 +6,30 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from importlib import import_module
+from inspect import signature
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
+from components.data.image_file import Listing
 from components.errors import DamagedFile, UserError
+from components.features import VERSION
 from components.outcomes import Work
 from components.run_dir import MODEL_CARD, STAGES, RunDir
 from components.shards.names import is_shard
 from components.storage.checksums import read_summed_json, write_summed_json
+from components.storage.files import fingerprint_file
 from components.storage.ownership import claim_files, remove_written
 from components.terminal.progress import Progress
 from components.terminal.text import printable
 from pipeline.file_states import Differences, FileState, compare_files, examine_files
 
-# A change of what stages write invalidates what earlier versions left.
-VERSION = "0.4.0"
+if TYPE_CHECKING:
+    from apache_beam.options.pipeline_options import PipelineOptions
+
 EXPORT = "export"
 # In the record of an export that has begun: the first version that it can have.
 FIRST_VERSION = "first_version"
@@ -49,6 +55,27 @@ T = TypeVar("T", bound=Outcome)
 
 
 @dataclass(frozen=True)
+class Stage(Generic[T]):
+    """A stage: its name, its function as "module:function", loaded only where it has something to do, its outcome."""
+
+    name: str
+    function: str | Callable[..., T]
+    outcome: type[T]
+
+    def named(self, name: str) -> Stage[T]:
+        """Return the same stage under another name, for a run that has several of it."""
+        return replace(self, name=name)
+
+    def load(self) -> Callable[..., T]:
+        """Return the function."""
+        if not isinstance(self.function, str):
+            return self.function
+        module, name = self.function.split(":")
+        function: Callable[..., T] = getattr(import_module(module), name)
+        return function
+
+
+@dataclass(frozen=True)
 class StageRecord:
     """One stage's file below stages/: the key of its inputs, its outcome, and the state of every file it left.
 
@@ -63,25 +90,38 @@ class StageRecord:
 
 
 class Stages:
-    """Runs the stages of one run directory in the order in which they are called."""
+    """Runs the stages of one run directory in the order in which they are called.
 
-    def __init__(self, run: RunDir, progress: Progress, first: str | None = None, only: str | None = None):
+    make_options gives Beam's options for a stage's name, to a stage that takes them.
+    """
+
+    def __init__(
+        self,
+        run: RunDir,
+        progress: Progress,
+        make_options: Callable[[str], PipelineOptions],
+        first: str | None = None,
+        only: str | None = None,
+    ):
         self._run = run
         self.progress = progress
+        self._make_options = make_options
         self._first = first
         self._only = only
         self._keys: dict[str, str] = {}
         self.summary: dict[str, dict[str, Any]] = {}
         self.outcomes: dict[str, Outcome] = {}
 
-    def do(
-        self, name: str, kind: type[T], work: Callable[[], T], settings: Sequence[Any] = (), after: Sequence[str] = ()
-    ) -> T:
-        """Return a stage's outcome: the recorded one if settings, earlier stages and files are as then, else work()'s.
+    def run(self, stage: Stage[T], *inputs: Any) -> T:
+        """Return a stage's outcome: the recorded one if its inputs and files are as then, else that of its function.
 
+        Inputs are outcomes of earlier stages, settings, files and plain values: all that a stage gets decides its key.
+        The function's parameters run, progress, options and stages (run.json's record of those before) are no inputs:
+        they are given by name.
         Raises StopAfterStage once the only stage asked for is done.
         """
-        key = hash_parts([VERSION, name, *settings, *(self._keys[before] for before in after)])
+        name = stage.name
+        key = hash_parts([VERSION, name, *map(self._identify, inputs)])
         record = self._read(name)
         differences = compare_files(record.files, self._run.root) if record else Differences([], [])
         done = record is not None and record.key == key and not any(differences)
@@ -92,12 +132,12 @@ class Stages:
             )
         if done and not forced:
             assert record is not None
-            return self._finish(name, record, _restore(kind, record.outcome), skipped=True)
+            return self._finish(name, record, _restore(stage.outcome, record.outcome), skipped=True)
         self._discard(name, differences)
         self._begin(name)
         started, busy = time.perf_counter(), time.process_time()
         with self.progress.stage(name):
-            outcome = work()
+            outcome = self._call(stage, inputs)
         seconds, core_seconds = round(time.perf_counter() - started, 3), round(time.process_time() - busy, 3)
         unfinished = (MODEL_CARD,) if name == EXPORT else ()  # the report completes it
         files = examine_files(_list_places(outcome, self._run), self._run.root, unfinished)
@@ -105,6 +145,42 @@ class Stages:
         self._drop_overwritten(name, record)
         write_summed_json(self._path(name), asdict(record))
         return self._finish(name, record, outcome, skipped=False)
+
+    def _call(self, stage: Stage[T], inputs: tuple[Any, ...]) -> T:
+        function = stage.load()
+        given: dict[str, Callable[[], Any]] = {
+            "run": lambda: self._run,
+            "progress": lambda: self.progress,
+            "options": lambda: self._make_options(stage.name),
+            "stages": lambda: self.summary,
+        }
+        names = [*signature(function).parameters]
+        passed = dict(zip([name for name in names if name not in given], inputs, strict=True))
+        return function(**passed, **{name: make() for name, make in given.items() if name in names})
+
+    def _identify(self, value: Any) -> Any:
+        """Return plain values that tell an input from any other; of an outcome, its stage's inputs among them."""
+        for name, outcome in self.outcomes.items():
+            if outcome is value:
+                return [name, self._keys[name]]
+        if value is None or isinstance(value, str | int | float):
+            return value
+        if isinstance(value, Path):
+            return fingerprint_file(value)
+        if isinstance(value, Listing):
+            return value.fingerprint()
+        if isinstance(value, Mapping):
+            return {str(key): self._identify(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self._identify(item) for item in value]
+        if is_dataclass(value):
+            # Settings that name the files that count have other paths, such as a run directory, for their sake alone.
+            files = getattr(value, "inputs", None)
+            parts = {field.name: getattr(value, field.name) for field in fields(value)}
+            if files is not None:
+                parts = {name: str(part) if isinstance(part, Path) else part for name, part in parts.items()}
+            return [type(value).__name__, self._identify(parts), self._identify(files)]
+        raise TypeError(f"A stage cannot depend on {type(value).__name__}.")
 
     def _drop_overwritten(self, name: str, record: StageRecord) -> None:
         # Extractions for a run and for a curve can share a folder: sizes alone do not tell whose content it holds.
@@ -177,4 +253,4 @@ def _restore(kind: type[T], values: dict[str, Any]) -> T:
 
 def hash_parts(parts: list[Any]) -> str:
     """Return a short hash of plain values."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -18,13 +18,14 @@ import numpy as np
 
 from components.data.image_file import ImageFile
 from components.errors import UserError
+from components.features import VERSION
 from components.plan.sampling import FEWEST, draw_sample
 from components.plan.trials import START, Timing, Trial, TrialRuns, read_trial
 from components.rejects import RejectedImage
 from components.run_dir import RunDir
 from components.terminal.progress import Progress
 from pipeline.config import Config
-from pipeline.stages import VERSION, hash_parts
+from pipeline.stages import hash_parts
 
 # Images of the two trial runs: with the smaller nearly all is imports and other fixed parts; with the larger the map of
 # the audit has all of its points, and efficientnet_lite0 takes some 15 s.
@@ -108,7 +109,7 @@ def override(config: Config, manifest: Path, run: RunDir) -> list[str]:
     """Return the key=value words by which a config becomes that of a trial: other data, no gate that could close."""
     data = {
         "path": str(manifest),
-        "split": config.data.split.model_dump(exclude={"train_per_class"}),
+        "split": config.data.split.fractions,
         "duplicates": "keep",
         "max_reject_share": 1,
         "max_bytes": config.data.max_bytes,

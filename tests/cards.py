@@ -3,9 +3,9 @@
 import numpy as np
 
 from components.backbones.spec import Spec
-from components.outcomes import Audit, Evaluation, Examples, Work
+from components.outcomes import Audit, Evaluation, Examples, Export, Results, Work
 from components.report.measured import Measured
-from components.report.model_card import Origin, build_card
+from components.report.model_card import ImageCounts, build_card
 from components.report.reliability import collect_reliability
 
 EXAMPLES = Examples(Work(), 41, 40, 1, 2, 1, {"train": 20, "val": 4, "test": 16}, ["a", "b"], [1], [])
@@ -29,14 +29,28 @@ MEASURED = Measured(
 )
 
 
-def make_card(reasons=(), blessed=False, gated=True, **origin):
-    values = {
-        "name": "x",
-        "software": "0",
-        "data": ["photos"],
-        "backbones": [Spec(name="efficientnet_lite0")],
-        "training": {},
-        "thresholds": {},
-    }
-    evaluation = Evaluation(Work(), {}, gated, blessed, list(reasons), "", [])
-    return build_card(Origin(**{**values, **origin}), "0", FACTS, EXAMPLES, COUNTS, "d", AUDIT, MEASURED, evaluation)
+CONFIG = {
+    "name": "x",
+    "seed": 0,
+    "data": {"path": "photos", "source": None},
+    "head": {},
+    "train": {},
+    "augment": {},
+    "evaluate": {"thresholds": {}},
+}
+
+
+def make_results(evaluation=None, **outcomes):
+    """Return the outcomes of a run, of which those that a card does not look at are missing."""
+    evaluation = evaluation or Evaluation(Work(), {}, True, False, [], "", [])
+    values = dict.fromkeys(("validation", "bottlenecks", "head"))
+    values |= {"examples": EXAMPLES, "audit": AUDIT, "export": Export(Work(), "0"), "evaluation": evaluation}
+    return Results(**{**values, **outcomes})
+
+
+LITE = Spec(name="efficientnet_lite0")
+
+
+def make_card(reasons=(), blessed=False, gated=True, backbones=(LITE,)):
+    results = make_results(Evaluation(Work(), {}, gated, blessed, list(reasons), "", []))
+    return build_card(results, MEASURED, backbones, CONFIG, FACTS, ImageCounts(COUNTS, "d"))

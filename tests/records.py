@@ -5,13 +5,12 @@ import os
 import tensorflow as tf
 
 from components import features
+from components.backbones.settings import Augment
 from components.backbones.spec import parse_backbone
-from components.backbones.views import Augment
-from components.extract import extract as bottlenecks
-from components.extract.engine_choice import Closeness
-from components.features import TENSORFLOW
+from components.extract.extract import extract_bottlenecks
+from components.extract.settings import EngineChoice
 
-PLAIN = Augment(flip=False, crops=0, crop_side=0.8, average=False)
+PLAIN = Augment()
 
 
 def read_records(run):
@@ -29,6 +28,5 @@ def read_records(run):
 
 
 def compute(examples, backbone, run, options, progress, augment=PLAIN):
-    source = bottlenecks.open_source(parse_backbone(backbone), run.backbones, progress)
-    closeness = Closeness(0.999, 0.995)
-    return bottlenecks.extract_bottlenecks(examples, source, TENSORFLOW, closeness, augment, run, options, progress)
+    specs = parse_backbone(backbone)
+    return extract_bottlenecks(examples, specs, EngineChoice(), augment, run, options, progress)

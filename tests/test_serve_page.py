@@ -7,11 +7,12 @@ import pytest
 from servers import start_server
 from toys import encode_noise, paint_images, write_config
 
-from components.backbones.views import Augment
+from components.backbones.settings import Augment
 from components.export.export import export_model
+from components.export.settings import Abstain
 from components.outcomes import Bottlenecks, Examples, Head, Work
 from components.run_dir import RunDir
-from components.train.model import Architecture
+from components.train.settings import Architecture
 from pipeline.cli import main
 
 MARKUP = "<script>document.title = 'changed'<"  # as a folder's name: no slash in it
@@ -136,8 +137,7 @@ def test_a_card_says_that_the_model_abstained_and_still_ranks_the_classes(addres
     run = RunDir(shutil.copytree(run_folder, tmp_path / "run"))
     stages = (("ingest", Examples), ("extract", Bottlenecks), ("train", Head))
     outcomes = [read_outcome(run, stage, kind) for stage, kind in stages]
-    augment = Augment(flip=False, crops=0, crop_side=0.8, average=False)
-    export_model(*outcomes, Architecture(), augment, 0.999, run, 0)  # out of reach: it never answers
+    export_model(*outcomes, Architecture(), Augment(), Abstain(0.999), run)  # out of reach: it never answers
     (image,) = encode_noise(1)
     page = browser.new_page()
     answered = classify(page, address, image)

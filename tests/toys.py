@@ -106,12 +106,12 @@ SHARES = {"train": 0.5, "val": 0.25, "test": 0.25}
 def ingest(place, run: RunDir, options, shards: int = 2, shares=SHARES, seed: int = 0, train_per_class=None, **rules):
     """Ingest a folder, manifest or Listing as a run would."""
     from components.data.image_file import Listing
-    from components.ingest.ingest import IngestRules, ingest_images
-    from components.ingest.split import SplitPlan
+    from components.ingest.ingest import ingest_images
+    from components.ingest.settings import IngestRules, Split
 
     listing = place if isinstance(place, Listing) else list_images(str(place))
-    rules = IngestRules(SplitPlan(shares, train_per_class, seed), **rules)
-    return ingest_images(listing, run, shards, rules, options, quiet_progress())
+    rules = IngestRules(Split(**shares, train_per_class=train_per_class), **rules)
+    return ingest_images(listing, rules, shards, seed, run, options, quiet_progress())
 
 
 def quiet_progress():

@@ -11,6 +11,7 @@ from components.audit.data_map import lay_out, sample_rows
 from components.audit.label_errors import LabelIssue, find_label_issues
 from components.audit.near_duplicates import Nearest, Pair, find_near_duplicates
 from components.audit.nearest import find_nearest
+from components.audit.settings import AuditLimits
 from components.audit.similarity import to_directions
 from components.features import COPY, LABEL_CONFLICT, LEAK, SPLITS
 from components.outcomes import Audit, Bottlenecks, Examples, Work
@@ -92,19 +93,17 @@ class Audited(NamedTuple):
     directions: np.ndarray
 
 
-def audit_bottlenecks(
-    examples: Examples, bottlenecks: Bottlenecks, run: RunDir, near_duplicate: float, max_images: int
-) -> Audit:
-    """Write the tables of audit/; near_duplicate is the least cosine of a pair that look the same.
+def audit_bottlenecks(examples: Examples, bottlenecks: Bottlenecks, limits: AuditLimits, run: RunDir) -> Audit:
+    """Write the tables of audit/.
 
-    With more than max_images images, it is of a sample of about so many: memory grows with their number, and the time
-    to compare all pairs with its square.
+    With more than limits.max_images images, it is of a sample of about so many: memory grows with their number, and the
+    time to compare all pairs with its square.
     """
-    share = max_images / examples.written
+    share = limits.max_images / examples.written
     images, sums, labels, directions = read_images(examples, bottlenecks, run, share)
     splits = np.array([SPLITS.index(image.split) for image in images], np.int64)
     _, copies = np.unique(np.array(sums, dtype=object), return_inverse=True)
-    found = find_near_duplicates(directions, labels, splits, copies, near_duplicate)
+    found = find_near_duplicates(directions, labels, splits, copies, limits.near_duplicate)
     issues = find_label_issues(directions, labels, found.groups)
     train, test = (SPLITS.index(split) for split in ("train", "test"))
     leaked = np.flatnonzero(found.splits[:, train] & (splits == test))

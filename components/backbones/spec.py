@@ -43,6 +43,11 @@ class Spec:
         source = self.name or self.keras or self.hub or self.frozen_graph or self.bottlenecks or ""
         return ":".join([source, *(str(part) for part in (self.layer, self.pooling, self.size) if part)])
 
+    @property
+    def inputs(self) -> list[Path]:
+        """The user's files that it names, so that a change of them is noticed."""
+        return source_files((self,))
+
 
 @dataclass(frozen=True)
 class Lite:

@@ -2,31 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
+
+from components.backbones.settings import Augment
 
 # A view is (top, left, bottom, right, mirrored), the first four as shares of the upright image's height and width.
 WHOLE = np.array([[0, 0, 1, 1, 0]], np.float32)
 
 # Where the room beside a crop lies: the corners, then the centre, as in AlexNet's ten crops (Krizhevsky et al. 2012).
 PLACES = ((0, 0), (0, 1), (1, 0), (1, 1), (0.5, 0.5))
-
-
-@dataclass(frozen=True)
-class Augment:
-    """Which views are made of each image beside the whole, and whether the model answers with the mean of all."""
-
-    flip: bool
-    crops: int
-    crop_side: float
-    average: bool
-
-    @property
-    def name(self) -> str:
-        """The part of a folder's name that tells the views; empty without any."""
-        crops = f"crops{self.crops}x{self.crop_side:g}" if self.crops else ""
-        return "-".join(part for part in ("flip" if self.flip else "", crops) if part)
 
 
 def list_views(augment: Augment) -> np.ndarray:

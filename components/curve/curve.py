@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ import tensorflow as tf
 from rich.console import Console
 from tensorboard.plugins.hparams import api as hparams
 
+from components.curve.settings import CurvePlan
 from components.errors import UserError
 from components.features import INDEX, SPLITS
 from components.outcomes import Bottlenecks, Curve, Examples, Work
@@ -24,24 +25,11 @@ from components.storage.tables import write_csv
 from components.terminal.progress import Progress
 from components.train.estimator import HeadClassifier
 from components.train.inputs import Vectors, evaluate_from_memory, train_from_memory
-from components.train.model import PLAIN, Architecture
 from components.train.normalization import MEASURED, Scaling, scale_vectors
-from components.train.train import Plan, Recipe, choose_epochs, plan_training, settle_output
+from components.train.settings import Architecture, Recipe, settle_output
+from components.train.train import Plan, choose_epochs, plan_training
 
 LEAVE_OUT, SHRINK, FAIL = "leave_out", "shrink", "fail"
-
-
-@dataclass(frozen=True)
-class CurvePlan:
-    """Which trainings a curve is made of: images of each class, as numbers or shares such as '60%', and draws of each.
-
-    small_classes says what becomes of a class with too few images: it is left out, trains on all but one, or fails.
-    """
-
-    shots: Sequence[str]
-    draws: int
-    small_classes: str
-    max_test_per_class: int
 
 
 class CurveRow(NamedTuple):
@@ -95,7 +83,6 @@ def measure_curve(
     architecture: Architecture,
     recipe: Recipe,
     run: RunDir,
-    seed: int,
     progress: Progress,
 ) -> Curve:
     """Write curve/ with curve.csv and TensorBoard's HParams; each backbone, by its title, is one or several parts.
@@ -111,7 +98,7 @@ def measure_curve(
             vectors = join_parts([read_all(examples, part, run) for part in parts], parts[0].average)
             for shots in plan.shots:
                 for number in range(plan.draws):
-                    draw = draw_rows(vectors.labels, shots, plan.small_classes, (seed, number))
+                    draw = draw_rows(vectors.labels, shots, plan.small_classes, (recipe.seed or 0, number))
                     small[shots] = [examples.labels[label] for label in draw.small]
                     check_draw(draw, shots, small[shots], plan.small_classes)
                     row = measure_draw(vectors, draw, title, shots, number, plan, examples, architecture, recipe, run)
@@ -213,7 +200,7 @@ def leave_unscaled(training: Plan) -> Plan:
     head = training.head
     measured = MEASURED.get(head.architecture.normalize, ())
     start = {name: value for name, value in training.start.items() if name not in measured}
-    return Plan(replace(head, architecture=replace(head.architecture, normalize=PLAIN)), start)
+    return Plan(replace(head, architecture=replace(head.architecture, normalize="none")), start)
 
 
 def mean_class_accuracy(actual: np.ndarray, predicted: np.ndarray, most: int) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from components.errors import DamagedFile, UserError
 from components.evaluate.served_parity import measure_parity
+from components.evaluate.settings import ModelGate
 from components.evaluate.slice_metrics import MIN_CLASS_RECALL
 from components.evaluate.tfma_analysis import (
     BASELINE,
@@ -44,19 +45,18 @@ def evaluate_model(
     examples: Examples,
     bottlenecks: Bottlenecks,
     export: Export,
+    gate: ModelGate,
     run: RunDir,
-    thresholds: Mapping[str, float],
-    max_accuracy_drop: float | None,
     options: PipelineOptions,
 ) -> Evaluation:
     """Write TFMA's results, predictions.csv and the verdict, as BLESSED, NOT_BLESSED or NOT_GATED, for the test split.
 
-    thresholds bound loss from above and other metrics from below; max_accuracy_drop bounds how far accuracy may fall
-    behind the last blessed model of the same backbone and classes. Without any of them the model is not gated. Without
-    such a model no drop is checked; where nothing else is, the model is blessed with that as its reason, as it is the
-    one that the next is compared with: what TFX calls rubber-stamped. Raises DamagedShard for a damaged file, and
+    Without any limit the model is not gated. Without an earlier blessed model of the same backbone and classes no drop
+    is checked; where nothing else is, the model is blessed with that as its reason, as the next is compared with it:
+    TFX calls this rubber-stamped. Raises DamagedShard for a damaged file, and
     UserError for a damaged export to compare with and where other images were measured than the test split has.
     """
+    thresholds, max_accuracy_drop = gate.thresholds.given, gate.max_accuracy_drop
     candidate = run.exports / export.version
     baseline = find_baseline(run.exports, candidate) if max_accuracy_drop is not None else None
     unchecked = [] if max_accuracy_drop is None or baseline else [explain_missing_baseline(run.exports, candidate)]
@@ -75,7 +75,7 @@ def evaluate_model(
         reasons = describe_failures(tfma.load_validation_result(str(folder)), baseline, details)
         parity = measure_parity(examples, bottlenecks, run, candidate, predictions)
         reasons += parity.describe_failure() if parity else []
-        gated = bool(thresholds) or max_accuracy_drop is not None
+        gated = gate.is_set
         blessed = gated and not reasons
         if not thresholds:
             reasons += unchecked if gated else [NO_GATE]

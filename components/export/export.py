@@ -14,8 +14,10 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from components.backbones.prepare import load_graph
-from components.backbones.views import Augment, list_views
+from components.backbones.settings import Augment
+from components.backbones.views import list_views
 from components.errors import DamagedFile, UserError
+from components.export.settings import Abstain
 from components.features import (
     BOTTLENECK,
     BOTTLENECK_SIGNATURE,
@@ -34,7 +36,7 @@ from components.storage.ownership import replacing_folder
 from components.storage.places import plain_folder
 from components.train.estimator import HeadClassifier
 from components.train.inputs import Source, evaluate_from_shards, read_vectors
-from components.train.model import Architecture
+from components.train.settings import Architecture
 from components.train.train import load_classifier, read_source
 
 v1 = tf.compat.v1
@@ -52,13 +54,12 @@ def export_model(
     head: Head,
     architecture: Architecture,
     augment: Augment,
-    precision: float | None,
+    abstain: Abstain | None,
     run: RunDir,
-    seed: int,
 ) -> Export:
     """Write export/<version>/ with the signatures serving_default (image bytes in) and bottleneck (vectors in).
 
-    With a precision the model abstains below the threshold that reaches it on the validation split.
+    With abstain the model abstains below the threshold that reaches its precision on the validation split.
     """
     graph_def = load_graph(run.backbones / bottlenecks.backbone_id)
 
@@ -83,10 +84,10 @@ def export_model(
 
     version = _next_version(run.exports)
     with plain_folder(run.root) as root, replacing_folder(run.exports / version, SAVED_MODEL) as partial:
-        load = functools.partial(load_classifier, examples, head, RunDir(root), architecture, seed)
+        load = functools.partial(load_classifier, examples, head, RunDir(root), architecture)
         abstention = None
-        if precision is not None:
-            abstention = measure_abstention(load(), read_source(examples, bottlenecks, run, "val"), precision)
+        if abstain:
+            abstention = measure_abstention(load(), read_source(examples, bottlenecks, run, "val"), abstain.precision)
         classifier = load(abstention.threshold if abstention else None)
         scratch = partial / "scratch"
         exported = Path(classifier.export_saved_model(str(scratch), receive).decode())

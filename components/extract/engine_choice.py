@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ import numpy as np
 from components.backbones.engines import BATCH_SIZE, BATCHES_IN_FLIGHT, list_engines, load_engine
 from components.backbones.prepare import Backbone
 from components.errors import DamagedFile
+from components.extract.settings import EngineChoice
 from components.features import SPLITS, TENSORFLOW
 from components.outcomes import Examples
 from components.run_dir import RunDir
@@ -27,14 +28,6 @@ from components.storage.ownership import claim_files
 TRIAL_BATCHES = 9
 
 
-@dataclass(frozen=True)
-class Closeness:
-    """How close the bottlenecks of a faster engine must stay to TensorFlow's in float32, as cosines over a sample."""
-
-    median: float
-    first_percentile: float
-
-
 class Trial(NamedTuple):
     """What an engine did on the sample: images a second, and the cosines of its bottlenecks with TensorFlow's."""
 
@@ -44,7 +37,7 @@ class Trial(NamedTuple):
     first_percentile_cosine: float
 
 
-def settle_engine(examples: Examples, backbone: Backbone, closeness: Closeness, run: RunDir) -> str:
+def settle_engine(examples: Examples, backbone: Backbone, choice: EngineChoice, run: RunDir) -> str:
     """Return the engine that trials on the user's own images chose, or had chosen, and write them beside bottlenecks.
 
     What was chosen before stays: another would compute all bottlenecks again.
@@ -52,7 +45,7 @@ def settle_engine(examples: Examples, backbone: Backbone, closeness: Closeness, 
     file = run.trials(backbone.id)
     with suppress(FileNotFoundError, DamagedFile):
         before = read_summed_json(file)
-        if before["closeness"] == asdict(closeness):
+        if before["choice"] == asdict(choice):
             chosen: str = before["engine"]
             return chosen
     sampled = sample_images(run.examples, SPLITS, examples.shards, TRIAL_BATCHES * BATCH_SIZE)
@@ -62,10 +55,10 @@ def settle_engine(examples: Examples, backbone: Backbone, closeness: Closeness, 
     if len(batches) < 2:
         return TENSORFLOW
     trials = try_engines(run.backbones / backbone.id, batches)
-    engine = choose_engine(trials, closeness)
+    engine = choose_engine(trials, choice)
     claim_files(file.parent, [file.name])
     write_summed_json(
-        file, {"engine": engine, "closeness": asdict(closeness), "trials": [trial._asdict() for trial in trials]}
+        file, {"engine": engine, "choice": asdict(choice), "trials": [trial._asdict() for trial in trials]}
     )
     return engine
 
@@ -87,14 +80,14 @@ def try_engines(folder: Path, batches: Sequence[list[bytes]]) -> list[Trial]:
     return trials
 
 
-def choose_engine(trials: Sequence[Trial], closeness: Closeness) -> str:
+def choose_engine(trials: Sequence[Trial], choice: EngineChoice) -> str:
     """Return the fastest engine of those whose bottlenecks are close enough; TensorFlow's own always are."""
     close = [
         trial
         for trial in trials
         if trial.engine == TENSORFLOW
-        or trial.median_cosine >= closeness.median
-        and trial.first_percentile_cosine >= closeness.first_percentile
+        or trial.median_cosine >= choice.median_cosine
+        and trial.first_percentile_cosine >= choice.first_percentile_cosine
     ]
     return max(close, key=lambda trial: trial.images_per_second).engine
 

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from pathlib import Path
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.utils.shared import Shared
 
 from components.backbones.precomputed import ImportedBottlenecks
-from components.backbones.prepare import Backbone, prepare_backbone, write_imported
+from components.backbones.prepare import Backbone, prepare_backbone, read_backbone, write_imported
+from components.backbones.settings import Augment
 from components.backbones.spec import Spec, has_network
-from components.backbones.views import Augment, list_views
+from components.backbones.views import list_views
 from components.errors import DamagedFile, UserError
-from components.extract.engine_choice import Closeness, settle_engine
+from components.extract.engine_choice import settle_engine
+from components.extract.settings import EngineChoice
 from components.extract.write_shards import ExtractShard, ShardOutcome
 from components.features import AUTO, TENSORFLOW
-from components.outcomes import Bottlenecks, Examples, Work
+from components.outcomes import Bottlenecks, Examples, TunedHead, Work
 from components.run_dir import RunDir
 from components.shards.names import shard_names
 from components.shards.records import check_count, list_former
@@ -33,28 +33,27 @@ RECORD_OVERHEAD = 250
 
 def extract_bottlenecks(
     examples: Examples,
-    source: tuple[Backbone, ImportedBottlenecks | None],
-    engine: str,
-    closeness: Closeness,
+    source: tuple[Spec, ...] | TunedHead,
+    choice: EngineChoice,
     augment: Augment,
     run: RunDir,
     options: PipelineOptions,
     progress: Progress,
 ) -> Bottlenecks:
-    """Write a bottleneck shard for every example shard, from what open_source returns; raises UserError.
+    """Write a bottleneck shard for every example shard, of backbones side by side or of a fine-tuned one.
 
-    Engine auto takes the fastest whose bottlenecks are close enough to those of TensorFlow in float32.
+    Engine auto takes the fastest whose bottlenecks are close enough to those of TensorFlow in float32. Raises UserError
+    for ready-made bottlenecks that do not suit what is asked for.
     """
-    backbone, imported = source
+    backbone, imported = open_source(source, run, progress)
     views = list_views(augment)
     if imported and len(views) > 1:
         raise UserError(
             "augment asks for views of images, ready-made bottlenecks have one: remove the section augment."
         )
-    if imported:
-        engine = TENSORFLOW
-    elif engine == AUTO:
-        engine = settle_engine(examples, backbone, closeness, run)
+    engine: str = TENSORFLOW if imported else choice.engine
+    if engine == AUTO:
+        engine = settle_engine(examples, backbone, choice, run)
     folder = run.bottlenecks(backbone.id, engine, augment.name)
     former = list_former(folder, examples.shards)
     current = [name for shard in list_shards(examples.shards) for name in shard_names(shard)]
@@ -100,8 +99,14 @@ def extract_bottlenecks(
     )
 
 
-def open_source(specs: Sequence[Spec], folder: Path, progress: Progress) -> tuple[Backbone, ImportedBottlenecks | None]:
+def open_source(
+    source: tuple[Spec, ...] | TunedHead, run: RunDir, progress: Progress
+) -> tuple[Backbone, ImportedBottlenecks | None]:
     """Return the prepared backbone, and the ready-made bottlenecks where the spec brings some."""
+    folder = run.backbones
+    if isinstance(source, TunedHead):
+        return read_backbone(folder / source.backbone_id), None
+    specs = source
     if not specs[0].bottlenecks:
         return prepare_backbone(specs, folder, progress), None
     if len(specs) > 1:

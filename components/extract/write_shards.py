@@ -19,7 +19,8 @@ from apache_beam.utils.shared import Shared
 from components import features
 from components.backbones.engines import BATCH_SIZE, BATCHES_IN_FLIGHT, Engine, load_engine
 from components.backbones.precomputed import ImportedBottlenecks
-from components.backbones.views import Augment, list_views, serve_views
+from components.backbones.settings import Augment
+from components.backbones.views import list_views, serve_views
 from components.errors import DamagedFile, DamagedShard
 from components.features import SPLITS
 from components.shards.index import read_index

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ import tensorflow as tf
 
 from components.backbones.prepare import load_graph, write_backbone
 from components.features import BOTTLENECK, PIXELS
-from components.finetune.inputs import Distortion, ImageSource, evaluate_images, train_images
+from components.finetune.inputs import ImageSource, evaluate_images, train_images
+from components.finetune.settings import TunedRecipe, Tuning
 from components.finetune.trainable_graph import (
     add_trainable,
     read_constants,
@@ -27,9 +28,10 @@ from components.shards.records import naming_damage, shard_files
 from components.storage.ownership import replacing_folder
 from components.terminal.progress import Progress
 from components.train.estimator import HeadClassifier, epoch_rank
-from components.train.model import Architecture, HeadParams, model_fn
+from components.train.model import HeadParams, model_fn
 from components.train.optimization import Optimisation
-from components.train.train import Recipe, make_optimisation, read_source, settle_output, weigh_shards, write_history
+from components.train.settings import Architecture, Recipe, settle_output
+from components.train.train import make_optimisation, read_source, weigh_shards, write_history
 from components.train.warm_start import read_head
 
 v1 = tf.compat.v1
@@ -38,39 +40,13 @@ v1 = tf.compat.v1
 LOSS_SCALE = 128.0
 
 
-@dataclass(frozen=True)
-class Tuning:
-    """How a config asks for fine-tuning: of the last so many layers, or of those behind one, by name.
-
-    learning_rate is the backbone's first; all that is not said here is as in the training of the head.
-    """
-
-    layers: int | None
-    behind: str | None
-    learning_rate: float
-    head_learning_rate: float
-    epochs: int
-    batch_size: int
-    distortion: Distortion
-    patience: int | None = None
-
-    @property
-    def part(self) -> str:
-        """What is trained, in words."""
-        if self.behind:
-            return f"layers after {self.behind}"
-        return "last layer" if self.layers == 1 else f"last {self.layers} layers"
-
-
 def finetune_backbone(
     examples: Examples,
     bottlenecks: Bottlenecks,
     head: Head,
     run: RunDir,
     architecture: Architecture,
-    recipe: Recipe,
-    tuning: Tuning,
-    seed: int,
+    recipe: TunedRecipe,
     progress: Progress,
 ) -> TunedHead:
     """Train head and last layers on the train split's images; leaves a backbone, and finetuned/ as train does model/.
@@ -78,6 +54,8 @@ def finetune_backbone(
     The start counts as epoch 0: where no epoch is better on the validation split, it is kept and no backbone written.
     Raises DamagedShard for a damaged file and UserError for layers that the backbone does not have.
     """
+    tuning, seed = recipe.finetune, recipe.seed or 0
+    assert tuning
     graph_def = load_graph(run.backbones / bottlenecks.backbone_id)
     weights = list_weights(graph_def, tuning)
     train, val = (
@@ -91,7 +69,7 @@ def finetune_backbone(
     build = functools.partial(tuned_model_fn, graph_def, weights)
     with replacing_folder(run.finetuned) as partial, naming_damage([*train.files, *val.files]):
         classifier = HeadClassifier(partial, params, seed, build, half_precision() if has_gpu() else None)
-        batches = train_images(train, tuning.distortion, tuning.epochs, tuning.batch_size, seed)
+        batches = train_images(train, tuning, tuning.epochs, tuning.batch_size, seed)
         history = classifier.fit(batches, evaluate_images(val), tuning.epochs, progress, start, tuning.patience)
         v1.summary.FileWriterCache.clear()
         write_history(history, partial / run.history.name)

@@ -15,6 +15,7 @@ from PIL import Image
 
 from components.backbones.views import WHOLE
 from components.features import ENCODED, IMAGE_BYTES, LABEL, PIXELS, VIEWS
+from components.finetune.settings import Distortion
 from components.shards.records import IMAGE_SPEC
 from components.train.inputs import SHARDS_MIXED, Batches
 
@@ -37,19 +38,6 @@ class ImageSource:
     files: Sequence[str]
     count: int
     graph_def: Any
-
-
-@dataclass(frozen=True)
-class Distortion:
-    """What is drawn anew for each image in each epoch.
-
-    flip mirrors every other image, crop is the least share of the area that is seen (1: all of it), colour by how much
-    brightness, contrast and saturation change at most (0: not at all).
-    """
-
-    flip: bool
-    crop: float
-    colour: float
 
 
 class Decoder(NamedTuple):

@@ -7,7 +7,6 @@ import itertools
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import apache_beam as beam
@@ -21,6 +20,7 @@ from components.images.formats import Limits
 from components.ingest.duplicates import Copy, find_copies
 from components.ingest.notes import describe_copies, describe_files, describe_splits
 from components.ingest.placement import Planned, place_files
+from components.ingest.settings import IngestRules
 from components.ingest.split import Member, SplitPlan, assign_splits
 from components.ingest.write_shards import WriteExampleShard, remove_begun
 from components.outcomes import Examples, Work
@@ -39,17 +39,6 @@ from components.terminal.progress import Progress
 COLUMNS = ("path", "label", "source", "split", "rule", "format", "width", "height", "sha256")
 
 
-@dataclass(frozen=True)
-class IngestRules:
-    """What is done with the files: duplicates is drop, keep or fail; label_conflicts is warn or fail."""
-
-    plan: SplitPlan
-    limits: Limits = field(default_factory=Limits)
-    duplicates: str = "drop"
-    label_conflicts: str = "warn"
-    max_reject_share: float = 0.05
-
-
 class FormerSplits(NamedTuple):
     """The splits that an earlier run of the same rule settled, by key and, for files since renamed, by SHA-256."""
 
@@ -59,21 +48,23 @@ class FormerSplits(NamedTuple):
 
 def ingest_images(
     listing: Listing,
-    run: RunDir,
-    shards: int | None,
     rules: IngestRules,
+    shards: int | None,
+    seed: int,
+    run: RunDir,
     options: PipelineOptions,
     progress: Progress,
 ) -> Examples:
     """Write shards, labels.txt, images.csv, rejects.jsonl and duplicates.csv of a listing, reading what is new in it.
 
-    shards is the number of shards of the first span, None for one that suits the data.
+    shards is the number of shards of the first span, None for one that suits the data; seed is that of the splits.
     Raises UserError when too much of it is unusable, or when copies are there and the rules forbid them.
     """
-    _check_plan(rules.plan, listing)
+    plan = SplitPlan(rules.split.fractions, rules.split.train_per_class, seed)
+    _check_plan(plan, listing)
     make_folder(run.examples)
     remove_partials(run.examples)
-    former = _read_former(run, rules.plan)
+    former, drop = _read_former(run, plan), rules.duplicates == "drop"
     planned, spans, stay = place_files(listing.files, run, shards, rules.limits)
     claim_files(run.examples, list_artifacts(run, spans))
     if stay and not listing.ordered:
@@ -83,9 +74,9 @@ def ingest_images(
     unread = [row.file for row in _flatten(planned) if row.facts is None]
     with progress.watch_folder(run.examples, sum(file.size for file in unread), len(unread), "images"):
         # By what is known before reading; where no file turns out to be damaged or a copy, it stays as it is.
-        planned, _ = settle_rows(planned, listing, rules, former)
+        planned, _ = settle_rows(planned, listing, plan, drop, former)
         written = write_rows(planned, spans, run, rules.limits, options)
-        planned, copies = settle_rows(written, listing, rules, former)
+        planned, copies = settle_rows(written, listing, plan, drop, former)
         _write_copies(run, copies, rules)
         if planned != written:
             written = write_rows(planned, spans, run, rules.limits, options)
@@ -104,9 +95,9 @@ def ingest_images(
         raise RuntimeError(
             f"ingest accounts for {len(kept) + len(rejects)} of {len(listing.files) + len(listing.rejects)} files"
         )
-    _write_images(run, kept, describe_rule(rules.plan))
+    _write_images(run, kept, describe_rule(plan))
     _check_share(rejects, len(kept) + len(rejects), rules.max_reject_share, run)
-    _check_classes(kept, listing, rules.plan)
+    _check_classes(kept, listing, plan)
     splits = collections.Counter(row.split for row in kept)
     images = collections.Counter(row.file.text for row in kept)
     usable = [row.facts.sha256 for row in settled if row.facts and not row.facts.reason]
@@ -144,15 +135,15 @@ def _flatten(planned: Planned) -> list[Row]:
 
 
 def settle_rows(
-    planned: Planned, listing: Listing, rules: IngestRules, former: FormerSplits
+    planned: Planned, listing: Listing, plan: SplitPlan, drop: bool, former: FormerSplits
 ) -> tuple[Planned, list[Copy]]:
-    """Return rows with the split and label that follow from what is known of them, and the copies among them."""
+    """Return rows with the split and label that follow from their facts, and the copies among them, dropped or kept."""
     index = {text: number for number, text in enumerate(listing.labels)}
     members = [_member(row, former) for row in _flatten(planned) if not (row.facts and row.facts.reason)]
-    copies = find_copies(members, "drop" if rules.duplicates == "drop" else "keep")
+    copies = find_copies(members, "drop" if drop else "keep")
     dropped = {copy.key for copy in copies if copy.action == "dropped"}
     kept = [member for member in members if member.key not in dropped]
-    splits = assign_splits(kept, rules.plan, listing.open_splits)
+    splits = assign_splits(kept, plan, listing.open_splits)
     settled = {
         shard: [row._replace(split=splits.get(row.file.key, ""), label=index[row.file.text]) for row in rows]
         for shard, rows in planned.items()

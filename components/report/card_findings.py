@@ -10,7 +10,7 @@ from scipy.stats import binom, false_discovery_control  # type: ignore[import-un
 
 from components.metrics.calibration import INTERVAL, NEVER_ANSWERS, confidence_interval
 from components.metrics.confusion import describe_unanswered
-from components.outcomes import Audit, Examples
+from components.outcomes import Results
 from components.report.measured import Measured, describe_leaks
 from components.terminal.text import join_names
 
@@ -46,13 +46,13 @@ def _share(kind: str, hits: int, images: int, part: dict[str, str] | None = None
 def list_limits(
     places: Sequence[str],
     facts: Mapping[str, Any],
-    examples: Examples,
+    results: Results,
     counts: Mapping[tuple[str, str], int],
-    audit: Audit,
     measured: Measured,
     images: bool,
 ) -> Iterator[str]:
     """Yield a sentence for each limit of use; places are where the images are, images tells that it takes some."""
+    examples, audit = results.examples, results.audit
     yield f"Measured only on images like those in {join_names(places)}."
     if images:
         yield (

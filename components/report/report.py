@@ -6,33 +6,25 @@ import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
 from components.audit.audit import MAP, NEAREST
+from components.backbones.spec import Spec
 from components.curve.page import format_point, plot_curve, summarise_curve
 from components.evaluate.evaluate import BLESSED, find_last_blessed
 from components.metrics.calibration import confidence_interval
 from components.metrics.confusion import ClassRow, most_confused, order_by_confusion, score_classes
-from components.outcomes import (
-    Audit,
-    Bottlenecks,
-    Evaluation,
-    Examples,
-    Export,
-    Head,
-    Report,
-    TunedHead,
-    Validation,
-    Work,
-)
+from components.outcomes import Export, Report, Results, TunedHead, Work
 from components.pages.figures import plot_confusion, plot_history, plot_map
 from components.pages.html import embed_figure, load_plotly, load_template
 from components.report.card_sections import describe_card
 from components.report.data_health import Row, collect_health
-from components.report.measured import Measured, describe_leaks
+from components.report.measured import describe_leaks, read_measured
+from components.report.model_card import write_card
 from components.report.provenance import list_versions
 from components.report.reliability import plot_calibration, plot_coverage
 from components.run_dir import MODEL_CARD, RunDir
@@ -58,24 +50,21 @@ class Verdict:
 
 
 def write_report(
-    examples: Examples,
-    validation: Validation,
-    bottlenecks: Bottlenecks,
-    audit: Audit,
-    head: Head,
-    export: Export,
-    evaluation: Evaluation,
-    measured: Measured,
-    card: Mapping[str, Any],
-    run: RunDir,
+    results: Results,
+    specs: Sequence[Spec],
     config: Mapping[str, Any],
+    curve: Path,
+    run: RunDir,
     stages: Mapping[str, Mapping[str, Any]],
 ) -> Report:
-    """Write report/: confusion.csv, classes.csv, mistakes.csv, history.csv, summary.json and index.html.
+    """Complete the model's card, and write report/: tables as csv, summary.json and the page index.html.
 
-    card is the model's, config that of the run, as run.json holds it, and stages what it holds of those before this
-    one. The curve is shown, and curve.csv kept beside, where one was measured.
+    config is the run's as run.json holds it, with the backbones that specs name; curve is the table of the curve, which
+    is shown and kept beside where one was measured; stages is what run.json holds of the stages before this one.
     """
+    examples, head, export, evaluation = results.examples, results.head, results.export, results.evaluation
+    measured = read_measured(examples, export, evaluation, run)
+    card = write_card(results, measured, specs, config, run)
     name, labels = config["name"], examples.labels
     confusion, predictions, reliability = measured.confusion, measured.predictions, measured.reliability
     classes = score_classes(confusion, labels)
@@ -83,7 +72,7 @@ def write_report(
     trainings = {"": history}
     if isinstance(head, TunedHead):
         trainings = {" of the head alone": read_csv(run.history), " while fine-tuning": history}
-    health = collect_health(examples, validation, audit, run)
+    health = collect_health(examples, results.validation, results.audit, run)
     mistakes = sorted(
         (row for row in predictions if row["label"] != row["actual"]), key=lambda row: -float(row["probability"])
     )
@@ -114,12 +103,16 @@ def write_report(
         },
         "most_confused": most_confused(confusion, labels),
         "examples": {key: value for key, value in asdict(examples).items() if key not in ("work", "labels")},
-        "backbone": {"name": bottlenecks.backbone_name, "id": bottlenecks.backbone_id, "dim": bottlenecks.dim},
+        "backbone": {
+            "name": results.bottlenecks.backbone_name,
+            "id": results.bottlenecks.backbone_id,
+            "dim": results.bottlenecks.dim,
+        },
         "best_epoch": head.best_epoch,
         **reliability.summary(),
     }
     leaks = describe_leaks(measured)
-    curve_rows = read_csv(run.curve_rows) if run.curve_rows.exists() else []
+    curve_rows = read_csv(curve) if curve.exists() else []
     points = summarise_curve(curve_rows, config["data"]["source"])
     page = load_template("report.html.j2").render(
         summary=summary,
@@ -170,7 +163,7 @@ def write_report(
         write_csv(folder / "mistakes.csv", list(predictions[0]), (list(row.values()) for row in mistakes))
         write_csv(folder / "history.csv", list(history[0]), (list(row.values()) for row in history))
         if curve_rows:
-            write_csv(folder / run.curve_rows.name, list(curve_rows[0]), (list(row.values()) for row in curve_rows))
+            write_csv(folder / curve.name, list(curve_rows[0]), (list(row.values()) for row in curve_rows))
         write_json(folder / "summary.json", summary)
         (folder / "index.html").write_text(page, encoding="utf-8", errors="backslashreplace")
     return Report(

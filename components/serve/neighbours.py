@@ -18,7 +18,8 @@ from components import features
 from components.audit.nearest import find_nearest
 from components.audit.similarity import Spread, measure_spread, standardise
 from components.backbones.prepare import BackboneSession
-from components.backbones.views import WHOLE, Augment, list_views, serve_views
+from components.backbones.settings import Augment
+from components.backbones.views import WHOLE, list_views, serve_views
 from components.data.tf_examples import find_offsets
 from components.data.tfrecords import read_record
 from components.errors import UserError

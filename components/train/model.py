@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,33 +9,14 @@ import tensorflow as tf
 
 from components.features import ABSTAINED, BOTTLENECK, INDEX, LABEL_NAME, PROBABILITIES, SERVING_SIGNATURE
 from components.train.optimization import Optimisation, add_train_step
+from components.train.settings import SIGMOID, Architecture, HiddenLayer
 
 v1 = tf.compat.v1
 
 TRAINING_SCOPE = "final_training_ops"
 EVALUATION_SCOPE = "evaluation"
 
-SOFTMAX, SIGMOID = "softmax", "sigmoid"
 L2, STANDARDIZE, WHITEN, PLAIN = "l2", "standardize", "whiten", "none"
-
-
-@dataclass(frozen=True)
-class HiddenLayer:
-    """A dense layer of the head: dropout is the share of its outputs dropped in training, l2 weighs its penalty."""
-
-    units: int
-    activation: str
-    dropout: float = 0.0
-    l2: float = 0.0
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """What the head is: how bottlenecks are scaled, the hidden layers, and one output a class or one for two."""
-
-    hidden: Sequence[HiddenLayer] = ()
-    output: str = SOFTMAX
-    normalize: str = L2
 
 
 @dataclass(frozen=True)

@@ -7,20 +7,12 @@ from dataclasses import dataclass
 
 import tensorflow as tf
 
+from components.train.settings import Schedule
+
 v1 = tf.compat.v1
 
 SGD, MOMENTUM, ADAM, ADAMW = "sgd", "momentum", "adam", "adamw"
 CONSTANT, EXPONENTIAL, COSINE = "constant", "exponential", "cosine"
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How the learning rate falls after warmup steps: not, by decay in every decay_steps, or as half a cosine to 0."""
-
-    kind: str = COSINE
-    warmup: int = 0
-    decay: float = 0.9
-    decay_steps: int = 500
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ from components.errors import UserError
 from components.run_dir import RunDir
 from components.storage.places import plain_folder
 from components.train.logistic_regression import Linear
-from components.train.model import L2, SIGMOID, TRAINING_SCOPE, Architecture
+from components.train.model import L2, TRAINING_SCOPE
 from components.train.normalization import MEASURED
+from components.train.settings import SIGMOID, Architecture, refuse_former_run
 
 PARTS = ("mean", "scale", "whitening", "weights", "biases")
 WEIGHTS, BIASES = f"{TRAINING_SCOPE}/weights", f"{TRAINING_SCOPE}/biases"
@@ -48,9 +49,7 @@ def open_former_run(former: Path) -> FormerRun:
         variables = read_head(run.model)
         record["backbone"], record["config"]  # as of a run that went so far
     except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
-        raise UserError(
-            f"train.warm_start names '{former}', which holds no trained run: give the output_dir of a finished run."
-        ) from error
+        raise UserError(refuse_former_run(former)) from error
     return FormerRun(record, names, variables)
 
 

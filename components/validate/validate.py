@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import apache_beam as beam
@@ -27,6 +26,7 @@ from components.shards.records import check_count, shard_patterns
 from components.storage.files import write_json, write_text
 from components.storage.ownership import replacing_shared_folder
 from components.storage.places import plain_folder
+from components.validate.settings import Gate
 
 # Below this many values TFDV does not look at the formats of images (ImageStatsGenerator's values_threshold).
 IMAGES_FOR_FORMATS = 100
@@ -34,21 +34,6 @@ IMAGES_FOR_FORMATS = 100
 # apart two halves of photos that are 240 or 320 pixels wide.
 SIZE_CLASS = "image/size"
 STATISTICS = "statistics.tfrecord"
-
-
-@dataclass(frozen=True)
-class Gate:
-    """Limits of the data gate.
-
-    split_skew and drift are how far the distributions of classes, formats and sizes may differ between two splits and
-    from those of the run at baseline (the largest difference of a share), chance allowed for.
-    """
-
-    split_skew: float = 0.1
-    schema_path: Path | None = None
-    baseline: Path | None = None
-    drift: float = 0.1
-    on_anomaly: str = "stop"
 
 
 def validate_examples(examples: Examples, run: RunDir, gate: Gate, options: PipelineOptions) -> Validation:

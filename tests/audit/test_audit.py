@@ -8,6 +8,7 @@ import pytest
 from components import features
 from components.audit.audit import LabelRow, PairRow, audit_bottlenecks
 from components.audit.label_errors import LEAST_MARGIN
+from components.audit.settings import AuditLimits
 from components.extract.write_shards import bottleneck_record
 from components.outcomes import Audit, Bottlenecks, Work
 from components.run_dir import RunDir
@@ -53,7 +54,8 @@ def audit(tmp_path):
                     }
                     write[split](bottleneck_record(record, vector[None], vector))
         examples = SimpleNamespace(labels=list(CLASSES), shards=[2], written=len(images))
-        outcome = audit_bottlenecks(examples, Bottlenecks(Work(), "toy", "id", DIM), run, near_duplicate, max_images)
+        limits = AuditLimits(near_duplicate, max_images)
+        outcome = audit_bottlenecks(examples, Bottlenecks(Work(), "toy", "id", DIM), limits, run)
         assert outcome.folder(run) == run.audit
         return outcome, *(read_csv(run.audit / name) for name in ("near_duplicates.csv", "suspicious_labels.csv"))
 

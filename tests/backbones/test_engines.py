@@ -7,8 +7,9 @@ from toys import encode_noise, refusal
 
 from components.backbones.engines import list_engines, load_engine
 from components.backbones.prepare import BackboneSession, prepare_backbone
+from components.backbones.settings import Augment
 from components.backbones.spec import parse_backbone
-from components.backbones.views import Augment, list_views
+from components.backbones.views import list_views
 from components.extract.engine_choice import compare_directions
 
 

@@ -7,7 +7,8 @@ from PIL import Image
 
 from components.backbones.network import Network
 from components.backbones.preprocessing import add_decoding, cut_view
-from components.backbones.views import WHOLE, Augment, list_views, serve_views
+from components.backbones.settings import Augment
+from components.backbones.views import WHOLE, list_views, serve_views
 
 
 def augment(flip=False, crops=0, crop_side=0.8, average=False):

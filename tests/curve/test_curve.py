@@ -28,8 +28,9 @@ from components.curve.page import format_point, plot_curve, summarise_curve, wri
 from components.run_dir import RunDir
 from components.storage.tables import write_csv
 from components.train.inputs import Vectors
-from components.train.model import L2, PLAIN, SOFTMAX, STANDARDIZE, WHITEN, Architecture, add_final_training_ops
-from components.train.train import Recipe, plan_training
+from components.train.model import L2, PLAIN, STANDARDIZE, WHITEN, add_final_training_ops
+from components.train.settings import SOFTMAX, Architecture, Recipe
+from components.train.train import plan_training
 from components.train.warm_start import BIASES, WEIGHTS
 from pipeline.cli import main
 

@@ -15,13 +15,14 @@ from components import features
 from components.evaluate import evaluate
 from components.evaluate import tfma_analysis as model_analysis
 from components.evaluate.evaluate import evaluate_model, explain_missing_baseline, find_baseline, find_last_blessed
+from components.evaluate.settings import ModelGate, Thresholds
 from components.evaluate.tfma_analysis import read_confusion, read_metrics, read_slice_metrics
 from components.export.export import list_versions
 from components.outcomes import Bottlenecks, Examples, Export, Head, Work
 from components.run_dir import RunDir
 from components.shards.records import read_bottlenecks, shard_files
 from components.train.inputs import evaluate_from_memory
-from components.train.model import Architecture
+from components.train.settings import Architecture
 from components.train.train import load_classifier
 
 
@@ -48,7 +49,7 @@ def predicted(toy_run, outcomes, test_table, tmp_path_factory):
     copy = RunDir(tmp_path_factory.mktemp("copy") / "run")
     shutil.copytree(toy_run.root, copy.root)
     head = Head(Work(), 0, 0.0, 0.0, 0.0)  # only its folder is read
-    classifier = load_classifier(outcomes[0], head, copy, Architecture(), 0)
+    classifier = load_classifier(outcomes[0], head, copy, Architecture())
     predictions = list(classifier.predict(evaluate_from_memory(test_table.vectors, test_table.labels).input_fn))
     probabilities = np.array([prediction["probabilities"] for prediction in predictions], np.float64)
     return classifier, probabilities / probabilities.sum(1, keepdims=True)
@@ -126,7 +127,8 @@ def judge(toy_run, outcomes, options, tmp_path):
     shutil.copytree(toy_run.root, copy.root)
 
     def run(thresholds, drop=None, export=None):
-        return evaluate_model(*outcomes[:2], export or outcomes[2], copy, thresholds, drop, options)
+        gate = ModelGate(Thresholds(**thresholds), drop)
+        return evaluate_model(*outcomes[:2], export or outcomes[2], gate, copy, options)
 
     return copy, run
 
@@ -205,7 +207,7 @@ def test_a_model_that_serves_other_answers_than_were_measured_is_not_blessed(jud
                 vector = example.features.feature[features.BOTTLENECK].float_list.value
                 vector[:] = [sign * value for value in vector]
                 writer.write(example.SerializeToString())
-    outcome = evaluate_model(examples, engine, export, copy, {"accuracy": 0.01}, None, options)
+    outcome = evaluate_model(examples, engine, export, ModelGate(Thresholds(accuracy=0.01)), copy, options)
     verdict = json.loads((copy.evaluation / ("BLESSED" if sign == 1 else "NOT_BLESSED")).read_text())
     served, images = verdict["served"], examples.splits["test"]
     assert served["images"] == min(images, 200)

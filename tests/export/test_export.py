@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from components.backbones.settings import Augment
 from components.backbones.spec import parse_backbone
-from components.backbones.views import Augment
 from components.export.export import export_model, list_versions, read_abstention
-from components.extract.engine_choice import Closeness
-from components.extract.extract import extract_bottlenecks, open_source
-from components.features import BOTTLENECK_VIEWS, TENSORFLOW
+from components.export.settings import Abstain
+from components.extract.extract import extract_bottlenecks
+from components.extract.settings import EngineChoice
+from components.features import BOTTLENECK_VIEWS
 from components.metrics.calibration import NEVER_ANSWERS, choose_abstention
 from components.outcomes import Bottlenecks, Examples, Head, Work
 from components.predict.predict import load_export
@@ -21,8 +22,8 @@ from components.run_dir import RunDir
 from components.shards.records import IMAGE_SPEC, read_batches, shard_files
 from components.storage.files import PARTIAL, write_json
 from components.train.inputs import load_vectors
-from components.train.model import Architecture
-from components.train.train import Recipe, read_source, train_head
+from components.train.settings import Architecture, Recipe
+from components.train.train import read_source, train_head
 
 
 @pytest.fixture(scope="module")
@@ -128,8 +129,8 @@ def export_again(toy_run, tmp_path):
     ]
 
     def export(precision):
-        augment = Augment(flip=False, crops=0, crop_side=0.8, average=False)
-        outcome = export_model(*outcomes, Architecture(), augment, precision, run, 0)
+        abstain = None if precision is None else Abstain(precision)
+        outcome = export_model(*outcomes, Architecture(), Augment(), abstain, run)
         return run, outcome.folder(run)
 
     return export
@@ -166,12 +167,11 @@ def test_the_threshold_of_a_model_that_averages_is_measured_on_the_averages(
     shutil.copytree(toy_run.examples, run.examples)
     examples = read_outcome(toy_run, "ingest", Examples)
     augment = Augment(flip=True, crops=2, crop_side=0.8, average=True)
-    source = open_source(parse_backbone(toy_config["backbone"]), run.backbones, progress)
-    closeness = Closeness(0.999, 0.995)
-    bottlenecks = extract_bottlenecks(examples, source, TENSORFLOW, closeness, augment, run, options, progress)
+    specs = parse_backbone(toy_config["backbone"])
+    bottlenecks = extract_bottlenecks(examples, specs, EngineChoice(), augment, run, options, progress)
     recipe = Recipe(epochs=8, batch_size=16, learning_rate=0.05)
-    head = train_head(examples, bottlenecks, run, Architecture(), recipe, 0, progress)
-    export = export_model(examples, bottlenecks, head, Architecture(), augment, 0.8, run, 0).folder(run)
+    head = train_head(examples, bottlenecks, run, Architecture(), recipe, progress)
+    export = export_model(examples, bottlenecks, head, Architecture(), augment, Abstain(0.8), run).folder(run)
     for name, outcome in (("ingest", examples), ("extract", bottlenecks)):
         write_json(run.stages / f"{name}.json", {"outcome": asdict(outcome)})
     check_abstention(export, run)

@@ -5,25 +5,19 @@ from toys import SHARES, encode_noise, ingest, paint_images
 
 from components.backbones.engines import list_engines
 from components.backbones.prepare import Backbone
+from components.backbones.settings import Augment
 from components.backbones.spec import parse_backbone
-from components.backbones.views import Augment
 from components.extract import engine_choice
 from components.extract import extract as bottlenecks
-from components.extract.engine_choice import (
-    Closeness,
-    Trial,
-    choose_engine,
-    compare_directions,
-    settle_engine,
-    try_engines,
-)
-from components.features import AUTO, ENCODED, KEY, TENSORFLOW
+from components.extract.engine_choice import Trial, choose_engine, compare_directions, settle_engine, try_engines
+from components.extract.settings import EngineChoice
+from components.features import ENCODED, KEY, TENSORFLOW
 from components.outcomes import Examples, Work
 from components.run_dir import RunDir
 from components.shards.names import Shard
 from components.shards.records import bytes_feature, serialize_record, writing_shards
 
-CLOSE = Closeness(0.999, 0.995)
+CLOSE = EngineChoice("auto", 0.999, 0.995)
 EXACT = Trial(TENSORFLOW, 100, 1, 1)
 
 
@@ -76,10 +70,9 @@ def test_a_choice_once_made_stays_until_the_limits_change(tmp_path, toy_backbone
 
     monkeypatch.setattr(engine_choice, "try_engines", try_two)
 
-    def extract(closeness):
-        source = bottlenecks.open_source(parse_backbone(toy_backbone), run.backbones, progress)
-        plain = Augment(flip=False, crops=0, crop_side=0.8, average=False)
-        return bottlenecks.extract_bottlenecks(examples, source, AUTO, closeness, plain, run, options, progress)
+    def extract(choice):
+        specs = parse_backbone(toy_backbone)
+        return bottlenecks.extract_bottlenecks(examples, specs, choice, Augment(), run, options, progress)
 
     first = extract(CLOSE)
     assert (first.engine, first.work.computed) == ("tensorflow_bf16", 150)
@@ -87,6 +80,6 @@ def test_a_choice_once_made_stays_until_the_limits_change(tmp_path, toy_backbone
     assert json.loads(run.trials(first.backbone_id).read_text())["trials"][1]["images_per_second"] == 200
     again = extract(CLOSE)
     assert (again.engine, again.work.computed, len(calls)) == ("tensorflow_bf16", 0, 1)
-    strict = extract(Closeness(0.9999, 0.999))
+    strict = extract(EngineChoice("auto", 0.9999, 0.999))
     assert (strict.engine, strict.work.computed, len(calls)) == (TENSORFLOW, 150, 2)
     assert strict.folder(run) != first.folder(run)

@@ -12,7 +12,8 @@ from records import PLAIN, compute
 from toys import SHARES, ingest, paint_images, write_config
 
 from components.backbones.prepare import BackboneSession
-from components.backbones.views import Augment, list_views
+from components.backbones.settings import Augment
+from components.backbones.views import list_views
 from components.errors import DamagedFile
 from components.features import SPLITS
 from components.run_dir import RunDir

@@ -17,24 +17,23 @@ from components.errors import DamagedShard
 from components.export.export import list_versions
 from components.features import SPLITS
 from components.finetune import finetune
-from components.finetune.finetune import Tuning, finetune_backbone, plan_tuning
-from components.finetune.inputs import Distortion
+from components.finetune.finetune import finetune_backbone, plan_tuning
+from components.finetune.settings import TunedRecipe, Tuning
 from components.outcomes import Bottlenecks, Examples, Head, TunedHead, Work
 from components.predict.predict import load_export
 from components.run_dir import RunDir
 from components.serve.neighbours import load_training_images
 from components.shards.records import IMAGE_SPEC, read_batches, read_bottlenecks, shard_files
 from components.storage.files import PARTIAL
-from components.train.model import Architecture
-from components.train.optimization import CONSTANT, SGD, Schedule
-from components.train.train import Recipe
+from components.train.optimization import CONSTANT, SGD
+from components.train.settings import Architecture, Recipe, Schedule
 from pipeline.cli import main
 
 v1 = tf.compat.v1
 
 KERNELS = ["network/blur/kernel", "network/mix/kernel"]
 HEAD = ["final_training_ops/weights", "final_training_ops/biases"]
-NONE = Distortion(flip=False, crop=1.0, colour=0.0)
+NONE = {"flip": False, "crop": 1.0, "colour": 0.0}
 RATES = {"layers": 1, "learning_rate": 0.05, "head_learning_rate": 0.03, "epochs": 16, "batch_size": 16}
 
 
@@ -114,11 +113,8 @@ def tune(run, recipe=None, seed=0, into=None, **changes):
     """Fine-tune from a run's outcomes, leaving its results in a copy where one is given."""
     examples, bottlenecks = read_outcome(run, "ingest", Examples), read_outcome(run, "extract", Bottlenecks)
     head = replace(read_outcome(run, "train", Head), **({"l2": changes.pop("l2")} if "l2" in changes else {}))
-    values = {**RATES, "behind": None, "distortion": Distortion(True, 0.7, 0.2), **changes}
-    recipe = recipe or Recipe()
-    return finetune_backbone(
-        examples, bottlenecks, head, into or run, Architecture(), recipe, Tuning(**values), seed, quiet_progress()
-    )
+    recipe = TunedRecipe(**{**vars(recipe or Recipe()), "seed": seed, "finetune": Tuning(**{**RATES, **changes})})
+    return finetune_backbone(examples, bottlenecks, head, into or run, Architecture(), recipe, quiet_progress())
 
 
 def test_fine_tuning_learns_what_the_head_alone_cannot(tuned_run):
@@ -257,7 +253,7 @@ def test_a_step_is_that_of_plain_tensorflow_and_l2_pulls_at_the_head_alone(tuned
         optimizer=SGD, schedule=Schedule(CONSTANT), label_smoothing=0.1, class_weight={examples.labels[0]: 3}
     )
     step = {"learning_rate": 0.002, "head_learning_rate": 0.001, "epochs": 1, "batch_size": len(labels), "l2": 0.5}
-    tune(run, recipe, distortion=NONE, **step)
+    tune(run, recipe, **NONE, **step)
     found = read_variables(run.finetuned, ["network/mix/kernel", "network/mix/bias", *HEAD])
     for rate, variable, gradient, new in zip((0.002, 0.002, 0.001, 0.001), variables, gradients, found, strict=True):
         assert np.abs(gradient).max() > 1e-4
@@ -380,7 +376,7 @@ def test_a_training_that_diverges_names_the_rate_to_lower(tuned_run, tmp_path):
 def test_the_steps_of_the_heads_training_are_not_those_of_fine_tuning(tuned_run):
     examples, bottlenecks = read_outcome(tuned_run, "ingest", Examples), read_outcome(tuned_run, "extract", Bottlenecks)
     head = read_outcome(tuned_run, "train", Head)
-    tuning = Tuning(**RATES, behind=None, distortion=Distortion(True, 0.7, 0.2))
+    tuning = Tuning(**RATES)
     planned = plan_tuning(examples, bottlenecks, head, tuned_run, Recipe(steps=1), tuning)
     assert planned.steps == RATES["epochs"] * -(-examples.splits["train"] // RATES["batch_size"])
 

@@ -15,7 +15,6 @@ from components.errors import DamagedShard
 from components.features import ENCODED, KEY, LABEL, PIXELS, SHA256, SOURCE, TEXT
 from components.finetune.inputs import (
     Decoder,
-    Distortion,
     ImageSource,
     change_colours,
     draw_view,
@@ -23,6 +22,7 @@ from components.finetune.inputs import (
     load_decoder,
     train_images,
 )
+from components.finetune.settings import Distortion
 from components.shards.names import Shard, shard_name
 from components.shards.records import bytes_feature, int_feature, naming_damage, serialize_record, writing_shards
 

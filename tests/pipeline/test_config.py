@@ -1,19 +1,19 @@
-from dataclasses import replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import get_args
+from typing import get_args, get_type_hints
 
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from toys import quiet_progress
+from toys import COLOURS, paint_images
 
 from components.errors import UserError
-from components.finetune.inputs import Distortion
+from components.finetune.settings import Tuning
+from components.train.settings import Architecture, HiddenLayer, Recipe, Schedule
 from pipeline.config import Config
 from pipeline.load_config import load_config
-from pipeline.settings import data_place, make_architecture, make_recipe, make_tuning
-from pipeline.training_config import Head, HiddenLayer
+from pipeline.pipeline import list_data
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 GOOD = {"name": "x", "data": {"path": "images"}}
@@ -39,7 +39,7 @@ def test_defaults_fill_what_is_not_set(load):
     config = load(GOOD)
     assert config.run_folder == Path("runs/x")
     assert [spec.title for spec in config.backbone] == ["efficientnet_lite0"]
-    assert config.data.split.model_dump(exclude_none=True) == {"train": 0.6, "val": 0.2, "test": 0.2}
+    assert config.data.split.fractions == {"train": 0.6, "val": 0.2, "test": 0.2}
     assert (config.data.duplicates, config.data.label_conflicts, config.validation.on_anomaly) == (
         "drop",
         "warn",
@@ -49,8 +49,8 @@ def test_defaults_fill_what_is_not_set(load):
 
 def test_the_head_and_its_training_have_defaults(load):
     config = load(GOOD)
-    assert config.head.model_dump() == {"hidden": (), "output": "auto", "normalize": "l2"}
-    assert config.train.model_dump() == {
+    assert asdict(config.head) == {"hidden": (), "output": "auto", "normalize": "l2"}
+    assert asdict(config.train) == {
         "epochs": None,
         "steps": None,
         "batch_size": 256,
@@ -64,18 +64,15 @@ def test_the_head_and_its_training_have_defaults(load):
         "patience": None,
         "warm_start": None,
         "max_memory": None,
+        "seed": None,
         "finetune": None,
     }
     assert config.abstain is None
 
 
 def test_what_a_config_gives_reaches_the_components(load):
-    from components.train.model import Architecture
-    from components.train.optimization import Schedule
-    from components.train.train import Recipe
-
-    assert make_recipe(load(GOOD).train) == Recipe()
-    assert make_architecture(load(GOOD).head) == replace(Architecture([]), output="auto")
+    assert load(GOOD).recipe == Recipe(seed=0)
+    assert load(GOOD).head == Architecture()
     train = {
         "steps": 90,
         "batch_size": 32,
@@ -90,31 +87,26 @@ def test_what_a_config_gives_reaches_the_components(load):
         "warm_start": "runs/old",
         "max_memory": 10**9,
     }
-    recipe = make_recipe(load({**GOOD, "train": train}).train)
+    recipe = load({**GOOD, "train": train}, "seed=4").recipe
     schedule = Schedule("exponential", 5, 0.96, 1000)
-    assert recipe == Recipe(**{**train, "schedule": schedule, "warm_start": Path("runs/old")})
+    assert recipe == Recipe(**{**train, "schedule": schedule, "warm_start": Path("runs/old"), "seed": 4})
 
 
 @pytest.mark.parametrize("value", ["linear", [], {}, {"hidden": []}])
 def test_a_linear_head_has_several_names(load, value):
-    assert load({**GOOD, "head": value}).head == Head()
+    assert load({**GOOD, "head": value}).head == Architecture()
 
 
 @pytest.mark.parametrize("value", [[{"units": 512}], {"hidden": [{"units": 512}]}])
 def test_hidden_layers_are_a_list_or_a_key_of_the_section(load, value):
-    from components.train.model import HiddenLayer
-
     head = load({**GOOD, "head": value}).head
-    assert [layer.model_dump() for layer in head.hidden] == [
-        {"units": 512, "activation": "relu", "dropout": 0, "l2": 0}
-    ]
-    assert make_architecture(head).hidden == [HiddenLayer(512, "relu")]
+    assert head.hidden == (HiddenLayer(512, "relu", 0, 0),)
 
 
 def test_a_head_of_several_layers_is_read_in_order(load):
     layers = [{"units": 8, "activation": "tanh", "dropout": 0.5, "l2": 0.01}, {"units": 4}]
     section = {"hidden": layers, "output": "softmax", "normalize": "standardize"}
-    head = make_architecture(load({**GOOD, "head": section}).head)
+    head = load({**GOOD, "head": section}).head
     assert [(layer.units, layer.activation, layer.dropout, layer.l2) for layer in head.hidden] == [
         (8, "tanh", 0.5, 0.01),
         (4, "relu", 0, 0),
@@ -125,13 +117,13 @@ def test_a_head_of_several_layers_is_read_in_order(load):
 def test_every_activation_that_a_config_takes_is_one_of_keras():
     import tensorflow as tf
 
-    for name in get_args(HiddenLayer.model_fields["activation"].annotation):
+    for name in get_args(get_type_hints(HiddenLayer)["activation"]):
         assert callable(tf.keras.activations.get(name))
 
 
 def test_a_schedule_can_be_its_kind_alone(load):
     schedule = load(GOOD, "train.schedule=exponential").train.schedule
-    assert schedule.model_dump() == {"kind": "exponential", "warmup": 0, "decay": 0.9, "decay_steps": 500}
+    assert asdict(schedule) == {"kind": "exponential", "warmup": 0, "decay": 0.9, "decay_steps": 500}
     warm = load(GOOD, "train.schedule.warmup=7").train.schedule
     assert (warm.kind, warm.warmup) == ("cosine", 7)
 
@@ -157,14 +149,20 @@ def test_several_roots_patterns_and_counts_can_be_set(load):
         "data.duplicates=keep",
         "validation.baseline=runs/old",
     )
-    assert data_place(config, quiet_progress()) == ("a", "b.csv")
+    assert config.data.path == ("a", "b.csv")
     assert (config.data.exclude, config.data.split.train_per_class) == (("*.gif",), 30)
-    assert config.validation.baseline_statistics == Path("runs/old/validation")
+    assert config.validation.inputs == [Path("runs/old/validation")]
 
 
-def test_a_path_goes_before_a_named_data_set(load):
-    config = load({"name": "x", "data": {"source": "flowers"}}, "data.path=images")
-    assert data_place(config, quiet_progress()) == "images"
+def test_a_path_goes_before_a_named_data_set(load, tmp_path, progress):
+    paint_images(tmp_path / "images", per_class=2)
+    config = load({"name": "x", "data": {"source": "flowers"}}, f"data.path={tmp_path / 'images'}")
+    assert list_data(config, progress).labels == [*COLOURS]
+
+
+def test_training_alone_can_have_a_seed_of_its_own(load):
+    config = load(GOOD, "seed=3", "train.seed=5", "train.finetune.layers=2")
+    assert (config.seed, config.recipe.seed, config.tuned_recipe.seed) == (3, 5, 5)
 
 
 def test_overrides_reach_into_sections_and_have_yaml_types(load):
@@ -175,11 +173,11 @@ def test_overrides_reach_into_sections_and_have_yaml_types(load):
 
 def test_fine_tuning_is_off_unless_asked_for_and_has_defaults(load):
     assert load(GOOD).train.finetune is None
-    tuning = make_tuning(load(GOOD, "train.finetune.layers=3").train.finetune)
-    assert (tuning.layers, tuning.behind, tuning.distortion) == (3, None, Distortion(True, 0.7, 0.2))
+    tuning = load(GOOD, "train.finetune.layers=3").train.finetune
+    assert tuning == Tuning(True, 0.7, 0.2, layers=3)
     rates = load(GOOD, "train.finetune={from: block14, learning_rate: 1e-5, head_learning_rate: 1e-4}").train.finetune
     assert (rates.behind, rates.learning_rate, rates.head_learning_rate) == ("block14", 1e-5, 1e-4)
-    assert make_recipe(load(GOOD, "train.finetune.layers=3").train) == make_recipe(load(GOOD).train)
+    assert load(GOOD, "train.finetune.layers=3").recipe == load(GOOD).recipe
 
 
 @pytest.mark.parametrize(
@@ -293,10 +291,10 @@ def test_a_run_can_start_from_another_and_from_a_link_to_another_but_not_to_itse
         (tmp_path / f"link_{name}").symlink_to(tmp_path / name)
     output_dir = f"output_dir={tmp_path / 'one'}"
     for other in ("two", "link_two"):
-        assert load(GOOD, output_dir, f"train.warm_start={tmp_path / other}").train.former_model.parent.name == other
+        assert load(GOOD, output_dir, f"train.warm_start={tmp_path / other}").train.inputs[0].parent.name == other
     with pytest.raises(UserError, match="which the run reads .train.warm_start."):
         load(GOOD, output_dir, f"train.warm_start={tmp_path / 'link_one'}")
-    assert load(GOOD).train.former_model is None
+    assert load(GOOD).train.inputs == []
 
 
 def test_a_missing_config_is_named(tmp_path):

@@ -9,7 +9,7 @@ from components.storage.ownership import write_mark
 from components.storage.places import list_files
 from pipeline.cli import main
 from pipeline.load_config import load_config
-from pipeline.settings import list_data
+from pipeline.pipeline import list_data
 
 
 @pytest.fixture(scope="module")

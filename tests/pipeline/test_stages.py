@@ -1,5 +1,7 @@
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from inspect import signature
+from pathlib import Path
 
 import pytest
 
@@ -7,7 +9,8 @@ from components.errors import UserError
 from components.outcomes import Work
 from components.run_dir import RunDir
 from components.storage.ownership import claim_files
-from pipeline.stages import Stages, StopAfterStage
+from pipeline import pipeline as story
+from pipeline.stages import Stage, Stages, StopAfterStage
 
 
 @dataclass(frozen=True)
@@ -30,15 +33,19 @@ def write(run, name, content="content"):
     (run.root / name / "file").write_text(content)
 
 
+def make_stages(run, progress, first=None, only=None):
+    return Stages(run, progress, lambda name: f"options of {name}", first, only)
+
+
 @pytest.fixture
 def go(run, progress):
     """Run ingest -> extract -> train, and return which of them did something."""
 
     def once(first=None, only=None, fail=None, **settings):
-        done, stages = [], Stages(run, progress, first, only)
+        done, stages = [], make_stages(run, progress, first, only)
 
         def work(name):
-            def make():
+            def make(setting, before, run):
                 if name == fail:
                     raise RuntimeError(name)
                 write(run, name)
@@ -47,9 +54,11 @@ def go(run, progress):
 
             return make
 
+        made = None
         try:
-            for name, after in (("ingest", []), ("extract", ["ingest"]), ("train", ["extract"])):
-                assert stages.do(name, Made, work(name), [settings.get(name)], after) == Made(Work(1, 0, 1), name)
+            for name in ("ingest", "extract", "train"):
+                made = stages.run(Stage(name, work(name), Made), settings.get(name), made)
+                assert made == Made(Work(1, 0, 1), name)
         except (StopAfterStage, RuntimeError):
             pass
         return done
@@ -103,7 +112,7 @@ def test_a_damaged_file_is_gone_before_its_stage_runs(run, progress):
     for content in (None, "Content"):
         if content:
             (run.root / "extract" / "file").write_text(content)
-        Stages(run, progress).do("extract", Made, work)
+        make_stages(run, progress).run(Stage("extract", work, Made))
     assert seen == [False, False]
 
 
@@ -124,7 +133,7 @@ def test_what_a_stage_wrote_elsewhere_is_watched_too(run, progress):
         if file:
             (run.root / file).write_text("Content")
         for _ in range(2):
-            Stages(run, progress).do("extract", MadeBeside, work)
+            make_stages(run, progress).run(Stage("extract", work, MadeBeside))
     assert len(done) == 3
 
 
@@ -139,16 +148,16 @@ def test_a_stage_that_comes_out_otherwise_runs_those_after_it(run, progress):
 
         return work
 
-    def work():
+    def work(export):
         done.append("evaluate")
         (run.root / "evaluation").mkdir(exist_ok=True)
         return Made(Work(), "evaluation")
 
     for version in ("1", "2"):
         for _ in range(2):
-            stages = Stages(run, progress)
-            stages.do("export", Made, make(version))
-            stages.do("evaluate", Made, work, after=["export"])
+            stages = make_stages(run, progress)
+            export = stages.run(Stage("export", make(version), Made))
+            stages.run(Stage("evaluate", work, Made), export)
         (run.exports / version / "file").unlink()
     assert done == ["1", "evaluate", "2", "evaluate"]
 
@@ -164,7 +173,7 @@ def test_an_export_that_no_record_tells_of_is_removed_and_others_stay(run, progr
                 raise KeyboardInterrupt
             return Made(Work(), f"export/{version}")
 
-        Stages(run, progress, first="export").do("export", Made, work)
+        make_stages(run, progress, first="export").run(Stage("export", work, Made))
 
     write(run, "export/7")  # of a former run
     with pytest.raises(KeyboardInterrupt):
@@ -188,7 +197,7 @@ def test_a_stage_whose_files_another_has_written_runs_again(go, run, progress):
         (run.root / "extract" / "file").write_text("CONTENT")  # as long as before
         return Made(Work(1, 0, 1), "extract")
 
-    Stages(run, progress).do("extract-other", Made, overwrite)
+    make_stages(run, progress).run(Stage("extract-other", overwrite, Made))
     assert go() == ["extract"]
     assert go() == []
 
@@ -210,3 +219,105 @@ def test_a_file_beside_those_of_a_stage_is_no_part_of_its_record(go, run):
     (run.root / "extract" / "mine").write_text("two")
     assert go() == []
     assert (run.root / "extract" / "mine").read_text() == "two"
+
+
+@dataclass(frozen=True)
+class Inner:
+    size: int = 1
+    names: tuple = ("a",)
+
+
+@dataclass(frozen=True)
+class Settings:
+    rate: float = 0.5
+    inner: Inner = Inner()
+    weights: dict = field(default_factory=dict)
+    file: Path | None = None
+
+
+@dataclass(frozen=True)
+class Other(Settings):
+    pass
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Settings that name the files that count."""
+
+    folder: Path
+
+    @property
+    def inputs(self):
+        return [self.folder / "file"]
+
+
+def count_runs(run, progress, *series):
+    """Return how often a stage does something when it gets one input after another."""
+    done = []
+
+    def work(given, run):
+        done.append(given)
+        write(run, "extract")
+        return Made(Work(), "extract")
+
+    for given in series:
+        make_stages(run, progress).run(Stage("extract", work, Made), given)
+    return len(done)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        Settings(rate=0.25),
+        Settings(inner=Inner(size=2)),
+        Settings(inner=Inner(names=("a", "b"))),
+        Settings(weights={"cat": 2}),
+        Settings(file=Path(__file__)),
+        Other(),
+        [Settings(), Settings()],
+        None,
+    ],
+)
+def test_any_change_of_what_a_stage_gets_runs_it_again(run, progress, changed):
+    assert count_runs(run, progress, Settings(), Settings(), changed, changed, Settings()) == 3
+
+
+def test_a_file_that_a_stage_gets_counts_by_its_state(run, progress, tmp_path):
+    file = tmp_path / "file"
+    for number, given in enumerate([file, Settings(file=file), Chosen(tmp_path)]):
+        file.write_text("x" * (number + 1))
+        assert count_runs(run, progress, given, given) == 1
+        file.write_text("y" * (number + 10))
+        (tmp_path / "another").write_text(str(number))
+        assert count_runs(run, progress, given, given) == 1
+
+
+def test_a_folder_around_the_files_that_count_does_not_count(run, progress, tmp_path):
+    (tmp_path / "file").write_text("x")
+    assert count_runs(run, progress, Chosen(tmp_path)) == 1
+    (tmp_path / "another").write_text("x")
+    assert count_runs(run, progress, Chosen(tmp_path)) == 0
+
+
+def test_what_cannot_be_told_from_another_is_no_input(run, progress):
+    with pytest.raises(TypeError, match="A stage cannot depend on object"):
+        count_runs(run, progress, object())
+
+
+def test_a_function_is_given_what_it_names_beside_its_inputs(run, progress):
+    given = []
+
+    def work(stages, first, options, second, progress, run):
+        write(run, "extract")
+        given.append((first, second, options, progress, dict(stages)))
+        return Made(Work(), "extract")
+
+    make_stages(run, progress).run(Stage("extract", work, Made), 1, 2)
+    assert given == [(1, 2, "options of extract", progress, {})]
+    with pytest.raises(ValueError, match="zip"):
+        make_stages(run, progress).run(Stage("extract", work, Made), 1)
+
+
+@pytest.mark.parametrize("stage", [value for value in vars(story).values() if isinstance(value, Stage)])
+def test_a_stage_of_the_story_names_a_function_that_returns_its_outcome(stage):
+    assert signature(stage.load()).return_annotation == stage.outcome.__name__

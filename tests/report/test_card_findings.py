@@ -1,7 +1,7 @@
 from dataclasses import replace
 
 import numpy as np
-from cards import AUDIT, COUNTS, EXAMPLES, FACTS, MEASURED
+from cards import AUDIT, COUNTS, EXAMPLES, FACTS, MEASURED, make_results
 from scipy.stats import binomtest
 
 from components.outcomes import Audit, Work
@@ -9,7 +9,9 @@ from components.report.card_findings import find_weak_classes, list_limits, list
 
 
 def limits(facts=FACTS, examples=EXAMPLES, audit=AUDIT, measured=MEASURED, images=True):
-    return " ".join(list_limits(["photos"], facts, examples, COUNTS, audit, measured, images))
+    return " ".join(
+        list_limits(["photos"], facts, make_results(examples=examples, audit=audit), COUNTS, measured, images)
+    )
 
 
 def test_a_limit_is_stated_where_the_facts_give_it_and_only_there():

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from components.backbones.spec import parse_backbone
 from components.metrics.calibration import NEVER_ANSWERS, Abstention
-from components.outcomes import Audit, Bottlenecks, Evaluation, Examples, Export, Head, Validation, Work
-from components.report.measured import read_measured
+from components.outcomes import Audit, Bottlenecks, Evaluation, Examples, Export, Head, Results, Validation, Work
 from components.report.reliability import collect_reliability, plot_calibration, plot_coverage
 from components.report.report import choose_listed, write_report
 from components.run_dir import RunDir
@@ -122,12 +122,12 @@ def test_what_a_page_lists_of_too_many_images_is_the_most_probable_of_each_cell(
             assert max(sizes) <= len(here) + 1
 
 
-def report_again(run, abstention=None, **changes):
+def report_again(run, monkeypatch, abstention=None, **changes):
     """Write the report of a finished run once more, with other values in the outcomes of stages; return its page."""
 
     def read(stage, kind):
         values = json.loads((run.stages / f"{stage}.json").read_text())["outcome"]
-        return kind(**{**values, "work": Work(**values["work"])})
+        return replace(kind(**{**values, "work": Work(**values["work"])}), **changes.get(stage, {}))
 
     kinds = {
         "ingest": Examples,
@@ -139,27 +139,26 @@ def report_again(run, abstention=None, **changes):
         "evaluate": Evaluation,
     }
     record = json.loads(run.record.read_text())
-    card = json.loads(next(run.exports.glob("*/model_card.json")).read_text())
-    outcomes = {stage: replace(read(stage, kind), **changes.get(stage, {})) for stage, kind in kinds.items()}
-    measured = read_measured(*(outcomes[stage] for stage in ("ingest", "export", "evaluate")), run)
-    measured = measured._replace(reliability=collect_reliability(measured.predictions, abstention))
-    write_report(*outcomes.values(), measured, card, run, record["config"], record["stages"])
+    monkeypatch.setattr("components.report.measured.read_abstention", lambda export: abstention)
+    results = Results(*(read(stage, kind) for stage, kind in kinds.items()))
+    specs = parse_backbone("efficientnet_lite0")
+    write_report(results, specs, record["config"], run.curve_rows, run, record["stages"])
     return (run.report / "index.html").read_text()
 
 
-def test_the_page_says_what_the_threshold_does(copied):
+def test_the_page_says_what_the_threshold_does(copied, monkeypatch):
     run = copied
     predictions = read_csv(run.predictions)
     probabilities = [float(row["probability"]) for row in predictions]
     threshold = float(np.median(probabilities))
     answered = sum(probability >= threshold for probability in probabilities)
-    page = report_again(run, replace(CHOSEN, threshold=threshold))
+    page = report_again(run, monkeypatch, replace(CHOSEN, threshold=threshold))
     assert "10 of 20 images are answered (50.0&nbsp;%), 100.0&nbsp;% of them rightly" in page
     assert 0 < answered < len(predictions)
     assert f"on the test split {answered} of {len(predictions)} images are answered" in page
     nothing = f"on the test split 0 of {len(predictions)} images are answered (0.0&nbsp;%)."
-    assert nothing in report_again(run, replace(CHOSEN, threshold=max(probabilities) + 1e-6))
-    assert "The model abstains from every image" in report_again(run, NEVER)
+    assert nothing in report_again(run, monkeypatch, replace(CHOSEN, threshold=max(probabilities) + 1e-6))
+    assert "The model abstains from every image" in report_again(run, monkeypatch, NEVER)
 
 
 @pytest.fixture
@@ -176,43 +175,43 @@ def copied(toy_run, tmp_path):
         ({"reasons": ["first of its kind"], "blessed": False, "gated": False}, "NOT GATED", "soft"),
     ],
 )
-def test_the_page_begins_with_the_verdict_and_its_reason(copied, evaluation, title, colour):
-    page = report_again(copied, evaluate=evaluation)
+def test_the_page_begins_with_the_verdict_and_its_reason(copied, evaluation, title, colour, monkeypatch):
+    page = report_again(copied, monkeypatch, evaluate=evaluation)
     assert f'<span class="badge" style="background: var(--{colour})">{title}</span>' in page
     assert ("first of its kind</p>" in page) == bool(evaluation)
     assert json.loads((copied.report / "summary.json").read_text())["verdict"] == title
 
 
-def test_the_page_says_what_the_verdict_leaves_open(copied):
+def test_the_page_says_what_the_verdict_leaves_open(copied, monkeypatch):
     paths = [row["path"] for row in read_csv(copied.predictions)]
     (copied.audit / "leaks.csv").write_text("\n".join(["path", *paths[:5]]))
-    page = report_again(copied, evaluate={"warnings": ["The model never answers 'cyan'."]})
+    page = report_again(copied, monkeypatch, evaluate={"warnings": ["The model never answers 'cyan'."]})
     right = [row["label"] == row["actual"] for row in read_csv(copied.predictions)]
     without = f"with them the accuracy is {np.mean(right):.4f}, without them {np.mean(right[5:]):.4f}."
     verdict = page[page.index('<section id="verdict">') : page.index('<section id="learning">')]
     assert without in verdict and "The model never answers &#39;cyan&#39;." in verdict
 
 
-def test_tables_that_hold_a_part_say_so(copied):
+def test_tables_that_hold_a_part_say_so(copied, monkeypatch):
     pair = "0.9500,a.png,cyan,train,b.png,cyan,train,copy"
     header = "cosine,path,label,split,other_path,other_label,other_split,kind"
     (copied.audit / "near_duplicates.csv").write_text("\n".join([header, *[pair] * 30]))
-    page = report_again(copied, audit={"near_duplicates": 11_175})
+    page = report_again(copied, monkeypatch, audit={"near_duplicates": 11_175})
     assert (
         "11,175 pairs of images are alike by their bottlenecks; 24 are shown, the closest 30 of 11,175 are in" in page
     )
-    page = report_again(copied, audit={"near_duplicates": 30})
+    page = report_again(copied, monkeypatch, audit={"near_duplicates": 30})
     assert (
         "30 pairs of images are alike by their bottlenecks; 24 are shown, all are in audit/near_duplicates.csv" in page
     )
     copied.rejects.write_text(json.dumps({"key": "x", "reason": "corrupt", "detail": ""}) + "\n")
     copied.rejects.write_text(copied.rejects.read_text() * 300)
-    page = report_again(copied, ingest={"rejected": 300})
+    page = report_again(copied, monkeypatch, ingest={"rejected": 300})
     assert "200 are shown, all are in examples/rejects.jsonl." in page
     copy = "label_conflict,c.png,cyan,d.png,magenta,kept,00"
     header = "kind,key,label,copy_of,copy_of_label,action,sha256"
     copied.duplicates.write_text("\n".join([header, *[copy] * 25]))
-    assert "24 of 25 pairs are shown, all are in examples/duplicates.csv." in report_again(copied)
+    assert "24 of 25 pairs are shown, all are in examples/duplicates.csv." in report_again(copied, monkeypatch)
 
 
 def test_names_are_text_wherever_they_stand(tmp_path, toy_config, toy_backbone):

@@ -6,8 +6,9 @@ from toys import refusal
 
 from components.train.estimator import Epoch, HeadClassifier, RepeatedEvaluation, epoch_rank
 from components.train.inputs import Vectors, evaluate_from_memory, train_from_memory
-from components.train.model import SIGMOID, STANDARDIZE, Architecture, HeadParams, HiddenLayer
+from components.train.model import STANDARDIZE, HeadParams
 from components.train.optimization import Optimisation
+from components.train.settings import SIGMOID, Architecture, HiddenLayer
 
 
 def make_vectors(count, seed):

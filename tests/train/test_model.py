@@ -7,16 +7,14 @@ from sklearn.preprocessing import StandardScaler, normalize
 from components.train.model import (
     L2,
     PLAIN,
-    SIGMOID,
     STANDARDIZE,
-    Architecture,
     HeadParams,
-    HiddenLayer,
     add_evaluation_step,
     add_final_training_ops,
     model_fn,
 )
-from components.train.optimization import Optimisation, Schedule, add_train_step
+from components.train.optimization import Optimisation, add_train_step
+from components.train.settings import SIGMOID, Architecture, HiddenLayer, Schedule
 
 v1 = tf.compat.v1
 

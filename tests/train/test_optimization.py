@@ -4,7 +4,8 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.train.optimization import Optimisation, Schedule, add_train_step, schedule_rate, weigh_examples
+from components.train.optimization import Optimisation, add_train_step, schedule_rate, weigh_examples
+from components.train.settings import Schedule
 
 v1 = tf.compat.v1
 

@@ -14,7 +14,7 @@ from components.outcomes import Bottlenecks, Examples, Head, Work
 from components.run_dir import RunDir
 from components.shards.records import read_bottlenecks
 from components.train.inputs import evaluate_from_memory, evaluate_from_shards
-from components.train.model import Architecture
+from components.train.settings import Architecture, Recipe
 from components.train.tensorboard_images import (
     COUNTED_CELL,
     MARGIN,
@@ -32,7 +32,7 @@ from components.train.tensorboard_images import (
     encode_picture,
     write_pictures,
 )
-from components.train.train import Recipe, load_classifier, read_source, train_head
+from components.train.train import load_classifier, read_source, train_head
 
 BLUE = np.array([8, 48, 107])
 CLASSES = ["cyan", "magenta", "yellow"]
@@ -83,7 +83,7 @@ def read_outcome(run, stage, kind):
 def predict_val(run, examples, bottlenecks, head, architecture=Architecture()):  # noqa: B008
     """Return keys, actual and predicted classes and probabilities of the validation split."""
     table = read_bottlenecks(read_source(examples, bottlenecks, run, "val").files, bottlenecks.dim)
-    classifier = load_classifier(examples, head, run, architecture, 0)
+    classifier = load_classifier(examples, head, run, architecture)
     answers = list(classifier.predict(evaluate_from_memory(table.vectors, table.labels).input_fn))
     return (
         table.keys,
@@ -139,12 +139,12 @@ def test_a_run_leaves_nine_predictions_with_their_images_and_classes(toy, toy_co
 def test_the_seed_picks_other_images_and_streaming_shows_the_same(toy, progress, max_memory):
     run, examples, bottlenecks = toy
     former = read_pictures(run)
-    recipe = Recipe(epochs=8, batch_size=16, learning_rate=0.05, max_memory=max_memory)
-    head = train_head(examples, bottlenecks, run, Architecture(), recipe, 1, progress)
+    recipe = Recipe(epochs=8, batch_size=16, learning_rate=0.05, max_memory=max_memory, seed=1)
+    head = train_head(examples, bottlenecks, run, Architecture(), recipe, progress)
     pictures = read_pictures(run)
     assert not np.array_equal(pictures["evaluation/predictions"][1], former["evaluation/predictions"][1])
     source = read_source(examples, bottlenecks, run, "val")
-    classifier = load_classifier(examples, head, run, Architecture(), 0)
+    classifier = load_classifier(examples, head, run, Architecture())
     hits = round(classifier.evaluate(evaluate_from_shards(source).input_fn)["accuracy"] * source.count)
     title = f"validation, epoch {head.best_epoch}: {hits} of {source.count} right"
     assert all(shows(pixels, title) for _, pixels in pictures.values())
@@ -155,7 +155,7 @@ def test_pictures_of_a_head_that_was_trained_before_are_the_same(toy):
     head, former = read_outcome(run, "train", Head), read_pictures(run)
     shutil.rmtree(run.model / "eval")
     source = read_source(examples, bottlenecks, run, "val")
-    classifier = load_classifier(examples, head, run, Architecture(), 0)
+    classifier = load_classifier(examples, head, run, Architecture())
     write_pictures(classifier, evaluate_from_shards(source), source.files, examples, run, head.best_epoch, 7, 0)
     tf.compat.v1.summary.FileWriterCache.clear()
     for tag, (step, pixels) in read_pictures(run).items():
@@ -171,7 +171,7 @@ def test_images_that_cannot_be_read_are_left_blank_and_training_goes_on(toy, pro
         file.unlink()
         if harm == "damaged":
             file.write_bytes(content[:100] + b"?" + content[101:])
-    train_head(examples, bottlenecks, run, Architecture(), Recipe(epochs=1), 0, progress)
+    train_head(examples, bottlenecks, run, Architecture(), Recipe(epochs=1), progress)
     _, pixels = read_pictures(run)["evaluation/predictions"]
     assert (pixels[28:188, MARGIN : MARGIN + 160] == 225).all()
 
@@ -181,7 +181,7 @@ def test_a_run_without_validation_images_draws_nothing(toy, progress):
     for file in [*run.examples.glob("val-*"), *bottlenecks.folder(run).glob("val-*")]:
         file.write_bytes(b"")
     examples = replace(examples, splits={**examples.splits, "val": 0})
-    train_head(examples, bottlenecks, run, Architecture(), Recipe(epochs=1), 0, progress)
+    train_head(examples, bottlenecks, run, Architecture(), Recipe(epochs=1), progress)
     assert not read_pictures(run)
 
 

@@ -13,27 +13,25 @@ from sklearn.metrics import balanced_accuracy_score
 from sklearn.utils.class_weight import compute_class_weight
 from toys import ingest, paint_images, refusal, write_config
 
+from components.backbones.settings import Augment
 from components.backbones.spec import parse_backbone
-from components.backbones.views import Augment
 from components.export.export import list_versions, read_abstention
-from components.extract.engine_choice import Closeness
-from components.extract.extract import extract_bottlenecks, open_source
-from components.features import INDEX, TENSORFLOW
+from components.extract.extract import extract_bottlenecks
+from components.extract.settings import EngineChoice
+from components.features import INDEX
 from components.outcomes import Bottlenecks, Examples, Head, Work
 from components.run_dir import RunDir
 from components.train.inputs import Vectors, evaluate_from_memory, evaluate_from_shards, load_vectors
 from components.train.logistic_regression import PENALTIES, choose_penalty, fit_linear, make_objective, split_folds
-from components.train.model import SIGMOID, SOFTMAX, STANDARDIZE, WHITEN, Architecture, HiddenLayer
+from components.train.model import STANDARDIZE, WHITEN
 from components.train.normalization import MEAN, SCALE, measure_scaling, scale_vectors
-from components.train.optimization import Schedule
+from components.train.settings import SIGMOID, SOFTMAX, Architecture, HiddenLayer, Recipe, Schedule, settle_output
 from components.train.train import (
-    Recipe,
     choose_epochs,
     load_classifier,
     plan_streaming,
     plan_training,
     read_source,
-    settle_output,
     train_head,
     weigh_classes,
 )
@@ -226,9 +224,9 @@ def test_l2_auto_is_refused_where_memory_is_short_and_says_how_much_it_needs(toy
     sources = [read_source(examples, bottlenecks, run, split) for split in ("train", "val")]
     needed = sum(source.bytes for source in sources) + 4 * 3 * examples.splits["train"]
     recipe = Recipe(l2="auto", epochs=1, max_memory=needed - 1)
-    words = refusal(train_head, examples, bottlenecks, run, Architecture(), recipe, 0, progress)
+    words = refusal(train_head, examples, bottlenecks, run, Architecture(), recipe, progress)
     assert f"({needed:,} bytes" in words and f"found {needed - 1:,}" in words and "set train.max_memory" in words
-    outcome = train_head(examples, bottlenecks, run, Architecture(), replace(recipe, max_memory=needed), 0, progress)
+    outcome = train_head(examples, bottlenecks, run, Architecture(), replace(recipe, max_memory=needed), progress)
     assert outcome.l2 in PENALTIES
 
 
@@ -266,7 +264,7 @@ def test_a_head_learns_from_memory_and_from_shards(toy, toy_run, progress, recip
     examples, bottlenecks, run = toy
     architecture, how = RECIPES[recipe]
     how = replace(how, max_memory=max_memory)
-    outcome = train_head(examples, bottlenecks, run, architecture, how, 0, progress)
+    outcome = train_head(examples, bottlenecks, run, architecture, how, progress)
     history = read_history(run)
     assert len(history) == choose_epochs(examples.splits["train"], how)
     best = next(row for row in history if row["epoch"] == str(outcome.best_epoch))
@@ -276,7 +274,7 @@ def test_a_head_learns_from_memory_and_from_shards(toy, toy_run, progress, recip
     assert outcome.l2 == how.l2
     if recipe == "as the toy run" and not max_memory:
         assert run.history.read_bytes() == toy_run.history.read_bytes()
-    classifier = load_classifier(examples, outcome, run, architecture, 0)
+    classifier = load_classifier(examples, outcome, run, architecture)
     metrics = classifier.evaluate(evaluate_from_shards(read_source(examples, bottlenecks, run, "val")).input_fn)
     assert metrics["accuracy"] == pytest.approx(outcome.val_accuracy)
     assert metrics["cross_entropy"] == pytest.approx(outcome.val_loss, abs=1e-5)
@@ -284,14 +282,12 @@ def test_a_head_learns_from_memory_and_from_shards(toy, toy_run, progress, recip
 
 def test_l2_auto_needs_next_to_no_training(toy, progress):
     examples, bottlenecks, run = toy
-    outcome = train_head(examples, bottlenecks, run, Architecture(), Recipe(l2="auto", epochs=1), 0, progress)
+    outcome = train_head(examples, bottlenecks, run, Architecture(), Recipe(l2="auto", epochs=1), progress)
     assert outcome.l2 in PENALTIES
     assert outcome.val_accuracy >= 0.8
-    plain = train_head(examples, bottlenecks, run, Architecture(), Recipe(l2=outcome.l2, epochs=1), 0, progress)
+    plain = train_head(examples, bottlenecks, run, Architecture(), Recipe(l2=outcome.l2, epochs=1), progress)
     assert outcome.val_loss < plain.val_loss - 0.1
-    words = refusal(
-        train_head, examples, bottlenecks, run, Architecture(), Recipe(l2="auto", max_memory=1), 0, progress
-    )
+    words = refusal(train_head, examples, bottlenecks, run, Architecture(), Recipe(l2="auto", max_memory=1), progress)
     assert "train.l2 is auto" in words
     assert len(read_history(run)) == 1  # what was there stays: a start from zeros is no epoch
 
@@ -309,7 +305,7 @@ def test_training_that_worsens_a_trained_head_keeps_the_head_it_began_with(toy, 
         recipe = replace(recipe, warm_start=toy_run.root, class_weight={"magenta": 0, "yellow": 0})  # forgets both
         weights, biases = (tf.train.load_checkpoint(str(toy_run.model)).get_tensor(name) for name in (WEIGHTS, BIASES))
     logits = scale_vectors(val.values[:, 0], "l2", {}) @ weights + biases
-    outcome = train_head(examples, bottlenecks, run, Architecture(), recipe, 0, progress)
+    outcome = train_head(examples, bottlenecks, run, Architecture(), recipe, progress)
     history = read_history(run)
     assert [row["epoch"] for row in history] == ["0", "1", "2", "3"]
     assert all(float(row["val_accuracy"]) < outcome.val_accuracy for row in history[1:])
@@ -317,7 +313,7 @@ def test_training_that_worsens_a_trained_head_keeps_the_head_it_began_with(toy, 
     assert outcome.val_accuracy == pytest.approx((logits.argmax(1) == val.labels).mean())
     losses = tf.keras.losses.sparse_categorical_crossentropy(val.labels, logits, from_logits=True)
     assert outcome.val_loss == pytest.approx(float(np.mean(losses)), abs=1e-5)
-    classifier = load_classifier(examples, outcome, run, Architecture(), 0)
+    classifier = load_classifier(examples, outcome, run, Architecture())
     np.testing.assert_allclose(classifier.get_variable_value(WEIGHTS), weights, atol=1e-6)
     (file,) = (run.model / "eval").glob("events*")
     events = tf.compat.v1.train.summary_iterator(str(file))
@@ -328,7 +324,7 @@ def test_training_that_worsens_a_trained_head_keeps_the_head_it_began_with(toy, 
 def test_patience_shortens_the_history(toy, progress):
     examples, bottlenecks, run = toy
     recipe = Recipe(epochs=40, batch_size=16, learning_rate=0.5, patience=2)
-    outcome = train_head(examples, bottlenecks, run, Architecture(), recipe, 0, progress)
+    outcome = train_head(examples, bottlenecks, run, Architecture(), recipe, progress)
     assert len(read_history(run)) == outcome.best_epoch + 2 < 40
 
 
@@ -337,7 +333,7 @@ def test_training_takes_the_steps_asked_for_and_its_rate_falls_over_these(toy, p
     examples, bottlenecks, run = toy
     recipe = Recipe(steps=17, batch_size=16, learning_rate=0.01, max_memory=max_memory)
     assert -(-examples.splits["train"] // 16) == 7
-    train_head(examples, bottlenecks, run, Architecture(), recipe, 0, progress)
+    train_head(examples, bottlenecks, run, Architecture(), recipe, progress)
     assert [row["epoch"] for row in read_history(run)] == ["1", "2", "3"]
     (file,) = run.model.glob("events*")
     events = tf.compat.v1.train.summary_iterator(str(file))
@@ -351,7 +347,7 @@ def test_training_takes_the_steps_asked_for_and_its_rate_falls_over_these(toy, p
 def test_a_head_that_goes_on_from_itself_begins_where_it_ended(toy, toy_run, progress):
     examples, bottlenecks, run = toy
     recipe = Recipe(epochs=1, learning_rate=1e-9, warm_start=toy_run.root)
-    outcome = train_head(examples, bottlenecks, run, Architecture(), recipe, 0, progress)
+    outcome = train_head(examples, bottlenecks, run, Architecture(), recipe, progress)
     former = json.loads((toy_run.stages / "train.json").read_text())["outcome"]
     assert outcome.val_accuracy == pytest.approx(former["val_accuracy"])
     assert outcome.val_loss == pytest.approx(former["val_loss"], abs=1e-5)
@@ -360,7 +356,7 @@ def test_a_head_that_goes_on_from_itself_begins_where_it_ended(toy, toy_run, pro
 def predict_all(examples, bottlenecks, run, outcome, architecture):
     """Return actual and predicted classes of the test split."""
     test = load_vectors(read_source(examples, bottlenecks, run, "test"))
-    classifier = load_classifier(examples, outcome, run, architecture, 0)
+    classifier = load_classifier(examples, outcome, run, architecture)
     batches = evaluate_from_memory(test.values[:, 0], test.labels)
     return test.labels, [prediction[INDEX] for prediction in classifier.predict(batches.input_fn)]
 
@@ -374,13 +370,12 @@ def test_balanced_weights_help_the_rare_classes(tmp_path, toy_backbone, options,
                     file.unlink()
     shares = {"train": 0.4, "val": 0.2, "test": 0.4}
     examples = ingest(images, run, options, shares=shares)
-    source = open_source(parse_backbone(toy_backbone), run.backbones, progress)
-    closeness = Closeness(0.999, 0.995)
-    bottlenecks = extract_bottlenecks(examples, source, TENSORFLOW, closeness, PLAIN_VIEW, run, options, progress)
+    specs = parse_backbone(toy_backbone)
+    bottlenecks = extract_bottlenecks(examples, specs, EngineChoice(), PLAIN_VIEW, run, options, progress)
     accuracies = []
     for class_weight in (None, "balanced"):
         recipe = Recipe(epochs=4, learning_rate=0.01, class_weight=class_weight)
-        outcome = train_head(examples, bottlenecks, run, Architecture(), recipe, 0, progress)
+        outcome = train_head(examples, bottlenecks, run, Architecture(), recipe, progress)
         actual, predicted = predict_all(examples, bottlenecks, run, outcome, Architecture())
         accuracies.append(balanced_accuracy_score(actual, predicted))
     assert accuracies[1] > accuracies[0] + 0.1

@@ -9,7 +9,8 @@ from toys import refusal
 
 from components.run_dir import RunDir
 from components.train.logistic_regression import Linear
-from components.train.model import PLAIN, SIGMOID, SOFTMAX, STANDARDIZE, WHITEN, Architecture, HiddenLayer
+from components.train.model import PLAIN, STANDARDIZE, WHITEN
+from components.train.settings import SIGMOID, SOFTMAX, Architecture, HiddenLayer
 from components.train.warm_start import BIASES, WEIGHTS, read_former_head, set_output
 
 CLASSES = ["cyan", "magenta", "yellow"]

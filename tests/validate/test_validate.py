@@ -12,7 +12,8 @@ from toys import ingest, paint_images
 from components.errors import UserError
 from components.features import ENCODED, SPLITS, TEXT
 from components.run_dir import RunDir
-from components.validate.validate import SIZE_CLASS, STATISTICS, Gate, infer_schema, load_statistics, validate_examples
+from components.validate.settings import Gate
+from components.validate.validate import SIZE_CLASS, STATISTICS, infer_schema, load_statistics, validate_examples
 
 
 @pytest.fixture(scope="module")

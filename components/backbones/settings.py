@@ -1,0 +1,28 @@
+"""Settings of the views of an image, which extraction and the served model share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from components.settings import FractionBetween, settings
+
+
+@settings
+class Augment:
+    """Which views are made of each image beside the whole: mirrored, and crops of crop_side of its sides.
+
+    With average the model answers with the mean of all.
+    """
+
+    flip: bool = False
+    crops: Annotated[int, Field(ge=0, le=5)] = 0
+    crop_side: FractionBetween = 0.8
+    average: bool = False
+
+    @property
+    def name(self) -> str:
+        """The part of a folder's name that tells the views; empty without any."""
+        crops = f"crops{self.crops}x{self.crop_side:g}" if self.crops else ""
+        return "-".join(part for part in ("flip" if self.flip else "", crops) if part)

@@ -1,0 +1,161 @@
+"""Settings of train: the head, and how it is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from components.errors import UserError
+from components.features import AUTO
+from components.run_dir import RunDir
+from components.settings import Count, FractionAboveZero, FractionBelowOne, Place, Positive, is_number, settings
+
+SOFTMAX, SIGMOID = "softmax", "sigmoid"
+BALANCED = "balanced"
+
+
+@settings
+class HiddenLayer:
+    """A dense layer of the head; dropout is the fraction of its outputs dropped in training, l2 weighs its penalty."""
+
+    units: Count
+    activation: Literal["relu", "tanh", "sigmoid", "elu", "selu", "gelu", "swish", "linear"] = "relu"
+    dropout: FractionBelowOne = 0.0
+    l2: Annotated[float, Field(ge=0)] = 0.0
+
+
+@settings
+class Architecture:
+    """What the head is: its hidden layers, one output per class or a single one for two, how bottlenecks are scaled."""
+
+    hidden: tuple[HiddenLayer, ...] = ()
+    output: Literal["auto", "softmax", "sigmoid"] = "auto"
+    normalize: Literal["l2", "standardize", "whiten", "none"] = "l2"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_short_forms(cls, value: Any) -> Any:
+        if value == "linear":
+            return {}
+        if isinstance(value, list):
+            return {"hidden": value}
+        if not isinstance(value, dict | Architecture):
+            raise ValueError("expected linear, a list of hidden layers such as [{units: 512}], or a section")
+        return value
+
+
+@settings
+class Schedule:
+    """How the learning rate falls after warmup steps: not, by decay in every decay_steps, or as half a cosine to 0."""
+
+    kind: Literal["constant", "exponential", "cosine"] = "cosine"
+    warmup: Annotated[int, Field(ge=0)] = 0
+    decay: FractionAboveZero = 0.9
+    decay_steps: Count = 500
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_short_form(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"kind": value}
+        unused = sorted({"decay", "decay_steps"} & {*value}) if isinstance(value, dict) else []
+        if unused and value.get("kind") != "exponential":
+            raise ValueError(f"{unused[0]} belongs to kind exponential, expected that kind or no {unused[0]}")
+        return value
+
+
+def _read_l2(value: Any) -> Any:
+    if value != AUTO and not (is_number(value) and value >= 0):
+        raise ValueError("expected a number of 0 or more, or auto")
+    return value
+
+
+def _read_class_weight(value: Any) -> Any:
+    if isinstance(value, dict):
+        if all(is_number(weight) and weight >= 0 for weight in value.values()):
+            return value
+    elif value in (None, BALANCED):
+        return value
+    raise ValueError("expected balanced, or numbers of 0 or more by class such as {cat: 2, dog: 1}")
+
+
+@settings
+class Recipe:
+    """How the head is trained; length is by epochs or steps, or by default about 300 steps.
+
+    l2 is a number, or auto to choose it on training data; class_weight is balanced or a weight by class name.
+    Bottlenecks are held in max_memory bytes, by default a fifth of the memory. seed is that of training alone, by
+    default the run's.
+    """
+
+    epochs: Count | None = None
+    steps: Count | None = None
+    batch_size: Count = 256
+    optimizer: Literal["sgd", "momentum", "adam", "adamw"] = "adam"
+    momentum: FractionBelowOne = 0.9
+    learning_rate: Positive = 0.003
+    schedule: Schedule = Schedule()
+    l2: Annotated[float | Literal["auto"], BeforeValidator(_read_l2)] = 0.001
+    label_smoothing: FractionBelowOne = 0.0
+    class_weight: Annotated[Literal["balanced"] | dict[str, float] | None, BeforeValidator(_read_class_weight)] = None
+    patience: Count | None = None
+    warm_start: Place | None = None
+    max_memory: Count | None = None
+    seed: Annotated[int, Field(ge=0)] | None = None
+
+    def __post_init__(self) -> None:
+        if self.epochs and self.steps:
+            raise ValueError(f"epochs is {self.epochs} and steps is {self.steps}, expected one of the two")
+        if self.l2 == AUTO and self.optimizer == "adamw":
+            # Decoupled decay has another optimum than the penalty, at which auto starts.
+            raise ValueError(
+                "l2 is auto, which chooses a penalty, and adamw has none: set a number or another optimizer"
+            )
+
+    @property
+    def inputs(self) -> list[Path]:
+        """The checkpoint's folder of the run that training starts from."""
+        return [RunDir(self.warm_start).model] if self.warm_start else []
+
+
+def settle_output(architecture: Architecture, classes: int) -> Architecture:
+    """Return the head with its output settled: by default a single sigmoid for two classes, soft-max for others.
+
+    Raises UserError for a single output and more classes.
+    """
+    if architecture.output == SIGMOID and classes != 2:
+        raise UserError(
+            f"head.output is sigmoid, which tells two classes apart, and the data has {classes}: set it to softmax."
+        )
+    if architecture.output != AUTO:
+        return architecture
+    return replace(architecture, output="sigmoid" if classes == 2 else "softmax")
+
+
+def check_class_weight(asked: str | Mapping[str, float] | None, labels: Sequence[str]) -> None:
+    """Raise UserError for a weight of a class that does not exist."""
+    for name in asked if isinstance(asked, Mapping) else ():
+        if name not in labels:
+            raise UserError(f"train.class_weight names '{name}', which is no class: known are {_list_some(labels)}.")
+
+
+def check_recipe(labels: Sequence[str], architecture: Architecture, recipe: Recipe) -> None:
+    """Raise the UserErrors of training that need no bottlenecks: before these are computed, which may take hours."""
+    settle_output(architecture, len(labels))
+    check_class_weight(recipe.class_weight, labels)
+    if recipe.warm_start and not (RunDir(recipe.warm_start).model / "checkpoint").exists():
+        raise UserError(refuse_former_run(recipe.warm_start))
+
+
+def refuse_former_run(former: Path) -> str:
+    """Return the sentence on a place to start from that holds no trained run."""
+    return f"train.warm_start names '{former}', which holds no trained run: give the output_dir of a finished run."
+
+
+def _list_some(labels: Iterable[str]) -> str:
+    names = list(labels)
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
