@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,6 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from components.errors import DamagedFile, UserError
 from components.evaluate.served_parity import measure_parity
 from components.evaluate.settings import ModelGate
-from components.evaluate.slice_metrics import MIN_CLASS_RECALL
 from components.evaluate.tfma_analysis import (
     BASELINE,
     CANDIDATE,
@@ -23,7 +22,7 @@ from components.evaluate.tfma_analysis import (
     read_metrics,
 )
 from components.export.export import list_versions, read_facts
-from components.metrics.confusion import describe_unanswered, describe_weakest
+from components.metrics.confusion import describe_unanswered, describe_weakest, list_recalls
 from components.outcomes import Bottlenecks, Evaluation, Examples, Export, Work
 from components.run_dir import MODEL_CARD, RunDir
 from components.shards.records import check_count, check_shards, shard_files
@@ -70,9 +69,14 @@ def evaluate_model(
         confusion = read_confusion(folder, len(examples.labels))
         for measured in (int(confusion.sum()), sum(1 for _ in scan_csv(predictions))):
             check_count(measured, count, bottlenecks.folder(run) / "test-*.tfrecord")
-        metrics = read_metrics(folder)
-        details = {MIN_CLASS_RECALL: describe_weakest(confusion, examples.labels)}
-        reasons = describe_failures(tfma.load_validation_result(str(folder)), baseline, details)
+        recalls = list_recalls(confusion)
+        by_class = {"mean_class_accuracy": float(recalls.mean()), "min_class_recall": float(recalls.min())}
+        metrics = {**read_metrics(folder), **by_class}
+        reasons = describe_failures(tfma.load_validation_result(str(folder)), baseline)
+        for name, value in by_class.items():  # which TFMA has no metrics for
+            if value < thresholds.get(name, 0):
+                detail = f" ({describe_weakest(confusion, examples.labels)})" if name == "min_class_recall" else ""
+                reasons.append(f"{name} is {value:.4f}{detail}, at least {thresholds[name]:g} was asked for")
         parity = measure_parity(examples, bottlenecks, run, candidate, predictions)
         reasons += parity.describe_failure() if parity else []
         gated = gate.is_set
@@ -104,18 +108,16 @@ def find_baseline(exports: Path, candidate: Path) -> Path | None:
     Raises UserError where it is damaged: measured against an older one, a worse model might be blessed.
     """
     wanted = _read_kind(candidate)
-
-    def admit(export: Path) -> bool:
+    for export in _list_blessed(exports, candidate):
         try:
-            return _read_kind(export) == wanted
+            kind = _read_kind(export)
         except DamagedFile as error:
             raise UserError(_describe_damage(export, MODEL_CARD)) from error
-
-    baseline = find_last_blessed(exports, candidate, admit)
-    unlike = baseline and find_unlike(baseline)
-    if baseline and unlike:
-        raise UserError(_describe_damage(baseline, unlike))
-    return baseline
+        if kind == wanted:
+            if unlike := find_unlike(export):
+                raise UserError(_describe_damage(export, unlike))
+            return export
+    return None
 
 
 def explain_missing_baseline(exports: Path, candidate: Path) -> str:
@@ -152,9 +154,11 @@ def _describe_damage(export: Path, file: str) -> str:
     )
 
 
-def find_last_blessed(exports: Path, candidate: Path, admit: Callable[[Path], bool] = lambda _: True) -> Path | None:
-    """Return the newest blessed export, other than the candidate, that is admitted."""
-    for export in reversed(list_versions(exports)):
-        if export != candidate and (export / BLESSED).exists() and admit(export):
-            return export
-    return None
+def find_last_blessed(exports: Path, candidate: Path) -> Path | None:
+    """Return the newest blessed export other than the candidate."""
+    return next(_list_blessed(exports, candidate), None)
+
+
+def _list_blessed(exports: Path, candidate: Path) -> Iterator[Path]:
+    """Yield the blessed exports other than the candidate, the newest first."""
+    return (path for path in reversed(list_versions(exports)) if path != candidate and (path / BLESSED).exists())

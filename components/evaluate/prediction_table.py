@@ -21,32 +21,29 @@ from components.storage.tables import decode_name, scan_csv, write_csv
 ROWS_PER_PART = 100_000
 
 
-class WritePredictions(beam.PTransform):
-    """Writes what one model predicts for so many test images, from TFMA's extracts, to parts of a table.
+@beam.ptransform_fn
+def write_predictions(
+    extracts: beam.PCollection, model: str, labels: Sequence[str], table: Path, images: int
+) -> dict[str, beam.PCollection]:
+    """Write what one model predicts for so many test images, from TFMA's extracts, to parts of a table; no outputs.
 
-    Evaluates to nothing; join_predictions makes the table of the parts.
+    join_predictions makes the table of the parts.
     """
+    parts = math.ceil(images / ROWS_PER_PART)
+    _ = (
+        extracts
+        | "Format predictions" >> beam.Map(_format_prediction, model, labels)
+        | "Part predictions" >> beam.WithKeys(lambda row: assign_shard(row[0], parts))
+        | "Group predictions" >> beam.GroupByKey()
+        | "Write predictions" >> beam.Map(_write_part, table, len(labels))
+    )
+    return {}
 
-    def __init__(self, model: str, labels: Sequence[str], table: Path, images: int):
-        super().__init__()
-        self._model = model
-        self._labels = labels
-        self._table = table
-        self._parts = math.ceil(images / ROWS_PER_PART)
 
-    def expand(self, extracts: beam.PCollection) -> dict[str, beam.PCollection]:
-        _ = (
-            extracts
-            | "Format predictions" >> beam.Map(_format_prediction, self._model, self._labels)
-            | "Part predictions" >> beam.WithKeys(lambda row: assign_shard(row[0], self._parts))
-            | "Group predictions" >> beam.GroupByKey()
-            | "Write predictions" >> beam.MapTuple(self._write_part)
-        )
-        return {}
-
-    def _write_part(self, part: int, rows: Iterable[list[Any]]) -> None:
-        columns = [*prediction_columns(len(self._labels)), "actual", "source"]
-        write_csv(self._table.with_name(f"{self._table.stem}-{part:05d}.csv"), columns, sorted(rows, key=itemgetter(0)))
+def _write_part(part: tuple[int, Iterable[list[Any]]], table: Path, classes: int) -> None:
+    number, rows = part
+    columns = [*prediction_columns(classes), "actual", "source"]
+    write_csv(table.with_name(f"{table.stem}-{number:05d}.csv"), columns, sorted(rows, key=itemgetter(0)))
 
 
 def join_predictions(table: Path) -> None:

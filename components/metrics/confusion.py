@@ -33,12 +33,17 @@ def score_classes(confusion: np.ndarray, labels: Sequence[str]) -> list[ClassRow
     return [ClassRow(*row) for row in zip(labels, *scores, strict=True)]
 
 
+def list_recalls(confusion: np.ndarray) -> np.ndarray:
+    """Return float64[K], the recalls of the K classes that have images, in the order of classes."""
+    there = confusion.sum(1) > 0
+    recalls: np.ndarray = np.diag(confusion)[there] / confusion.sum(1)[there]
+    return recalls
+
+
 def describe_weakest(confusion: np.ndarray, labels: Sequence[str]) -> str:
     """Return the class of least recall among those that have images, with their number; of equal ones the largest."""
-    hits, actual = np.diag(confusion), confusion.sum(1)
-    there = np.flatnonzero(actual)
-    recalls = hits[there] / actual[there]
-    weakest = there[recalls == recalls.min()]
+    actual, recalls = confusion.sum(1), list_recalls(confusion)
+    weakest = np.flatnonzero(actual)[recalls == recalls.min()]
     largest = weakest[actual[weakest].argmax()]
     more = f" and {len(weakest) - 1} more like it" if len(weakest) > 1 else ""
     return f"class '{labels[largest]}', {_count_images(actual[largest])}{more}"

@@ -16,7 +16,7 @@ from components.evaluate import evaluate
 from components.evaluate import tfma_analysis as model_analysis
 from components.evaluate.evaluate import evaluate_model, explain_missing_baseline, find_baseline, find_last_blessed
 from components.evaluate.settings import ModelGate, Thresholds
-from components.evaluate.tfma_analysis import read_confusion, read_metrics, read_slice_metrics
+from components.evaluate.tfma_analysis import read_confusion, read_slice_metrics
 from components.export.export import list_versions
 from components.outcomes import Bottlenecks, Examples, Export, Head, Work
 from components.run_dir import RunDir
@@ -57,7 +57,7 @@ def predicted(toy_run, outcomes, test_table, tmp_path_factory):
 
 def test_tfma_the_estimator_and_the_confusion_matrix_agree(toy_run, test_table, predicted):
     classifier, probabilities = predicted
-    metrics = read_metrics(toy_run.evaluation)
+    metrics = json.loads((toy_run.evaluation / "BLESSED").read_text())["metrics"]
     estimated = classifier.evaluate(evaluate_from_memory(test_table.vectors, test_table.labels).input_fn)
     confusion = read_confusion(toy_run.evaluation, 3)
     assert metrics["accuracy"] == pytest.approx(estimated["accuracy"], abs=1e-6)

@@ -5,6 +5,7 @@ from sklearn.metrics import precision_recall_fscore_support
 from components.metrics.confusion import (
     describe_unanswered,
     describe_weakest,
+    list_recalls,
     most_confused,
     order_by_confusion,
     score_classes,
@@ -28,6 +29,7 @@ def test_class_scores_are_those_of_scikit_learn(confusion):
     )
     rows = score_classes(confusion, list("abcdef"))
     np.testing.assert_allclose(np.array([row[1:] for row in rows]).T, np.array(expected))
+    np.testing.assert_allclose(list_recalls(confusion), expected[1][:5])  # without the class that has no images
 
 
 def test_most_confused_pairs_are_off_the_diagonal_largest_first():
