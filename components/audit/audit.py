@@ -10,9 +10,8 @@ import numpy as np
 from components.audit.data_map import lay_out, sample_rows
 from components.audit.label_errors import LabelIssue, find_label_issues
 from components.audit.near_duplicates import Nearest, Pair, find_near_duplicates
-from components.audit.nearest import find_nearest
 from components.audit.settings import AuditLimits
-from components.audit.similarity import to_directions
+from components.audit.similarity import find_nearest, to_directions
 from components.features import COPY, LABEL_CONFLICT, LEAK, SPLITS
 from components.outcomes import Audit, Bottlenecks, Examples, Work
 from components.run_dir import RunDir

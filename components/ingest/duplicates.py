@@ -6,6 +6,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
+from scipy.sparse import coo_matrix  # type: ignore[import-untyped]
+from scipy.sparse.csgraph import connected_components  # type: ignore[import-untyped]
+
 from components.features import COPY, LABEL_CONFLICT, LEAK, SPLITS
 
 KEPT, DROPPED = "kept", "dropped"
@@ -86,20 +90,20 @@ def _make_row(kind: str, member: Member, original: Member, action: str) -> Copy:
 
 def link_members(members: Sequence[Member]) -> list[Component]:
     """Return the components: a fixed image stands alone, any other is linked by its group and its SHA-256."""
-    parents = {member.key: member.key for member in members}
-    by_sum: dict[str, str] = {}
-    by_group: dict[str, str] = {}
-    for member in members:
-        if not member.split:
-            first = by_sum.setdefault(member.sha256, member.key)
-            if first != member.key:
-                parents[_find_root(parents, member.key)] = _find_root(parents, first)
-            first = by_group.setdefault(member.group, member.key) if member.group else member.key
-            if first != member.key:
-                parents[_find_root(parents, member.key)] = _find_root(parents, first)
+    firsts: dict[tuple[int, str], int] = {}
+    links = [
+        (row, firsts.setdefault(link, row))
+        for row, member in enumerate(members)
+        if not member.split
+        for link in enumerate((member.sha256, member.group))
+        if link[1]
+    ]
+    ends = np.array(links, np.int64).reshape(-1, 2).T
+    graph = coo_matrix((np.ones(len(links), bool), ends), [len(members)] * 2)
+    _, numbers = connected_components(graph, directed=False)
     linked = defaultdict(list)
-    for member in members:
-        linked[_find_root(parents, member.key)].append(member)
+    for number, member in zip(numbers.tolist(), members, strict=True):
+        linked[number].append(member)
     fixed = {member.sha256: member.split for member in members if member.split}
     single = {text: {text: 1} for text in {member.text for member in members}}
     components = []
@@ -111,13 +115,6 @@ def link_members(members: Sequence[Member]) -> list[Component]:
         else:
             components.extend(_make_components(part, fixed))
     return components
-
-
-def _find_root(parents: dict[str, str], key: str) -> str:
-    """Return the root of a key in a union-find forest, halving the path to it."""
-    while parents[key] != key:
-        parents[key] = key = parents[parents[key]]
-    return key
 
 
 def _make_components(linked: list[Member], fixed: Mapping[str, str]) -> Iterator[Component]:

@@ -15,8 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from components import features
-from components.audit.nearest import find_nearest
-from components.audit.similarity import Spread, measure_spread, standardise
+from components.audit.similarity import Spread, find_nearest, measure_spread, standardise
 from components.backbones.prepare import BackboneSession
 from components.backbones.settings import Augment
 from components.backbones.views import WHOLE, list_views, serve_views

@@ -1,7 +1,16 @@
 import numpy as np
 import pytest
+from sklearn.neighbors import NearestNeighbors
 
-from components.audit.similarity import PRIOR_IMAGES, VARIANCE_FLOOR, measure_spread, standardise, to_directions
+from components.audit import similarity
+from components.audit.similarity import (
+    PRIOR_IMAGES,
+    VARIANCE_FLOOR,
+    find_nearest,
+    measure_spread,
+    standardise,
+    to_directions,
+)
 
 
 def draw_bottlenecks(count=200, dim=20):
@@ -40,3 +49,29 @@ def test_rows_in_blocks_are_standardised_as_all_at_once(block):
     spread = measure_spread(vectors[start : start + block] for start in range(0, 200, block))
     rows = [standardise(vectors[[row]], spread)[0] for row in range(200)]
     np.testing.assert_allclose(rows, to_directions(vectors), atol=1e-6)
+
+
+def draw(count, seed):
+    directions = np.random.default_rng(seed).normal(size=(count, 16)).astype(np.float32)
+    return directions / np.linalg.norm(directions, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("block", [7, 2048])
+def test_the_nearest_are_those_of_scikit_learn_whatever_the_block(monkeypatch, block):
+    monkeypatch.setattr(similarity, "BLOCK", block)
+    queries, pool = draw(30, 0), draw(50, 1)
+    found = find_nearest(queries, pool, 4)
+    distances, rows = NearestNeighbors(n_neighbors=4, metric="cosine").fit(pool).kneighbors(queries)
+    np.testing.assert_array_equal(found.rows, rows)
+    np.testing.assert_allclose(found.cosines, 1 - distances, atol=1e-5)
+
+
+def test_of_equal_ones_the_first_is_nearest():
+    pool = np.repeat(draw(1, 0), 3, axis=0)
+    assert find_nearest(pool[:1], pool, 2).rows.tolist() == [[0, 1]]
+
+
+def test_there_are_no_more_than_the_pool_has_and_none_of_no_query():
+    assert find_nearest(draw(2, 0), draw(3, 1), 5).rows.shape == (2, 3)
+    assert find_nearest(draw(0, 0), draw(3, 1), 2).rows.shape == (0, 2)
+    assert find_nearest(draw(2, 0), draw(0, 1), 2).rows.shape == (2, 0)
