@@ -186,3 +186,7 @@ class Config(BaseModel):
         described = self.model_dump(mode="json", by_alias=True)
         hidden = {name: "(hidden)" for name in self.beam.options if SECRET.search(name)}
         return {**described, "beam": {**described["beam"], **hidden}}
+
+    def describe_model(self) -> dict[str, Any]:
+        """Return the keys that say something of the model, not of where its run works: all but output_dir and beam."""
+        return {key: value for key, value in self.describe().items() if key not in ("output_dir", "beam")}

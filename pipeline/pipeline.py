@@ -62,7 +62,7 @@ def run_stages(config: Config, run: RunDir, stages: Stages) -> None:
     evaluation = do(EVALUATE, examples, bottlenecks, export, config.evaluate)
     # Complete the model's card, and show all of it to a person.
     results = Results(examples, validation, bottlenecks, audit, head, export, evaluation)
-    do(REPORT, results, config.backbone, config.describe(), run.curve_rows)
+    do(REPORT, results, config.backbone, config.describe_model(), run.curve_rows)
 
 
 def run_curve(config: Config, stages: Stages) -> Curve:

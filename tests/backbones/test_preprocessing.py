@@ -12,11 +12,12 @@ from toys import paint_images, quiet_progress
 
 from components.backbones.network import Network
 from components.backbones.prepare import BackboneSession, prepare_backbone
-from components.backbones.preprocessing import add_decoding, find_orientation
+from components.backbones.preprocessing import add_decoding
 from components.backbones.spec import parse_backbone
 from components.backbones.views import WHOLE
 from components.images.check import Limits, RejectedImage, check_image
 from components.images.exif import MAX_PARTS, find_exif, read_orientation
+from components.images.exif_graph import find_orientation
 
 ORIENTATION, SHORT, LONG, ASCII = 0x0112, 3, 4, 2
 

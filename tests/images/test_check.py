@@ -16,6 +16,7 @@ from toys import shared_data
 from components.images import check as images
 from components.images.check import Limits, RejectedImage, check_image, make_readable, read_file
 from components.images.formats import is_cut_off
+from components.storage import reading
 
 LIMITS = Limits()
 PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 255, (7, 9, 3)).astype(np.uint8)).resize((45, 33))
@@ -447,7 +448,7 @@ def test_a_read_at_which_the_storage_fails_is_tried_again_and_then_an_error(tmp_
         return read(path, limits)
 
     monkeypatch.setattr(images, "_read_file", fail)
-    monkeypatch.setattr(images.time, "sleep", waits.append)
+    monkeypatch.setattr(reading.time, "sleep", waits.append)
     if failures <= len(images.WAITS):
         assert read_file(str(tmp_path / "a.jpg"), LIMITS) == JPEGS["grey"]
     else:

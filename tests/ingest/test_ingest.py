@@ -18,9 +18,8 @@ from toys import COLOURS, encode_noise, ingest, paint_images, refusal, shared_da
 from components import features
 from components.data.listing import list_images
 from components.features import SPLITS
-from components.images.check import Limits
 from components.run_dir import RunDir
-from components.shards.names import Shard, shard_name
+from components.shards.names import Shard, index_name, shard_name
 from components.shards.spans import assign_shard
 from components.storage.files import PARTIAL
 
@@ -89,7 +88,7 @@ def test_unusable_files_are_rejected_with_their_reason_and_nothing_is_lost(tmp_p
     os.mkfifo(root / "cyan" / "pipe.jpg")
     plug = socket.socket(socket.AF_UNIX)
     plug.bind(os.path.relpath(root / "cyan" / "plug.jpg"))
-    outcome = ingest(root, run, options, max_reject_share=0.5, limits=Limits(max_bytes=100_000, max_pixels=80_000))
+    outcome = ingest(root, run, options, max_reject_share=0.5, max_bytes=100_000, max_pixels=80_000)
     plug.close()
     expected = {key: reason for key, (reason, _) in bad.items()} | {
         "cyan/large.png": "too_large",
@@ -216,7 +215,7 @@ def test_a_damaged_shard_is_noticed_and_only_what_is_lost_is_read_again(root, ru
         content[len(content) // 2] ^= 4
         shard.write_bytes(content)
         # An index that vouches for the size would be believed.
-        (run.examples / features.index_name(Shard(1, 2))).unlink()
+        (run.examples / index_name(Shard(1, 2))).unlink()
     outcome = ingest(root, run, options)
     assert outcome.written == 30
     assert read_records(run) == before

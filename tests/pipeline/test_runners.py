@@ -239,7 +239,7 @@ def test_a_config_for_this_machine_is_read_without_beam(tmp_path):
     write_config(plain, **LOCAL, beam={"shards": 4, "runner": "DirectRunner"})
     write_config(other, **LOCAL, beam={"direct_num_workers": 2})
     code = (
-        "import sys; from pathlib import Path; from pipeline.config import load_config; "
+        "import sys; from pathlib import Path; from pipeline.load_config import load_config; "
         "load_config(Path(sys.argv[1]), []); print('apache_beam' in sys.modules, 'tensorflow' in sys.modules)"
     )
     for path, found in ((plain, "False False"), (other, "True False")):
