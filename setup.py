@@ -47,7 +47,7 @@ DEVELOPMENT = [
 
 setup(
     name="topgraft",
-    version="0.4.0",
+    version="0.5.0",
     description="Transfer learning for image classifiers as a data pipeline: folders of labelled images in, "
     "a validated and blessed SavedModel out.",
     license="Apache-2.0",
