@@ -7,7 +7,6 @@ from pathlib import Path
 
 from PIL import Image
 
-from components.features import SPLITS
 from components.pages.html import encode_uri
 from components.shards.pictures import read_thumbnails
 
@@ -29,7 +28,7 @@ def collect_pictures(
     wanted = [*dict.fromkeys(large), *[key for key in dict.fromkeys(small) if key not in big][:MOST_SMALL]]
     uris = {
         key: encode_uri(image) if key in big else encode_small(image)
-        for key, image in read_thumbnails(set(wanted), SPLITS, examples, shards)
+        for key, image in read_thumbnails(set(wanted), examples, shards)
     }
     pictures, size = {}, 0
     for key in wanted:

@@ -8,6 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from components import features
+from components.features import SPLITS
 from components.images.thumbnail import make_thumbnail
 from components.shards.index import read_index
 from components.shards.names import index_name, shard_name
@@ -16,11 +17,9 @@ from components.shards.spans import list_shards
 from components.storage.tables import decode_name, escape_name
 
 
-def read_thumbnails(
-    keys: set[str], splits: Sequence[str], examples: Path, shards: Sequence[int]
-) -> Iterator[tuple[str, Image.Image]]:
+def read_thumbnails(keys: set[str], examples: Path, shards: Sequence[int]) -> Iterator[tuple[str, Image.Image]]:
     """Yield (key, RGB thumbnail) for each key found in the shards; raises DamagedShard."""
-    files = find_files(keys, splits, examples, shards)
+    files = find_files(keys, examples, shards)
     for batch in read_batches(files, IMAGE_SPEC) if files else ():
         for key, encoded in zip(batch[features.KEY], batch[features.ENCODED], strict=True):
             text = decode_name(key)
@@ -29,11 +28,11 @@ def read_thumbnails(
                 yield text, thumbnail
 
 
-def find_files(keys: set[str], splits: Sequence[str], examples: Path, shards: Sequence[int]) -> list[str]:
-    """Return the shard files of some splits that hold a key, as the shards' indexes tell: no others need be read."""
+def find_files(keys: set[str], examples: Path, shards: Sequence[int]) -> list[str]:
+    """Return the shard files that hold a key, as the shards' indexes tell: no others need be read."""
     files = []
     for shard in list_shards(shards):
         rows, _ = read_index(examples / index_name(shard))
         holding = {row.split for row in rows if row.split and escape_name(row.file.key) in keys}
-        files += [str(examples / shard_name(split, shard)) for split in splits if split in holding]
+        files += [str(examples / shard_name(split, shard)) for split in SPLITS if split in holding]
     return files

@@ -42,7 +42,6 @@ from components.train.settings import (
     check_class_weight,
     settle_output,
 )
-from components.train.tensorboard_images import write_pictures
 from components.train.warm_start import Start, read_former_head, set_output
 
 # Adam at the default rate needs about this many steps, small data set or large: on Caltech-101 and on 18,000 made-up
@@ -105,8 +104,6 @@ def train_head(
         best = max(history, key=epoch_rank)
         optimisation = plan.head.optimisation
         assert optimisation
-        step = min(best.epoch * train.per_pass, optimisation.steps)
-        write_pictures(classifier, val, sources["val"].files, examples, run, best.epoch, step, seed)
         tf.compat.v1.summary.FileWriterCache.clear()
         write_history(history, partial / run.history.name)
     return Head(Work(images, computed=images), best.epoch, best.val_accuracy, best.val_loss, optimisation.l2)

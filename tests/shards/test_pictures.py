@@ -7,7 +7,6 @@ import pytest
 from PIL import Image
 from toys import ingest, refusal
 
-from components.features import SPLITS
 from components.images.thumbnail import THUMBNAIL, make_thumbnail
 from components.run_dir import RunDir
 from components.shards.pictures import read_thumbnails
@@ -97,7 +96,7 @@ def test_a_gif_of_a_huge_canvas_has_none():
     assert make_thumbnail(bytes(content)) is None
 
 
-def test_images_are_found_by_key_in_the_splits_asked_for(tmp_path, options):
+def test_images_are_found_by_key_in_all_splits(tmp_path, options):
     rows = []
     for number in range(24):
         Image.new("RGB", (200, 100), (number * 10, 0, 0)).save(tmp_path / f"{number}.png")
@@ -106,16 +105,17 @@ def test_images_are_found_by_key_in_the_splits_asked_for(tmp_path, options):
     run = RunDir(tmp_path / "run")
     examples = ingest(tmp_path / "images.csv", run, options, shards=3)
     keys = {f"{number}.png" for number in (3, 17, 19, 21)} | {"none.png"}
-    found = dict(read_thumbnails(keys, ["val"], run.examples, examples.shards))
-    assert {key: image.getpixel((80, 40))[0] for key, image in found.items()} == {"17.png": 170, "19.png": 190}
-    assert dict(read_thumbnails(keys, SPLITS, run.examples, examples.shards)).keys() == keys - {"none.png"}
-    assert not [*read_thumbnails({"none.png"}, SPLITS, run.examples, examples.shards)]
+    found = dict(read_thumbnails(keys, run.examples, examples.shards))
+    assert {key: image.getpixel((80, 40))[0] for key, image in found.items()} == {
+        f"{number}.png": 10 * number for number in (3, 17, 19, 21)
+    }
+    assert not [*read_thumbnails({"none.png"}, run.examples, examples.shards)]
     for file in run.examples.glob("test-*"):
         file.unlink()  # no image that is asked for lies there
-    assert dict(read_thumbnails({"17.png", "3.png"}, SPLITS, run.examples, examples.shards)).keys() == {
+    assert dict(read_thumbnails({"17.png", "3.png"}, run.examples, examples.shards)).keys() == {
         "17.png",
         "3.png",
     }
     for file in run.examples.glob("val-*"):
         file.unlink()
-    assert "val-" in refusal(list, read_thumbnails(keys, ["val"], run.examples, examples.shards))
+    assert "val-" in refusal(list, read_thumbnails(keys, run.examples, examples.shards))
