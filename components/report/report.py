@@ -28,7 +28,7 @@ from components.report.model_card import write_card
 from components.report.provenance import list_versions
 from components.report.reliability import plot_calibration, plot_coverage
 from components.run_dir import MODEL_CARD, RunDir
-from components.shards.page_pictures import collect_pictures
+from components.shards.pictures import collect_pictures
 from components.storage.files import write_json
 from components.storage.ownership import replacing_folder
 from components.storage.tables import read_csv, write_csv
