@@ -19,14 +19,13 @@ from components.evaluate.evaluate import BLESSED, find_last_blessed
 from components.metrics.calibration import confidence_interval
 from components.metrics.confusion import ClassRow, most_confused, order_by_confusion, score_classes
 from components.outcomes import Export, Report, Results, TunedHead, Work
-from components.pages.figures import plot_confusion, plot_history, plot_map
+from components.pages.figures import plot_calibration, plot_confusion, plot_coverage, plot_history, plot_map
 from components.pages.html import embed_figure, load_plotly, load_template
 from components.report.card_sections import describe_card
 from components.report.data_health import Row, collect_health
 from components.report.measured import describe_leaks, read_measured
 from components.report.model_card import write_card
 from components.report.provenance import list_versions
-from components.report.reliability import plot_calibration, plot_coverage
 from components.run_dir import MODEL_CARD, RunDir
 from components.shards.pictures import collect_pictures
 from components.storage.files import write_json
@@ -144,7 +143,10 @@ def write_report(
         data_hash=card["model_parameters"]["data"]["images_csv_sha256"],
         export=export.version,
         reliability=reliability,
-        reliability_plots=[embed_figure(plot_coverage(reliability)), embed_figure(plot_calibration(reliability.bins))],
+        reliability_plots=[
+            embed_figure(plot_coverage(reliability.curve, reliability.test)),
+            embed_figure(plot_calibration(reliability.bins)),
+        ],
         points=[(point.published, *format_point(point)) for point in points],
         curve_plot=embed_figure(plot_curve(points)) if points else "",
         plotly=load_plotly(),

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from components.backbones.spec import parse_backbone
 from components.metrics.calibration import NEVER_ANSWERS, Abstention
 from components.outcomes import Audit, Bottlenecks, Evaluation, Examples, Export, Head, Results, Validation, Work
-from components.report.reliability import collect_reliability, plot_calibration, plot_coverage
+from components.pages.figures import plot_calibration, plot_coverage
+from components.report.reliability import collect_reliability
 from components.report.report import choose_listed, write_report
 from components.run_dir import RunDir
 
