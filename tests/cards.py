@@ -1,6 +1,7 @@
 """The content of a small model's report, and its card."""
 
 import json
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from components.report.content import Content, measure_reliability
 from components.report.model_card import build_card
 
 EXAMPLES = Examples(Work(), 41, 40, 1, 2, 1, {"train": 20, "val": 4, "test": 16}, ["a", "b"], [1], [])
-COUNTS = {("a", "test"): 12, ("b", "test"): 4, ("a", "train"): 20, ("b", "val"): 4}
+COUNTS = Counter({("a", "test"): 12, ("b", "test"): 4, ("a", "train"): 20, ("b", "val"): 4})
 FACTS = {
     "backbone": {"name": "efficientnet_lite0", "id": "x", "dim": 1280},
     "classes": ["a", "b"],

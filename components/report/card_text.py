@@ -72,7 +72,7 @@ def list_limits(content: Content, images: bool) -> Iterator[str]:
             f"It abstains below a probability of {abstention['threshold']:.4f}, chosen on {abstention['images']:,} "
             f"validation images; an image that shows none of its classes may lie above."
         )
-    few = [label for label in examples.labels if content.counts.get((label, "test"), 0) < FEW_IMAGES]
+    few = [label for label in examples.labels if content.counts[label, "test"] < FEW_IMAGES]
     if few:
         yield f"Not measured well, with fewer than {FEW_IMAGES} test images: {join_names(few)}."
     weak = [examples.labels[index] for index in find_weak_classes(confusion)]

@@ -94,7 +94,7 @@ class Content:
 
     results: Results
     facts: Mapping[str, Any]
-    counts: Mapping[tuple[str, str], int]
+    counts: Counter[tuple[str, str]]
     images_sha256: str
     predictions: Sequence[Row]
     confusion: np.ndarray

@@ -23,6 +23,7 @@ def build_card(content: Content, specs: Sequence[Spec], config: Mapping[str, Any
     examples, version = content.results.examples, content.results.export.version
     place = config["data"]["path"] or config["data"]["source"]
     places = [place] if isinstance(place, str) else list(place)
+    origin = f"Measured only on images like those in {join_names(places)}."
     images = all(has_network(spec) for spec in specs)
     classes = f"{len(examples.labels)} classes"
     return {
@@ -45,10 +46,7 @@ def build_card(content: Content, specs: Sequence[Spec], config: Mapping[str, Any
         "quantitative_analysis": describe_quality(content, config["evaluate"]["thresholds"]),
         "considerations": {
             "use_cases": [f"One of {classes} for an image: {join_names(examples.labels)}."],
-            "limitations": [
-                f"Measured only on images like those in {join_names(places)}.",
-                *list_limits(content, images),
-            ],
+            "limitations": [origin, *list_limits(content, images)],
         },
     }
 
@@ -66,9 +64,7 @@ def describe_data(content: Content) -> dict[str, Any]:
     return {
         "images_csv_sha256": content.images_sha256,
         **{name: getattr(examples, name) for name in counted},
-        "classes": {
-            label: {split: content.counts.get((label, split), 0) for split in SPLITS} for label in examples.labels
-        },
+        "classes": {label: {split: content.counts[label, split] for split in SPLITS} for label in examples.labels},
         "near_duplicates": audit.near_duplicates,
         "leaks": audit.leaks,
         "test_images_like_training": content.leaked,

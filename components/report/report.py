@@ -52,8 +52,8 @@ def write_report(
 ) -> Report:
     """Complete the model's card, and write report/: tables as csv, summary.json and the page index.html.
 
-    config is the run's as run.json holds it, with the backbones that specs name; curve is the table of the curve, which
-    is shown and kept beside where one was measured; stages is what run.json holds of the stages before this one.
+    config and stages are those of run.json, specs the backbones that config names; curve is the table of the curve,
+    which is shown and copied where one was measured.
     """
     content = read_content(results, run)
     card = build_card(content, specs, config)
@@ -77,10 +77,7 @@ def write_report(
         **describe_curve(summarise_curve(curve_rows, config["data"]["source"])),
     )
     with replacing_folder(run.report) as folder:
-        write_tables(content, folder)
-        for name, rows in (("history.csv", history), (curve.name, curve_rows)):
-            if rows:
-                write_csv(folder / name, list(rows[0]), (list(row.values()) for row in rows))
+        write_tables(content, {"history.csv": history, curve.name: curve_rows}, folder)
         write_json(folder / "summary.json", summary)
         (folder / "index.html").write_text(page, encoding="utf-8", errors="backslashreplace")
     images = len(content.predictions)
@@ -90,11 +87,8 @@ def write_report(
 
 def summarise(content: Content, name: str) -> dict[str, Any]:
     """Return the summary of a run of that name, as summary.json has it."""
-    examples, bottlenecks, evaluation = (
-        content.results.examples,
-        content.results.bottlenecks,
-        content.results.evaluation,
-    )
+    results = content.results
+    examples, bottlenecks, evaluation = results.examples, results.bottlenecks, results.evaluation
     measured = [row for row in content.classes if row.support]
     return {
         "name": name,
@@ -108,7 +102,7 @@ def summarise(content: Content, name: str) -> dict[str, Any]:
         "most_confused": most_confused(content.confusion, examples.labels),
         "examples": {key: value for key, value in asdict(examples).items() if key not in ("work", "labels")},
         "backbone": {"name": bottlenecks.backbone_name, "id": bottlenecks.backbone_id, "dim": bottlenecks.dim},
-        "best_epoch": content.results.head.best_epoch,
+        "best_epoch": results.head.best_epoch,
         **content.reliability.summary(),
     }
 
@@ -124,6 +118,7 @@ def find_former(export: Export, run: RunDir) -> tuple[str, float] | None:
 def draw_figures(content: Content, history: Sequence[Row], run: RunDir) -> dict[str, Any]:
     """Return the template's figures: learning curves, confusion matrix, coverage and calibration."""
     results, reliability = content.results, content.reliability
+    plots = plot_coverage(reliability.curve, reliability.test), plot_calibration(reliability.bins)
     trainings = {"": history}
     if isinstance(results.head, TunedHead):
         trainings = {" of the head alone": read_csv(run.history), " while fine-tuning": history}
@@ -134,15 +129,12 @@ def draw_figures(content: Content, history: Sequence[Row], run: RunDir) -> dict[
             for key in ("loss", "accuracy")
         ],
         "confusion": embed_figure(plot_confusion(content.confusion, results.examples.labels), "confusion"),
-        "reliability_plots": [
-            embed_figure(plot_coverage(reliability.curve, reliability.test)),
-            embed_figure(plot_calibration(reliability.bins)),
-        ],
+        "reliability_plots": [embed_figure(plot) for plot in plots],
     }
 
 
 def gather_images(content: Content, seed: int, run: RunDir) -> dict[str, Any]:
-    """Return the template's variables for what shows images: gallery, mistakes, map, tables on the data, pictures."""
+    """Return the template's variables that show images: gallery, mistakes, map, tables on the data, pictures."""
     shuffled = [content.predictions[row] for row in np.random.default_rng(seed).permutation(len(content.predictions))]
     gallery, shown = shuffled[:GALLERY_IMAGES], content.mistakes[:MISTAKES_SHOWN]
     wrong = {row["path"] for row in shown}
@@ -162,14 +154,17 @@ def gather_images(content: Content, seed: int, run: RunDir) -> dict[str, Any]:
     }
 
 
-def write_tables(content: Content, folder: Path) -> None:
-    """Write confusion.csv, classes.csv and mistakes.csv."""
+def write_tables(content: Content, tables: Mapping[str, Sequence[Row]], folder: Path) -> None:
+    """Write confusion.csv, classes.csv, mistakes.csv, and by their names those of further tables that have rows."""
     labels, mistakes = content.results.examples.labels, content.mistakes
     rows = ([label, *row] for label, row in zip(labels, content.confusion.tolist(), strict=True))
     write_csv(folder / "confusion.csv", ["actual", *labels], rows)
     scores = ([row.label, *(f"{v:.6f}" for v in row[1:4]), row.support] for row in content.classes)
     write_csv(folder / "classes.csv", ClassRow._fields, scores)
     write_csv(folder / "mistakes.csv", list(content.predictions[0]), (list(row.values()) for row in mistakes))
+    for name, table in tables.items():
+        if table:
+            write_csv(folder / name, list(table[0]), (list(row.values()) for row in table))
 
 
 def list_versions() -> dict[str, str]:
