@@ -5,10 +5,11 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
 
+from components.pages.figures import set_layout
 from components.pages.html import embed_figure, load_plotly, load_template
 from components.run_dir import RunDir
 from components.storage.files import write_text
@@ -92,40 +93,32 @@ def format_point(point: CurvePoint) -> tuple[str, str, str, str]:
 def plot_curve(points: Sequence[CurvePoint]) -> go.Figure:
     """Draw accuracy over images a class, a line a backbone with its deviations; published ones are dotted."""
     figure = go.Figure()
-    for name in dict.fromkeys(point.backbone for point in points if not point.published):
-        own = [point for point in points if point.backbone == name and not point.published]
+    for name, published in dict.fromkeys((point.backbone, point.published) for point in points):
+        own = [point for point in points if (point.backbone, point.published) == (name, published)]
+        deviations = None if published or own[0].draws == 1 else {"array": [point.accuracy_std for point in own]}
         figure.add_scatter(
             x=[point.per_class for point in own],
             y=[point.accuracy for point in own],
-            error_y={"array": [point.accuracy_std for point in own]} if own[0].draws > 1 else None,
-            name=name,
+            error_y=deviations,
+            name=f"{name} (published)" if published else name,
+            line={"dash": "dot"} if published else None,
         )
-    for name in dict.fromkeys(point.backbone for point in points if point.published):
-        own = [point for point in points if point.backbone == name and point.published]
-        figure.add_scatter(
-            x=[point.per_class for point in own],
-            y=[point.accuracy for point in own],
-            name=f"{name} (published)",
-            line={"dash": "dot"},
-        )
-    return figure.update_layout(
-        xaxis={"title": "training images a class", "type": "category"},
-        yaxis_title="test accuracy in %",
-        height=420,
-        template="plotly_white",
-        margin={"l": 60, "r": 20, "t": 20, "b": 50},
-    )
+    across = {"title": "training images a class", "type": "category"}
+    return set_layout(figure, 420, (60, 20, 20, 50), xaxis=across, yaxis_title="test accuracy in %")
+
+
+def describe_curve(points: Sequence[CurvePoint]) -> dict[str, Any]:
+    """Return the variables of a template that shows the points."""
+    return {
+        "points": [(point.published, *format_point(point)) for point in points],
+        "curve_plot": embed_figure(plot_curve(points)),
+    }
 
 
 def write_curve_page(name: str, source: str | None, run: RunDir) -> Path:
     """Write curve/index.html, the page of a curve that stands alone, and return its path."""
-    points = summarise_curve(read_csv(run.curve_rows), source)
-    page = load_template("curve.html.j2").render(
-        name=name,
-        points=[(point.published, *format_point(point)) for point in points],
-        curve_plot=embed_figure(plot_curve(points)),
-        plotly=load_plotly(),
-    )
+    shown = describe_curve(summarise_curve(read_csv(run.curve_rows), source))
+    page = load_template("curve.html.j2").render(name=name, plotly=load_plotly(), **shown)
     claim_files(run.curve, ["index.html"])
     write_text(run.curve / "index.html", page)
     return run.curve / "index.html"

@@ -111,12 +111,6 @@ def measure_abstention(classifier: HeadClassifier, val: Source, precision: float
     return choose_abstention(confidences, index == labels, precision)
 
 
-def read_abstention(export: Path) -> Abstention | None:
-    """Return the threshold below which an exported model abstains, None for one that always answers."""
-    values = read_facts(export)["abstention"]
-    return values and Abstention(**values)
-
-
 def read_facts(export: Path) -> dict[str, Any]:
     """Return what the export itself wrote into its model card; raises DamagedFile where it is missing or changed."""
     card = export / MODEL_CARD

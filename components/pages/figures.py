@@ -1,17 +1,25 @@
-"""The plots of the report: learning curves, confusion matrix, map of the data."""
+"""The plots of the report: learning curves, coverage and calibration, confusion matrix, map of the data."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 
 from components.features import SPLITS
+from components.metrics.calibration import Abstention, Bins, confidence_interval
 
 # More class names than these along an axis are written small, and thinned out until the plot is zoomed.
 NAMES_IN_FULL = 30
 SIDE = 760  # pixels
+
+
+def set_layout(figure: go.Figure, height: int, margins: tuple[int, int, int, int], **layout: Any) -> go.Figure:
+    """Return the figure with the height, the margins (left, right, top, bottom; pixels) and more of its layout."""
+    margin = dict(zip("lrtb", margins, strict=True))
+    return figure.update_layout(height=height, template="plotly_white", margin=margin, **layout)
 
 
 def plot_history(history: Sequence[Mapping[str, str]], key: str, title: str = "") -> go.Figure:
@@ -20,13 +28,70 @@ def plot_history(history: Sequence[Mapping[str, str]], key: str, title: str = ""
     for split, style in (("train", "dot"), ("val", "solid")):
         values = [float(row[f"{split}_{key}"]) for row in history]
         figure.add_scatter(x=[int(row["epoch"]) for row in history], y=values, name=split, line={"dash": style})
-    return figure.update_layout(
-        title=f"{key}{title}",
-        xaxis_title="epoch",
-        height=300,
-        template="plotly_white",
-        margin={"l": 50, "r": 20, "t": 40, "b": 40},
+    return set_layout(figure, 300, (50, 20, 40, 40), title=f"{key}{title}", xaxis_title="epoch")
+
+
+def plot_coverage(curve: tuple[np.ndarray, np.ndarray, np.ndarray], chosen: Abstention | None) -> go.Figure:
+    """Draw a coverage_curve with thresholds on hover; chosen, where a threshold was, is what it does there."""
+    coverage, accuracy, threshold = curve
+    figure = go.Figure()
+    figure.add_scatter(
+        x=coverage,
+        y=accuracy,
+        customdata=threshold,
+        mode="lines" if len(coverage) > 1 else "markers",
+        name="test split",
+        hovertemplate="threshold %{customdata:.4f}<br>%{x:.1%} answered<br>%{y:.2%} of them right<extra></extra>",
     )
+    lowest = float(accuracy[coverage >= 0.1].min())  # the few most confident images alone would stretch the axis
+    if chosen:
+        figure.add_hline(
+            chosen.wanted, line={"dash": "dot", "width": 1}, annotation_text="wanted", annotation_position="bottom left"
+        )
+    if chosen and chosen.precision is not None:
+        lowest = min(lowest, chosen.precision, chosen.wanted)
+        figure.add_scatter(
+            x=[chosen.coverage],
+            y=[chosen.precision],
+            customdata=[chosen.threshold],
+            mode="markers",
+            marker={"size": 12, "symbol": "diamond"},
+            name="chosen threshold",
+            hovertemplate=figure.data[0].hovertemplate,
+        )
+    margin = 0.05 * (1 - lowest) + 0.002
+    figure.update_xaxes(title="share of images answered", tickformat=".0%", range=[0, 1.02])
+    figure.update_yaxes(title="accuracy of answers", tickformat=".1%", range=[lowest - margin, 1 + margin])
+    legend = {"x": 0.02, "y": 0.05, "bgcolor": "rgba(0, 0, 0, 0)"}
+    return set_layout(figure, 380, (60, 20, 40, 50), title="Accuracy against coverage", legend=legend)
+
+
+def plot_calibration(bins: Bins) -> go.Figure:
+    """Draw the reliability diagram: accuracy with its 95 % interval against mean confidence, a dot a bin."""
+    low, high = np.transpose(
+        [
+            confidence_interval(round(share * images), images)
+            for share, images in zip(bins.accuracy, bins.images, strict=True)
+        ]
+    )
+    figure = go.Figure()
+    figure.add_scatter(
+        x=[0, 1], y=[0, 1], mode="lines", line={"dash": "dot", "color": "gray"}, name="calibrated", hoverinfo="skip"
+    )
+    figure.add_scatter(
+        x=bins.confidence,
+        y=bins.accuracy,
+        customdata=np.stack([bins.images, low, high], axis=1),
+        error_y={"array": high - bins.accuracy, "arrayminus": bins.accuracy - low, "thickness": 1, "width": 0},
+        mode="markers",
+        marker={"size": bins.images, "sizemode": "area", "sizeref": 2 * bins.images.max() / 30**2, "sizemin": 3},
+        name="test split",
+        hovertemplate="%{customdata[0]} images<br>mean probability %{x:.1%}<br>%{y:.1%} right, "
+        "95% interval %{customdata[1]:.1%} to %{customdata[2]:.1%}<extra></extra>",
+    )
+    figure.update_xaxes(title="mean probability of each bin", tickformat=".0%", range=[-0.03, 1.03])
+    figure.update_yaxes(title="accuracy", tickformat=".0%", range=[-0.05, 1.1])
+    return set_layout(figure, 380, (60, 20, 40, 50), title="Reliability diagram", showlegend=False)
 
 
 def plot_confusion(confusion: np.ndarray, labels: Sequence[str]) -> go.Figure:
@@ -36,7 +101,6 @@ def plot_confusion(confusion: np.ndarray, labels: Sequence[str]) -> go.Figure:
     """
     few = len(labels) <= NAMES_IN_FULL
     shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
-    hover = "actual %{y}<br>predicted %{x}<br>%{text} images, %{z:.1%} of the class<extra></extra>"
     heatmap = go.Heatmap(
         z=np.round(shares, 4).tolist(),
         x=list(labels),
@@ -45,7 +109,7 @@ def plot_confusion(confusion: np.ndarray, labels: Sequence[str]) -> go.Figure:
         zmin=0,
         zmax=1,
         colorbar={"tickformat": ".0%", "title": {"text": "of the class"}, "thickness": 14},
-        hovertemplate=hover,
+        hovertemplate="actual %{y}<br>predicted %{x}<br>%{text} images, %{z:.1%} of the class<extra></extra>",
         xgap=1 if few else 0,
         ygap=1 if few else 0,
     )
@@ -56,9 +120,7 @@ def plot_confusion(confusion: np.ndarray, labels: Sequence[str]) -> go.Figure:
     figure = go.Figure(heatmap)
     figure.update_xaxes(title="predicted", side="bottom", **axis)
     figure.update_yaxes(title="actual", autorange="reversed", **axis)
-    return figure.update_layout(
-        height=side + 140, width=side + 260, margin={"l": 60, "r": 20, "t": 20, "b": 60}, template="plotly_white"
-    )
+    return set_layout(figure, side + 140, (60, 20, 20, 60), width=side + 260)
 
 
 def plot_map(places: Sequence[Mapping[str, str]], wrong: set[str]) -> go.Figure:
@@ -79,6 +141,4 @@ def plot_map(places: Sequence[Mapping[str, str]], wrong: set[str]) -> go.Figure:
             hovertemplate="%{customdata[1]}<br>%{customdata[0]}<extra>" + name + "</extra>",
         )
     figure.update_xaxes(visible=False).update_yaxes(visible=False, scaleanchor="x")
-    return figure.update_layout(
-        height=640, template="plotly_white", margin={"l": 10, "r": 10, "t": 10, "b": 10}, legend={"orientation": "h"}
-    )
+    return set_layout(figure, 640, (10, 10, 10, 10), legend={"orientation": "h"})

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from components.audit.data_map import MOST_POINTS
 from components.plan.trials import START, Law, Trial, fit_law
 from components.run_dir import STAGES
-from components.shards.page_pictures import MOST_SMALL
+from components.shards.pictures import MOST_SMALL
 
 # Stages whose output is as large as their work and not as the number of images.
 BOUNDED = (START, "export", "report")

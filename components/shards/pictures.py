@@ -1,4 +1,4 @@
-"""Small pictures of images, read from the shards of examples."""
+"""Small pictures of images, read from the shards of examples; those of a page as many as its budget allows."""
 
 from __future__ import annotations
 
@@ -10,11 +10,40 @@ from PIL import Image
 from components import features
 from components.features import SPLITS
 from components.images.thumbnail import make_thumbnail
+from components.pages.html import encode_uri
 from components.shards.index import read_index
 from components.shards.names import index_name, shard_name
 from components.shards.records import IMAGE_SPEC, read_batches
 from components.shards.spans import list_shards
 from components.storage.tables import decode_name, escape_name
+
+# Characters of all data URIs: with Plotly's 5 MB and the tables of 10,000 images the page stays below 20 MB.
+BUDGET = 9_000_000
+# Small pictures that are looked for: reading them takes 3 ms each.
+MOST_SMALL = 2500
+SMALL = 80  # pixels, the longer side
+
+
+def collect_pictures(
+    large: Sequence[str], small: Sequence[str], examples: Path, shards: Sequence[int]
+) -> dict[str, str]:
+    """Return data URIs by key within BUDGET: the large pictures, then small ones, each in their order.
+
+    Keys may come twice; one that lies in no shard, or that Pillow cannot read, has none. Raises DamagedShard.
+    """
+    big = set(large)
+    wanted = [*dict.fromkeys(large), *[key for key in dict.fromkeys(small) if key not in big][:MOST_SMALL]]
+    uris = {}
+    for key, image in read_thumbnails(set(wanted), examples, shards):
+        if key not in big:
+            image.thumbnail((SMALL, SMALL))
+        uris[key] = encode_uri(image)
+    pictures, size = {}, 0
+    for key in wanted:
+        if key in uris and size + len(uris[key]) <= BUDGET:
+            pictures[key] = uris[key]
+            size += len(uris[key])
+    return pictures
 
 
 def read_thumbnails(keys: set[str], examples: Path, shards: Sequence[int]) -> Iterator[tuple[str, Image.Image]]:

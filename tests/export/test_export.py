@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from components.backbones.settings import Augment
 from components.backbones.spec import parse_backbone
-from components.export.export import export_model, list_versions, read_abstention
+from components.export.export import export_model, list_versions, read_facts
 from components.export.settings import Abstain
 from components.extract.extract import extract_bottlenecks
 from components.extract.settings import EngineChoice
@@ -64,7 +64,7 @@ def test_the_model_card_states_what_went_in(export, toy_run):
     card = json.loads((export / "model_card.json").read_text())
     assert card["classes"] == ["cyan", "magenta", "yellow"]
     assert sum(card["images"].values()) == json.loads(toy_run.record.read_text())["counts"]["written"]
-    assert card["abstention"] is None and read_abstention(export) is None
+    assert card["abstention"] is None and read_facts(export)["abstention"] is None
 
 
 def read_outcome(run, stage, kind):
@@ -141,7 +141,7 @@ def test_the_model_abstains_below_the_threshold_in_its_card(export_again, precis
     run, export = export_again(precision)
     card = check_abstention(export, run)
     assert card["wanted"] == precision <= card["precision"]
-    assert read_abstention(export).threshold == card["threshold"]
+    assert read_facts(export)["abstention"]["threshold"] == card["threshold"]
     for signature in tf.saved_model.load(str(export)).signatures.values():
         outputs = {name: spec.dtype for name, spec in signature.structured_outputs.items()}
         assert outputs == {
@@ -154,7 +154,7 @@ def test_the_model_abstains_below_the_threshold_in_its_card(export_again, precis
 
 def test_a_precision_out_of_reach_leaves_a_model_that_never_answers(export_again):
     run, export = export_again(0.999)
-    assert read_abstention(export).threshold == NEVER_ANSWERS
+    assert read_facts(export)["abstention"]["threshold"] == NEVER_ANSWERS
     encoded, _, vectors = read_split(run, "test")
     for outputs in load_signatures(export)(encoded, vectors):
         assert outputs["abstained"].all()

@@ -449,12 +449,12 @@ def test_a_read_at_which_the_storage_fails_is_tried_again_and_then_an_error(tmp_
 
     monkeypatch.setattr(images, "_read_file", fail)
     monkeypatch.setattr(reading.time, "sleep", waits.append)
-    if failures <= len(images.WAITS):
+    if failures <= len(reading.WAITS):
         assert read_file(str(tmp_path / "a.jpg"), LIMITS) == JPEGS["grey"]
     else:
         with pytest.raises(OSError, match="Input/output error.*a.jpg"):
             read_file(str(tmp_path / "a.jpg"), LIMITS)
-    assert waits == list(images.WAITS[:failures])
+    assert waits == list(reading.WAITS[:failures])
 
 
 def test_a_cmyk_jpeg_without_adobes_marker_gets_it():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from toys import encode_noise, paint_images, refusal, write_config
 
-from components.export.export import list_versions, read_abstention
+from components.export.export import list_versions, read_facts
 from components.predict import outputs as prediction_files
 from components.predict.outputs import WRITERS, check_output, write_predictions
 from components.predict.predict import BATCH_SIZE, Answer, Classifier
@@ -134,7 +134,7 @@ def test_abstained_stands_in_every_format(abstaining, images, tmp_path, capsys):
     for suffix in WRITERS:
         assert main(["predict", str(abstaining), str(images), "--output", str(tmp_path / f"out{suffix}")]) == 0
     lines = read_jsonl(tmp_path / "out.jsonl")
-    threshold = read_abstention(abstaining).threshold
+    threshold = read_facts(abstaining)["abstention"]["threshold"]
     expected = [line["probability"] < threshold for line in lines]
     assert 0 < sum(expected) < len(expected)
     assert [line["abstained"] for line in lines] == expected

@@ -114,7 +114,9 @@ def test_the_licence_is_named_where_it_is_known(spec, licence):
 def test_a_model_of_bottlenecks_alone_takes_no_images():
     card = make_card(backbones=[Spec(bottlenecks="made")])
     assert card["model_parameters"]["input_format"] == "bottlenecks of the backbone"
-    assert "takes bottlenecks of 1280 numbers" in " ".join(card["considerations"]["limitations"])
+    limits = card["considerations"]["limitations"]
+    assert limits[0] == "Measured only on images like those in photos."
+    assert "takes bottlenecks of 1280 numbers" in limits[1]
 
 
 def test_the_export_lies_as_tensorflow_serving_looks_for_it(export):

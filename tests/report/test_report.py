@@ -2,20 +2,22 @@ import csv
 import json
 import math
 import os
+import platform
 import re
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
+from cards import read_results
 from hypothesis import given
 from hypothesis import strategies as st
 
 from components.backbones.spec import parse_backbone
-from components.metrics.calibration import NEVER_ANSWERS, Abstention
-from components.outcomes import Audit, Bottlenecks, Evaluation, Examples, Export, Head, Results, Validation, Work
-from components.report.reliability import collect_reliability, plot_calibration, plot_coverage
+from components.export.export import list_versions
+from components.metrics.calibration import NEVER_ANSWERS
+from components.report import report
 from components.report.report import choose_listed, write_report
 from components.run_dir import RunDir
 
@@ -67,44 +69,6 @@ def test_the_calibration_error_is_that_of_the_predictions(toy_run):
     assert f"expected calibration error is {100 * summary['calibration']['ece']:.1f}&nbsp;%" in page
 
 
-CHOSEN = Abstention(0.7, 0.9, 20, 10, 1.0, 0.69, 1.0)
-NEVER = Abstention(NEVER_ANSWERS, 0.9, 20, 0, None, 0.0, 1.0)
-PREDICTIONS = [
-    {"probability": probability, "label": label, "actual": "a"}
-    for probability, label in (("0.9", "a"), ("0.9", "a"), ("0.8", "b"), ("0.7", "a"), ("0.6", "b"))
-]
-
-
-def test_a_chosen_threshold_is_measured_on_the_test_split_and_marked_on_the_curve():
-    reliability = collect_reliability(PREDICTIONS, CHOSEN)
-    abstention = reliability.summary()["abstention"]
-    assert (abstention["threshold"], abstention["wanted"]) == (0.7, 0.9)
-    assert abstention["validation"] == {
-        "images": 20, "answered": 10, "coverage": 0.5, "precision": 1.0, "low": 0.69, "high": 1.0
-    }  # fmt: skip
-    test = abstention["test"]
-    assert (test["images"], test["answered"], test["coverage"], test["precision"]) == (5, 4, 0.8, 0.75)
-    assert test["low"] < 0.75 < test["high"]
-    curve, marker = plot_coverage(reliability).data
-    assert (list(curve.x), list(curve.customdata)) == ([0.4, 0.6, 0.8, 1.0], [0.9, 0.8, 0.7, 0.6])
-    np.testing.assert_allclose(curve.y, [1, 2 / 3, 0.75, 0.6])
-    assert (marker.x, marker.y, marker.customdata) == ((0.8,), (0.75,), (0.7,))
-
-
-def test_no_threshold_is_marked_where_none_was_chosen_or_nothing_is_answered():
-    for abstention in (None, NEVER):
-        (curve,) = plot_coverage(collect_reliability(PREDICTIONS, abstention)).data
-        assert curve.name == "test split"
-    assert collect_reliability(PREDICTIONS, NEVER).summary()["abstention"]["test"]["precision"] is None
-
-
-def test_the_dots_of_the_reliability_diagram_are_as_large_as_their_bins():
-    _, dots = plot_calibration(collect_reliability(PREDICTIONS, None).bins).data
-    assert list(dots.marker.size) == [1, 1, 1, 2]
-    np.testing.assert_allclose(dots.x, [0.6, 0.7, 0.8, 0.9])
-    np.testing.assert_allclose(dots.y, [0, 1, 0, 1])
-
-
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("abc"), st.integers(0, 9)), max_size=60))
 def test_what_a_page_lists_of_too_many_images_is_the_most_probable_of_each_cell(found):
     rows = [{"actual": actual, "label": label, "probability": f"0.{digit}"} for actual, label, digit in found]
@@ -122,43 +86,37 @@ def test_what_a_page_lists_of_too_many_images_is_the_most_probable_of_each_cell(
             assert max(sizes) <= len(here) + 1
 
 
-def report_again(run, monkeypatch, abstention=None, **changes):
+def report_again(run, **changes):
     """Write the report of a finished run once more, with other values in the outcomes of stages; return its page."""
-
-    def read(stage, kind):
-        values = json.loads((run.stages / f"{stage}.json").read_text())["outcome"]
-        return replace(kind(**{**values, "work": Work(**values["work"])}), **changes.get(stage, {}))
-
-    kinds = {
-        "ingest": Examples,
-        "validate": Validation,
-        "extract": Bottlenecks,
-        "audit": Audit,
-        "train": Head,
-        "export": Export,
-        "evaluate": Evaluation,
-    }
     record = json.loads(run.record.read_text())
-    monkeypatch.setattr("components.report.measured.read_abstention", lambda export: abstention)
-    results = Results(*(read(stage, kind) for stage, kind in kinds.items()))
     specs = parse_backbone("efficientnet_lite0")
-    write_report(results, specs, record["config"], run.curve_rows, run, record["stages"])
+    write_report(read_results(run, **changes), specs, record["config"], run.curve_rows, run, record["stages"])
     return (run.report / "index.html").read_text()
 
 
-def test_the_page_says_what_the_threshold_does(copied, monkeypatch):
+def report_abstaining(run, **changes):
+    """Write the report of a finished run once more, with a threshold in the facts of its export."""
+    path = list_versions(run.exports)[-1] / "model_card.json"
+    chosen = {"threshold": 0.7, "wanted": 0.9, "images": 20, "answered": 10, "precision": 1.0, "low": 0.69, "high": 1.0}
+    card = {**json.loads(path.read_text()), "abstention": {**chosen, **changes}}
+    card.pop("facts_crc32c")  # as older exports have none
+    path.write_text(json.dumps(card))
+    return report_again(run)
+
+
+def test_the_page_says_what_the_threshold_does(copied):
     run = copied
     predictions = read_csv(run.predictions)
     probabilities = [float(row["probability"]) for row in predictions]
     threshold = float(np.median(probabilities))
     answered = sum(probability >= threshold for probability in probabilities)
-    page = report_again(run, monkeypatch, replace(CHOSEN, threshold=threshold))
+    page = report_abstaining(run, threshold=threshold)
     assert "10 of 20 images are answered (50.0&nbsp;%), 100.0&nbsp;% of them rightly" in page
     assert 0 < answered < len(predictions)
     assert f"on the test split {answered} of {len(predictions)} images are answered" in page
     nothing = f"on the test split 0 of {len(predictions)} images are answered (0.0&nbsp;%)."
-    assert nothing in report_again(run, monkeypatch, replace(CHOSEN, threshold=max(probabilities) + 1e-6))
-    assert "The model abstains from every image" in report_again(run, monkeypatch, NEVER)
+    assert nothing in report_abstaining(run, threshold=max(probabilities) + 1e-6)
+    assert "The model abstains from every image" in report_abstaining(run, threshold=NEVER_ANSWERS, answered=0)
 
 
 @pytest.fixture
@@ -175,43 +133,45 @@ def copied(toy_run, tmp_path):
         ({"reasons": ["first of its kind"], "blessed": False, "gated": False}, "NOT GATED", "soft"),
     ],
 )
-def test_the_page_begins_with_the_verdict_and_its_reason(copied, evaluation, title, colour, monkeypatch):
-    page = report_again(copied, monkeypatch, evaluate=evaluation)
+def test_the_page_begins_with_the_verdict_and_its_reason(copied, evaluation, title, colour):
+    page = report_again(copied, evaluate=evaluation)
     assert f'<span class="badge" style="background: var(--{colour})">{title}</span>' in page
     assert ("first of its kind</p>" in page) == bool(evaluation)
     assert json.loads((copied.report / "summary.json").read_text())["verdict"] == title
 
 
-def test_the_page_says_what_the_verdict_leaves_open(copied, monkeypatch):
+def test_the_page_says_what_the_verdict_leaves_open(copied):
     paths = [row["path"] for row in read_csv(copied.predictions)]
     (copied.audit / "leaks.csv").write_text("\n".join(["path", *paths[:5]]))
-    page = report_again(copied, monkeypatch, evaluate={"warnings": ["The model never answers 'cyan'."]})
+    warnings = {"evaluate": {"warnings": ["The model never answers 'cyan'."]}, "validate": {"warnings": ["noted"]}}
+    page = report_again(copied, **warnings)
     right = [row["label"] == row["actual"] for row in read_csv(copied.predictions)]
     without = f"with them the accuracy is {np.mean(right):.4f}, without them {np.mean(right[5:]):.4f}."
     verdict = page[page.index('<section id="verdict">') : page.index('<section id="learning">')]
     assert without in verdict and "The model never answers &#39;cyan&#39;." in verdict
+    assert '<p class="wrong">noted</p>' in page[page.index('<section id="health">') :]
 
 
-def test_tables_that_hold_a_part_say_so(copied, monkeypatch):
+def test_tables_that_hold_a_part_say_so(copied):
     pair = "0.9500,a.png,cyan,train,b.png,cyan,train,copy"
     header = "cosine,path,label,split,other_path,other_label,other_split,kind"
     (copied.audit / "near_duplicates.csv").write_text("\n".join([header, *[pair] * 30]))
-    page = report_again(copied, monkeypatch, audit={"near_duplicates": 11_175})
+    page = report_again(copied, audit={"near_duplicates": 11_175})
     assert (
         "11,175 pairs of images are alike by their bottlenecks; 24 are shown, the closest 30 of 11,175 are in" in page
     )
-    page = report_again(copied, monkeypatch, audit={"near_duplicates": 30})
+    page = report_again(copied, audit={"near_duplicates": 30})
     assert (
         "30 pairs of images are alike by their bottlenecks; 24 are shown, all are in audit/near_duplicates.csv" in page
     )
     copied.rejects.write_text(json.dumps({"key": "x", "reason": "corrupt", "detail": ""}) + "\n")
     copied.rejects.write_text(copied.rejects.read_text() * 300)
-    page = report_again(copied, monkeypatch, ingest={"rejected": 300})
+    page = report_again(copied, ingest={"rejected": 300})
     assert "200 are shown, all are in examples/rejects.jsonl." in page
     copy = "label_conflict,c.png,cyan,d.png,magenta,kept,00"
     header = "kind,key,label,copy_of,copy_of_label,action,sha256"
     copied.duplicates.write_text("\n".join([header, *[copy] * 25]))
-    assert "24 of 25 pairs are shown, all are in examples/duplicates.csv." in report_again(copied, monkeypatch)
+    assert "24 of 25 pairs are shown, all are in examples/duplicates.csv." in report_again(copied)
 
 
 def test_names_are_text_wherever_they_stand(tmp_path, toy_config, toy_backbone):
@@ -234,3 +194,10 @@ def test_names_are_text_wherever_they_stand(tmp_path, toy_config, toy_backbone):
     rows = read_csv(tmp_path / "run" / "evaluation" / "predictions.csv")
     odd = [row["path"] for row in rows if row["actual"] == "magenta"]
     assert len(odd) == 4 and all("\\udcff" in path and path in pictures for path in odd)
+
+
+def test_versions_are_those_that_are_imported(monkeypatch):
+    versions = report.list_versions()
+    assert versions["python"] == platform.python_version() and versions["tensorflow"] == tf.__version__
+    monkeypatch.setattr(report, "PACKAGES", ("no-such-package",))
+    assert report.list_versions()["no-such-package"] == ""

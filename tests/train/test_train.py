@@ -15,7 +15,7 @@ from toys import ingest, paint_images, refusal, write_config
 
 from components.backbones.settings import Augment
 from components.backbones.spec import parse_backbone
-from components.export.export import list_versions, read_abstention
+from components.export.export import list_versions, read_facts
 from components.extract.extract import extract_bottlenecks
 from components.extract.settings import EngineChoice
 from components.features import INDEX
@@ -397,7 +397,7 @@ def test_two_classes_do_equally_well_with_one_output_and_with_two(toy_config, tm
         shape = tf.train.load_checkpoint(str(tmp_path / "run" / "model")).get_tensor(WEIGHTS).shape
         assert shape == (48, 1 if output == "auto" else 2)
         (*_, export) = list_versions(tmp_path / "run" / "export")
-        assert read_abstention(export).wanted == 0.7  # TFMA measures a model with that output as any other
+        assert read_facts(export)["abstention"]["wanted"] == 0.7  # TFMA measures a model with that output as any other
         found[output] = record["metrics"]
     one_image = 1 / record["counts"]["test"]
     assert found["auto"]["accuracy"] == pytest.approx(found["softmax"]["accuracy"], abs=1.01 * one_image)

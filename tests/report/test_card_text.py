@@ -1,17 +1,18 @@
+import json
 from dataclasses import replace
 
 import numpy as np
-from cards import AUDIT, COUNTS, EXAMPLES, FACTS, MEASURED, make_results
+import pytest
+from cards import CONTENT, EXAMPLES, FACTS, make_card, make_content
 from scipy.stats import binomtest
 
+from components.export.export import list_versions
 from components.outcomes import Audit, Work
-from components.report.card_findings import find_weak_classes, list_limits, list_metrics
+from components.report.card_text import describe_card, find_weak_classes, list_limits, list_metrics
 
 
-def limits(facts=FACTS, examples=EXAMPLES, audit=AUDIT, measured=MEASURED, images=True):
-    return " ".join(
-        list_limits(["photos"], facts, make_results(examples=examples, audit=audit), COUNTS, measured, images)
-    )
+def limits(content=CONTENT, images=True):
+    return " ".join(list_limits(content, images))
 
 
 def test_a_limit_is_stated_where_the_facts_give_it_and_only_there():
@@ -26,12 +27,9 @@ def test_a_limit_is_stated_where_the_facts_give_it_and_only_there():
     assert "under two classes: 1." in text
     assert "contradicts: 2." in text
     assert "no usable images: 1 of 41." in text
-    assert "only on images like those in photos." in text
-    clean = limits(
-        measured=MEASURED._replace(confusion=np.array([[12, 0], [0, 4]]), leaked=0),
-        audit=Audit(Work(), 0, 0, 0, []),
-        examples=replace(EXAMPLES, rejected=0, duplicates=0, label_conflicts=0),
-    )
+    examples = replace(EXAMPLES, rejected=0, duplicates=0, label_conflicts=0)
+    outcomes = {"audit": Audit(Work(), 0, 0, 0, []), "examples": examples}
+    clean = limits(make_content(outcomes, confusion=np.array([[12, 0], [0, 4]]), leaked=0))
     for word in (
         "beyond chance",
         "near-duplicate",
@@ -48,17 +46,16 @@ def test_a_limit_is_stated_where_the_facts_give_it_and_only_there():
 def test_what_it_takes_and_when_it_abstains_follow_from_the_export():
     assert "answers one of its classes for any image" in limits()
     chosen = {"threshold": 0.75, "wanted": 0.9, "images": 40, "answered": 30, "precision": 0.95, "low": 0.8, "high": 1}
-    assert "below a probability of 0.7500" in limits(facts={**FACTS, "abstention": chosen})
-    assert "abstains always" in limits(facts={**FACTS, "abstention": {**chosen, "threshold": 2.0}})
+    assert "below a probability of 0.7500" in limits(make_content(facts={**FACTS, "abstention": chosen}))
+    never = {**FACTS, "abstention": {**chosen, "threshold": 2.0}}
+    assert "abstains always" in limits(make_content(facts=never))
     assert "takes JPEG" in limits()
     assert "takes bottlenecks of 1280 numbers" in limits(images=False)
 
 
 def test_a_class_that_is_never_predicted_has_no_precision():
     (metric,) = [
-        metric
-        for metric in list_metrics(MEASURED, ["a", "b"])
-        if (metric["type"], metric["slice"]) == ("precision", {"class": "b"})
+        metric for metric in list_metrics(CONTENT) if (metric["type"], metric["slice"]) == ("precision", {"class": "b"})
     ]
     assert (metric["value"], metric["images"]) == (None, 0)
 
@@ -86,3 +83,30 @@ def test_a_class_that_is_weak_is_named_and_one_without_images_is_not():
     hits, images = np.array([27, 9, 0, *[27] * 50]), np.array([30, 30, 0, *[30] * 50])
     assert find_weak_classes(confuse(hits, images)).tolist() == [1]
     assert find_weak_classes(np.zeros((3, 3), int)).tolist() == []
+
+
+def test_what_is_not_measured_is_said_to_be_so():
+    assert ("precision, class b", "not measured") in describe_card(make_card())[-1].rows
+
+
+def test_the_description_survives_json(toy_run):
+    card = json.loads((list_versions(toy_run.exports)[-1] / "model_card.json").read_text())
+    for one in (card, make_card(reasons=["loss is 9"])):
+        again = json.loads(json.dumps(one))
+        assert again == one
+        assert describe_card(again) == describe_card(one)
+    titles = [section.title for section in describe_card(card)]
+    assert titles == ["Model", "Intended use", "Limits", "Data", "Test split"]
+
+
+@pytest.mark.parametrize(
+    ("verdict", "sentence"),
+    [
+        ({"blessed": True}, "Blessed."),
+        ({"blessed": True, "reasons": ["none before"]}, "Blessed (nothing was compared): none before."),
+        ({"reasons": ["loss is 9"]}, "Not blessed: loss is 9."),
+        ({"gated": False, "reasons": ["no limit"]}, "Not gated: no limit."),
+    ],
+)
+def test_the_verdict_is_a_sentence(verdict, sentence):
+    assert sentence in describe_card(make_card(**verdict))[0].sentences
