@@ -179,8 +179,8 @@ def fuzz_serve(folder: Path) -> Iterator[Take]:
 
     from components.images.stored_pixels import decode_upright
     from components.predict.predict import Answer, Classifier
-    from components.serve.served_export import ServedExport
     from components.serve.server import make_config
+    from components.serve.tf_serving import ServedExport
 
     decode = tf.function(decode_upright, input_signature=[tf.TensorSpec([], tf.string)])
 

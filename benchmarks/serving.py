@@ -70,7 +70,7 @@ def measure_server(export: Path, images: list[bytes], clients: int, seconds: flo
 def measure_model(export: Path, images: list[bytes], seconds: float) -> None:
     """Print what the SavedModel itself does with batches of 1 and of 32."""
     from components.predict.predict import load_export
-    from components.serve.served_export import find_version
+    from components.serve.tf_serving import find_version
 
     compute = load_export(find_version(export)).compute
     for size in (1, 32):

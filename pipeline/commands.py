@@ -232,8 +232,8 @@ def serve_command(options: argparse.Namespace) -> int:
         ) from error
 
     from components.serve.neighbours import load_training_images
-    from components.serve.served_export import load_served
     from components.serve.server import serve
+    from components.serve.tf_serving import load_served
 
     served = load_served(options.export_dir, options.name)
     serve(served, load_training_images(served.folder), options.host, options.port)

@@ -11,7 +11,7 @@ from components.data.tfrecords import find_files as find_records
 from components.predict.inputs import find_files
 from components.run_dir import RunDir
 from components.serve.neighbours import load_training_images
-from components.serve.served_export import load_served
+from components.serve.tf_serving import load_served
 from components.storage.places import PATTERN, find_matches, plain_folder
 from pipeline.cli import main
 

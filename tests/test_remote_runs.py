@@ -25,7 +25,7 @@ from pipeline.cli import main
 def look(export, image):
     import numpy as np
     from components.serve.neighbours import load_training_images
-    from components.serve.served_export import load_served
+    from components.serve.tf_serving import load_served
     served, encoded = load_served(as_path(export), None), as_path(image).read_bytes()
     (answer,) = served.classifier.compute([encoded])
     nearest = load_training_images(served.folder).find_nearest(encoded)

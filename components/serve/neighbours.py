@@ -9,7 +9,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -28,14 +28,13 @@ from components.outcomes import Bottlenecks
 from components.pages.html import encode_uri
 from components.rejects import RejectedImage
 from components.run_dir import MODEL_CARD, RunDir
-from components.shards.records import META_SPEC, read_batches, shard_files
+from components.shards.records import read_batches, read_bottlenecks, shard_files
 from components.storage.places import as_path
 from components.terminal.text import printable
 
 SHOWN = 5
 # Training images kept, the first by the hash of their keys: 512 MB for a bottleneck of 1280.
 MOST_VECTORS = 100_000
-READ_AT_ONCE = 1024
 
 
 class Neighbour(NamedTuple):
@@ -48,24 +47,23 @@ class Neighbour(NamedTuple):
 
 
 class TrainingImages(NamedTuple):
-    """Directions float32[N, D] of N training images, their keys and classes, and where each image lies."""
+    """Directions float32[N, D] of N training images; the key, class, file and offset of each."""
 
     session: BackboneSession
     views: np.ndarray
     spread: Spread
     directions: np.ndarray
-    keys: list[str]
-    labels: list[str]
-    places: list[tuple[str, int]]
+    images: list[tuple[str, str, str, int]]
 
     def find_nearest(self, encoded: bytes) -> list[Neighbour]:
         """Return the training images nearest to an encoded image, the nearest first."""
         vectors = self.session.compute_bottlenecks([encoded], self.views)
         query = standardise(serve_views(vectors, len(vectors) > 1)[None], self.spread)
         nearest = find_nearest(query, self.directions, SHOWN)
+        images = [self.images[row] for row in nearest.rows[0]]
         return [
-            Neighbour(self.keys[row], self.labels[row], min(float(cosine), 1.0), _draw(*self.places[row]))
-            for row, cosine in zip(nearest.rows[0].tolist(), nearest.cosines[0], strict=True)
+            Neighbour(key, text, min(cosine, 1.0), _draw(file, offset))
+            for (key, text, file, offset), cosine in zip(images, nearest.cosines[0].tolist(), strict=True)
         ]
 
 
@@ -73,16 +71,13 @@ def load_training_images(export: Path) -> TrainingImages | None:
     """Load the training images of an exported model, None where its run directory does not lie around it, whole."""
     run = RunDir(export.resolve().parent.parent)
     try:
-        backbone_id = json.loads((export / MODEL_CARD).read_text(encoding="utf-8"))["backbone"]["id"]
-        shards = _read_outcome(run, "ingest")["shards"]
-        bottlenecks = Bottlenecks(**_read_outcome(run, "extract"))
-        if backbone_id != bottlenecks.backbone_id and backbone_id != _read_outcome(run, "reextract")["backbone_id"]:
-            return None  # the run directory has gone on to another model
-        views = WHOLE
-        if bottlenecks.average:
-            augment = json.loads(run.record.read_text(encoding="utf-8"))["config"]["augment"]
-            views = list_views(Augment(**augment))
-        return _load(run, bottlenecks, views, shards)
+        backbone_id = _read_json(export / MODEL_CARD)["backbone"]["id"]
+        bottlenecks = Bottlenecks(**_read_json(run.stages / "extract.json")["outcome"])
+        tuned = run.stages / "reextract.json"
+        if backbone_id != bottlenecks.backbone_id and backbone_id != _read_json(tuned)["outcome"]["backbone_id"]:
+            return None  # the run directory holds another model by now
+        views = list_views(Augment(**_read_json(run.record)["config"]["augment"])) if bottlenecks.average else WHOLE
+        return _load(run, bottlenecks, views, _read_json(run.stages / "ingest.json")["outcome"]["shards"])
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, UserError, tf.errors.OpError) as error:
@@ -91,38 +86,29 @@ def load_training_images(export: Path) -> TrainingImages | None:
         return None
 
 
-def _read_outcome(run: RunDir, stage: str) -> dict:
-    outcome: dict = json.loads((run.stages / f"{stage}.json").read_text(encoding="utf-8"))["outcome"]
-    return outcome
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _load(run: RunDir, bottlenecks: Bottlenecks, views: np.ndarray, shards: Sequence[int]) -> TrainingImages | None:
     folder, spec = bottlenecks.folder(run), {features.BOTTLENECK: tf.io.FixedLenFeature([bottlenecks.dim], tf.float32)}
     everything = [file for split in SPLITS for file in shard_files(folder, split, shards)]
-    spread = measure_spread(batch[features.BOTTLENECK] for batch in read_batches(everything, spec, READ_AT_ONCE))
+    spread = measure_spread(batch[features.BOTTLENECK] for batch in read_batches(everything, spec))
     parts: list[np.ndarray] = []
-    keys: list[str] = []
-    labels: list[str] = []
-    places: list[tuple[str, int]] = []
-    examples = shard_files(run.examples, "train", shards)
-    for file, images in zip(shard_files(folder, "train", shards), examples, strict=True):
-        before = len(labels)
-        for batch in read_batches([file], {**META_SPEC, **spec}, READ_AT_ONCE):
-            parts.append(standardise(batch[features.BOTTLENECK], spread))
-            keys += [key.decode("utf-8", "surrogateescape") for key in batch[features.KEY]]
-            labels += [text.decode("utf-8", "surrogateescape") for text in batch[features.TEXT]]
+    images: list[tuple[str, str, str, int]] = []
+    for file, examples in zip(*(shard_files(place, "train", shards) for place in (folder, run.examples)), strict=True):
         # The bottlenecks of a shard stand in the order of its images.
-        offsets = find_offsets(as_path(images))
-        if len(offsets) != len(labels) - before:
+        table, offsets = read_bottlenecks([file], bottlenecks.dim), find_offsets(as_path(examples))
+        if len(offsets) != len(table.keys):
             return None  # a run in the same directory has begun to change them
-        places += [(images, offset) for offset in offsets]
-        if len(labels) >= MOST_VECTORS:
+        parts.append(standardise(table.vectors, spread))
+        images += zip(table.keys, table.texts, [examples] * len(offsets), offsets, strict=True)
+        if len(images) >= MOST_VECTORS:
             break
-    if not labels:
+    if not images:
         return None
     session = BackboneSession(run.backbones / bottlenecks.backbone_id)
-    directions, most = np.concatenate(parts)[:MOST_VECTORS], MOST_VECTORS
-    return TrainingImages(session, views, spread, directions, keys[:most], labels[:most], places[:most])
+    return TrainingImages(session, views, spread, np.concatenate(parts)[:MOST_VECTORS], images[:MOST_VECTORS])
 
 
 def _draw(file: str, offset: int) -> str:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import ipaddress
 import secrets
 import socket
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
@@ -23,12 +26,10 @@ from components.images.check import CheckedImage, Limits, RejectedImage, count_p
 from components.images.thumbnail import make_thumbnail
 from components.pages.html import encode_uri, load_template
 from components.predict.predict import TOP_K, Answer, describe_rejected, predict_each, rank_classes
-from components.serve.batching import Batcher, QueueFull
-from components.serve.connections import Connection
+from components.serve.batching import Batcher
 from components.serve.neighbours import TrainingImages
-from components.serve.request_guard import Guard, name_hosts
-from components.serve.served_export import ServedExport
-from components.serve.tf_serving import MODEL_PATH, RefusedRequest, format_answers, format_status, parse_predict
+from components.serve.tf_serving import ServedExport, format_answers, format_status, parse_predict
+from components.storage.places import describe_error
 from components.storage.tables import escape_name
 from components.terminal.text import printable
 
@@ -36,201 +37,168 @@ MAX_BODY = 32 * 2**20
 BODY_SECONDS = 60.0  # 32 MiB at 4.5 Mbit/s
 # Ten of the largest images that are read, or 80 of a phone's: ten seconds of decoding.
 MAX_PIXELS = 1_000_000_000
-# Threads that parse, inspect and transcode, of which each may hold an image of 100 million pixels.
-WORKERS = 2
-# Bodies of all requests together that are held at once.
-MAX_HELD = 8 * MAX_BODY
-BUSY = "Too many requests wait: try again in a few seconds."
-
-
-def make_app(served: ServedExport, training: TrainingImages | None, host: str) -> Starlette:
-    """Return the application; host is the address that it listens on, '' for any."""
-    service = Service(served, training)
-
-    @asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(WORKERS, "worker"))
-        async with service.batcher:
-            yield
-
-    methods = ["GET", "POST", "PUT", "PATCH", "DELETE"]  # which of them a path takes, answer_model tells
-    return Starlette(
-        routes=[
-            Route("/", service.answer_page),
-            Route("/classify", service.answer_image, methods=["POST"]),
-            Route("/v1/models/{path:path}", service.answer_model, methods=methods),
-        ],
-        middleware=[Middleware(Guard, hosts=name_hosts(host))],
-        exception_handlers={
-            RefusedRequest: _answer_refused,
-            QueueFull: _answer_busy,
-            HTTPException: _answer_http,
-            Exception: _answer_failed,
-        },
-        lifespan=lifespan,
-    )
+# Threads that parse, inspect, transcode and compute, of which each may hold an image of 100 million pixels.
+WORKERS = 3
+# Requests whose bodies are held at once, 512 MiB at most; the others wait unread.
+MAX_HELD = 16
+# Half of the files that a process may open on most systems.
+MAX_CONNECTIONS = 512
 
 
 class Service:
-    """The handlers of one model, and the batches and bodies that they share."""
+    """The handlers of one model, with the batches and the bound on bodies that they share."""
 
     def __init__(self, served: ServedExport, training: TrainingImages | None):
         self._served = served
         self._training = training
-        self._held = 0
+        self._holding = asyncio.Semaphore(MAX_HELD)
         self.batcher = Batcher(functools.partial(predict_each, served.classifier.compute))
 
     async def answer_page(self, _: Request) -> Response:
         """The page: its one script bears the nonce that the policy asks for, nothing comes from elsewhere."""
         nonce = secrets.token_urlsafe(16)
-        page = load_template("serve.html.j2").render(
-            name=self._served.name,
-            version=self._served.version,
-            classes=len(self._served.classifier.labels),
-            max_body=MAX_BODY,
-            neighbours=self._training is not None,
-            nonce=nonce,
-        )
+        values = {"served": self._served, "training": self._training, "max_body": MAX_BODY, "nonce": nonce}
+        page = load_template("serve.html.j2").render(values)
         policy = (
             f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'unsafe-inline'; img-src data:; "
             "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
         )
         return HTMLResponse(page, headers={"Content-Security-Policy": policy, "Cache-Control": "no-store"})
 
-    async def answer_model(self, request: Request) -> Response:
-        """TensorFlow Serving's status, metadata and predict."""
-        match = MODEL_PATH.fullmatch(request.path_params["path"])
-        if not match:
-            raise HTTPException(404)
-        predicts = match["action"] == ":predict"
-        if request.method not in (("POST",) if predicts else ("GET", "HEAD")):
-            raise HTTPException(405, headers={"Allow": "POST" if predicts else "GET"})
-        served = self._served
-        if match["name"] != served.name:
-            raise RefusedRequest(404, f"There is no model of this name here: ask for '{served.name}'.")
-        if match["version"] not in (None, served.version):
-            raise RefusedRequest(404, f"There is no such version of '{served.name}' here: ask for {served.version}.")
-        if match["action"] is None:
-            return JSONResponse(format_status(served.version))
-        if not predicts:
-            return JSONResponse(served.metadata)
-        async with self._reading(request) as body:
-            parsed = await asyncio.to_thread(parse_predict, body)
-            answers = await self._predict(await asyncio.to_thread(_inspect_images, parsed.encoded))
-        labels = [escape_name(label) for label in served.classifier.labels]
-        return JSONResponse(await asyncio.to_thread(format_answers, answers, labels, parsed.columnar))
+    async def answer_predict(self, request: Request) -> Response:
+        """TensorFlow Serving's predict."""
+        async with self._holding:
+            encoded, columnar = await asyncio.to_thread(parse_predict, await _read_body(request))
+            answers = await self._predict(await asyncio.to_thread(_inspect_images, encoded))
+        labels = [escape_name(label) for label in self._served.classifier.labels]
+        return JSONResponse(await asyncio.to_thread(format_answers, answers, labels, columnar))
 
     async def answer_image(self, request: Request) -> Response:
         """What the page shows of one image, whose file is the body."""
-        async with self._reading(request) as content:
-            inspected = await asyncio.to_thread(_inspect_images, [content])
-            (answer,) = await self._predict(inspected)
-            thumbnail = await asyncio.to_thread(make_thumbnail, inspected[0].encoded)
-            nearest = []
-            if self._training:
-                nearest = await asyncio.to_thread(self._training.find_nearest, inspected[0].encoded)
-        ranked = rank_classes(answer.probabilities, TOP_K)
-        labels = self._served.classifier.labels
-        return JSONResponse(
-            {
-                "ranked": [
-                    {"label": escape_name(labels[index]), "probability": float(answer.probabilities[index])}
-                    for index in ranked
-                ],
-                "abstained": bool(answer.abstained),
-                "picture": encode_uri(thumbnail) if thumbnail else "",
-                "nearest": [
-                    {**near._asdict(), "path": escape_name(near.path), "label": escape_name(near.label)}
-                    for near in nearest
-                ],
-            }
-        )
+        async with self._holding:
+            images = await asyncio.to_thread(_inspect_images, [await _read_body(request)])
+            (answer,) = await self._predict(images)
+            return JSONResponse(await asyncio.to_thread(self._describe, images[0].encoded, answer))
 
     async def _predict(self, images: list[CheckedImage]) -> list[Answer]:
-        pixels = [count_pixels(image) for image in images]
-        if sum(pixels) > MAX_PIXELS:
-            raise RefusedRequest(413, f"The images have more than the {MAX_PIXELS:,} pixels allowed in a request.")
-        outcomes = await self.batcher.compute([image.encoded for image in images], pixels)
+        outcomes = await self.batcher.compute([image.encoded for image in images], list(map(count_pixels, images)))
         for number, outcome in enumerate(outcomes):
             if isinstance(outcome, str):
                 raise _refuse(number, len(images), outcome)
         return outcomes
 
-    @asynccontextmanager
-    async def _reading(self, request: Request) -> AsyncIterator[bytes]:
-        """Read the body, which counts as held until the block ends."""
-        body = bytearray()
+    def _describe(self, encoded: bytes, answer: Answer) -> dict[str, object]:
+        labels, thumbnail = self._served.classifier.labels, make_thumbnail(encoded)
+        nearest = self._training.find_nearest(encoded) if self._training else []
+        return {
+            "ranked": [
+                {"label": escape_name(labels[index]), "probability": float(answer.probabilities[index])}
+                for index in rank_classes(answer.probabilities, TOP_K)
+            ],
+            "abstained": bool(answer.abstained),
+            "picture": encode_uri(thumbnail) if thumbnail else "",
+            "nearest": [
+                {**near._asdict(), "path": escape_name(near.path), "label": escape_name(near.label)} for near in nearest
+            ],
+        }
 
-        async def read() -> int:
-            size = 0
+
+async def _read_body(request: Request) -> bytes:
+    size, body = 0, bytearray()
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
             async for chunk in request.stream():
                 size += len(chunk)
-                if size > 4 * MAX_BODY:
-                    break
-                if size > MAX_BODY:
-                    continue  # read and dropped: a client that is cut off while it sends seldom sees the answer
-                if self._held + len(chunk) > MAX_HELD:
-                    raise RefusedRequest(503, BUSY)
-                body.extend(chunk)
-                self._held += len(chunk)
-            return size
-
-        try:
-            if await asyncio.wait_for(read(), BODY_SECONDS) > MAX_BODY:
-                raise RefusedRequest(413, f"The body has more than the {MAX_BODY:,} bytes allowed.")
-            yield bytes(body)
-        except ClientDisconnect as gone:
-            raise RefusedRequest(400, "The client has gone.") from gone
-        except TimeoutError as late:
-            raise RefusedRequest(408, f"The body took longer than the {BODY_SECONDS:.0f} seconds allowed.") from late
-        finally:
-            self._held -= len(body)
+                if size <= MAX_BODY:  # the rest is dropped: a client that is cut off while it sends misses the answer
+                    body += chunk
+    except (ClientDisconnect, TimeoutError) as error:
+        raise HTTPException(408, f"The body took longer than the {BODY_SECONDS:.0f} seconds allowed.") from error
+    if size > MAX_BODY:
+        raise HTTPException(413, f"The body has more than the {MAX_BODY:,} bytes allowed.")
+    return bytes(body)
 
 
 def _inspect_images(contents: list[bytes]) -> list[CheckedImage]:
-    """Return images as the model reads them; raises RefusedRequest for the first that is none or beyond the limits."""
+    """Return images as the model reads them; raises HTTPException for one that is not, and for too many pixels."""
     checked = []
     for number, content in enumerate(contents):
         try:
             checked.append(inspect_image(content, Limits()))
         except RejectedImage as rejected:
             raise _refuse(number, len(contents), describe_rejected(rejected)) from rejected
+    if sum(map(count_pixels, checked)) > MAX_PIXELS:
+        raise HTTPException(413, f"The images have more than the {MAX_PIXELS:,} pixels allowed in a request.")
     return checked
 
 
-def _refuse(number: int, images: int, reason: str) -> RefusedRequest:
-    return RefusedRequest(400, f"{f'Image {number}' if images > 1 else 'The image'} cannot be read ({reason}).")
+def _refuse(number: int, images: int, reason: str) -> HTTPException:
+    return HTTPException(400, f"{f'Image {number}' if images > 1 else 'The image'} cannot be read ({reason}).")
 
 
-def _answer_refused(_: Request, error: Exception) -> Response:
-    status, sentence = error.args
-    return JSONResponse({"error": sentence}, status)
+async def _refuse_other_origins(request: Request, answer: RequestResponseEndpoint) -> Response:
+    origin = request.headers.get("origin")
+    if origin and origin.partition("://")[2] != request.headers.get("host"):
+        return JSONResponse({"error": "Requests of other web pages are not answered."}, 403)
+    return await answer(request)
 
 
-def _answer_busy(_: Request, error: Exception) -> Response:
-    return JSONResponse({"error": BUSY}, 503, {"Retry-After": "5"})
+def make_app(served: ServedExport, training: TrainingImages | None, host: str) -> Starlette:
+    """Return the application; host is the numeric address that it listens on."""
+    service, model = Service(served, training), f"/v1/models/{served.name}"
+    sentences = {
+        404: f"There is nothing at this address: ask for {model}, version {served.version}.",
+        405: "This address does not take this method.",
+        500: "The server failed on this request; its own output says why.",
+    }
 
+    def refuse(_: Request, error: Exception) -> Response:
+        status, detail = getattr(error, "status_code", 500), getattr(error, "detail", "")
+        return JSONResponse({"error": sentences.get(status, detail)}, status, getattr(error, "headers", None))
 
-def _answer_http(_: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    sentences = {404: "There is nothing at this address.", 405: "This address does not take this method."}
-    return JSONResponse({"error": sentences.get(error.status_code, error.detail)}, error.status_code, error.headers)
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(WORKERS, "worker"))
+        batches = asyncio.create_task(service.batcher.run())
+        yield
+        batches.cancel()
 
-
-def _answer_failed(_: Request, error: Exception) -> Response:
-    return JSONResponse({"error": "The server failed on this request; its own output says why."}, 500)
+    routes = [Route("/", service.answer_page), Route("/classify", service.answer_image, methods=["POST"])]
+    for place in (model, f"{model}/versions/{served.version}"):
+        routes += [
+            Route(place, JSONResponse(format_status(served.version)), methods=["GET"]),
+            Route(f"{place}/metadata", JSONResponse(served.metadata), methods=["GET"]),
+            Route(f"{place}:predict", service.answer_predict, methods=["POST"]),
+        ]
+    # A page of another origin says so in Origin; one that had its name resolve to this machine (DNS rebinding) in Host.
+    hosts = ["localhost", "127.0.0.1", "[::1]", host] if ipaddress.ip_address(host).is_loopback else ["*"]
+    middleware = [
+        Middleware(TrustedHostMiddleware, allowed_hosts=hosts),
+        Middleware(BaseHTTPMiddleware, dispatch=_refuse_other_origins),
+    ]
+    return Starlette(
+        routes=routes,
+        middleware=middleware,
+        exception_handlers={HTTPException: refuse, Exception: refuse},
+        lifespan=lifespan,
+    )
 
 
 def make_config(served: ServedExport, training: TrainingImages | None, host: str) -> uvicorn.Config:
-    """Return how the application is run: plain HTTP, and no client keeps it waiting."""
+    """Return how the application is run; host is the numeric address that it listens on."""
     return uvicorn.Config(
         make_app(served, training, host),
-        http=Connection,
+        http="h11",
         ws="none",
         log_level="error",  # a request that is not HTTP is no news
         access_log=False,
         server_header=False,
         proxy_headers=False,
+        headers=[
+            ("X-Content-Type-Options", "nosniff"),
+            ("Referrer-Policy", "no-referrer"),
+            ("Cross-Origin-Resource-Policy", "same-origin"),
+        ],
+        limit_concurrency=MAX_CONNECTIONS,
         timeout_graceful_shutdown=5,
     )
 
@@ -244,14 +212,10 @@ def serve(served: ServedExport, training: TrainingImages | None, host: str, port
         # and body being written apart, waits 40 ms for the client's acknowledgement.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except (OSError, OverflowError) as error:
-        reason = str(getattr(error, "strerror", None) or error).partition(" (")[0].rstrip(".")
+        reason = describe_error(error).partition(" (")[0].rstrip(".")
         raise UserError(f"Cannot listen on {host}, port {port} ({reason}): give another --port or --host.") from error
-    address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
-    name = printable(served.name)
-    print(f"serving '{name}', version {served.version}, at {address} (Ctrl-C ends it)", flush=True)
-    try:
+    host, port = listener.getsockname()[:2]
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    print(f"serving '{printable(served.name)}', version {served.version}, at {address} (Ctrl-C ends it)", flush=True)
+    with suppress(KeyboardInterrupt):  # uvicorn has ended in order, and passes the signal on
         uvicorn.Server(make_config(served, training, host)).run(sockets=[listener])
-    except KeyboardInterrupt:  # uvicorn has ended in order, and passes the signal on
-        pass
-    finally:
-        listener.close()

@@ -1,4 +1,4 @@
-"""TensorFlow Serving's REST dialect: its paths, its JSON in and out.
+"""TensorFlow Serving's view of an export: name, version and metadata of a model, JSON in and out.
 
 https://github.com/tensorflow/serving/blob/master/tensorflow_serving/g3doc/api_rest.md
 """
@@ -14,10 +14,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from google.protobuf.json_format import MessageToDict
+from starlette.exceptions import HTTPException
 from tensorflow.core.protobuf import saved_model_pb2
 
+from components.errors import UserError
+from components.export.export import SAVED_MODEL, list_versions
 from components.features import ABSTAINED, IMAGE_BYTES, INDEX, LABEL_NAME, PROBABILITIES, SERVING_SIGNATURE
-from components.predict.predict import Answer, rank_classes
+from components.predict.predict import Answer, Classifier, load_export, rank_classes
+from components.run_dir import RunDir
 
 # Images of one request: what 32 MiB of JSON hold of small photos.
 MAX_INSTANCES = 1000
@@ -25,43 +29,82 @@ MAX_INSTANCES = 1000
 # An image's form has two objects, and base64 none of these.
 PARTS, MAX_PARTS = (b"[", b"{", b","), 10 * MAX_INSTANCES
 
-MODEL_PATH = re.compile(r"(?P<name>[^/:]+)(/versions/(?P<version>\d+))?(?P<action>/metadata|:predict)?")
+
+class ServedExport(NamedTuple):
+    """A loaded export, the name and version of its addresses, and its metadata as TensorFlow Serving words it."""
+
+    name: str
+    version: str
+    folder: Path
+    classifier: Classifier
+    metadata: dict
 
 
-class RefusedRequest(Exception):
-    """A request that is answered with an error: args are the HTTP status and one sentence."""
+def load_served(folder: Path, name: str | None) -> ServedExport:
+    """Load a version folder, or the newest version in a folder; raises UserError where there is none."""
+    export = find_version(folder)
+    name = name or name_model(export)
+    if not re.fullmatch(r"[^/:{}\s\udc80-\udcff]+", name):
+        raise UserError(f"'{name}' cannot be part of an address: give a --name of letters and digits.")
+    version = export.name if export.name.isdecimal() else "1"
+    return ServedExport(name, version, export, load_export(export), read_metadata(export, name, version))
 
 
-class PredictRequest(NamedTuple):
-    """The images of a request, and whether it asks for columns."""
+def find_version(folder: Path) -> Path:
+    """Return the version folder that is meant: the folder itself, or the newest version in it; raises UserError."""
+    folder = folder.resolve()
+    versions = [folder] if (folder / SAVED_MODEL).exists() else list_versions(folder)
+    if not versions:
+        raise UserError(f"'{folder}' holds no export: give runs/<name>/export or a version folder in it.")
+    return versions[-1]
 
-    encoded: list[bytes]
-    columnar: bool
+
+def name_model(export: Path) -> str:
+    """Return the name of the run that an export lies in; without its record, that of the folder of the versions."""
+    exports = export.parent
+    try:
+        return str(json.loads(RunDir(exports.parent).record.read_text(encoding="utf-8"))["config"]["name"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return exports.parent.name if exports.name == RunDir(exports).exports.name else exports.name
 
 
-def parse_predict(body: bytes) -> PredictRequest:
-    """Read the body of a predict request; raises RefusedRequest."""
+def read_metadata(export: Path, name: str, version: str) -> dict[str, Any]:
+    """Return the metadata of an export: the signature that is served, with its inputs and outputs."""
+    model = saved_model_pb2.SavedModel.FromString((export / SAVED_MODEL).read_bytes())
+    signature = MessageToDict(
+        model.meta_graphs[0].signature_def[SERVING_SIGNATURE],
+        including_default_value_fields=True,
+        preserving_proto_field_name=True,
+    )
+    return {
+        "model_spec": {"name": name, "signature_name": "", "version": version},
+        "metadata": {"signature_def": {"signature_def": {SERVING_SIGNATURE: signature}}},
+    }
+
+
+def parse_predict(body: bytes) -> tuple[list[bytes], bool]:
+    """Return the images of a predict request, and whether it asks for columns; raises HTTPException."""
     if sum(map(body.count, PARTS)) > MAX_PARTS:  # a list of empty lists takes twenty times its bytes
-        raise RefusedRequest(413, f"The body has more than the {MAX_PARTS:,} values allowed in a request.")
+        raise HTTPException(413, f"The body has more than the {MAX_PARTS:,} values allowed in a request.")
     try:
         request = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise RefusedRequest(400, "The body is not JSON: send {'instances': [{'b64': '...'}]} as JSON.") from error
+        raise HTTPException(400, "The body is not JSON: send {'instances': [{'b64': '...'}]} as JSON.") from error
     if not isinstance(request, dict) or ("instances" in request) == ("inputs" in request):
-        raise RefusedRequest(400, "The body must be a JSON object with either 'instances' or 'inputs'.")
+        raise HTTPException(400, "The body must be a JSON object with either 'instances' or 'inputs'.")
     signature = request.get("signature_name", SERVING_SIGNATURE)
     if signature not in ("", SERVING_SIGNATURE):
-        raise RefusedRequest(400, f"Only the signature '{SERVING_SIGNATURE}' is served here, not the one asked for.")
+        raise HTTPException(400, f"Only the signature '{SERVING_SIGNATURE}' is served here, not the one asked for.")
     columnar = "inputs" in request
     values = request["inputs"] if columnar else request["instances"]
     if columnar and isinstance(values, dict):
         values = values.get(IMAGE_BYTES) if set(values) == {IMAGE_BYTES} else None
     if not isinstance(values, list) or not values:
         place = f"'inputs' or its '{IMAGE_BYTES}'" if columnar else "'instances'"
-        raise RefusedRequest(400, f"{place} must be a list of at least one image.")
+        raise HTTPException(400, f"{place} must be a list of at least one image.")
     if len(values) > MAX_INSTANCES:
-        raise RefusedRequest(413, f"{len(values):,} images are more than the {MAX_INSTANCES:,} allowed in a request.")
-    return PredictRequest([_decode(value, number, columnar) for number, value in enumerate(values)], columnar)
+        raise HTTPException(413, f"{len(values):,} images are more than the {MAX_INSTANCES:,} allowed in a request.")
+    return [_decode(value, number, columnar) for number, value in enumerate(values)], columnar
 
 
 def _decode(value: Any, number: int, columnar: bool) -> bytes:
@@ -69,12 +112,12 @@ def _decode(value: Any, number: int, columnar: bool) -> bytes:
         value = value[IMAGE_BYTES]
     text = value.get("b64") if isinstance(value, dict) and set(value) == {"b64"} else None
     if not isinstance(text, str):
-        raise RefusedRequest(400, f"Image {number} is not of the form {{'b64': '<base64 of an image file>'}}.")
+        raise HTTPException(400, f"Image {number} is not of the form {{'b64': '<base64 of an image file>'}}.")
     text = "".join(text.split())  # as in TensorFlow Serving, line breaks and a missing end do no harm
     try:
         return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise RefusedRequest(400, f"Image {number} is not valid base64.") from error
+        raise HTTPException(400, f"Image {number} is not valid base64.") from error
 
 
 def format_answers(answers: Sequence[Answer], labels: Sequence[str], columnar: bool) -> dict[str, Any]:
@@ -95,17 +138,3 @@ def format_status(version: str) -> dict[str, Any]:
     """Return the status of a model that is loaded."""
     status = {"error_code": "OK", "error_message": ""}
     return {"model_version_status": [{"version": version, "state": "AVAILABLE", "status": status}]}
-
-
-def read_metadata(export: Path, name: str, version: str) -> dict[str, Any]:
-    """Return the metadata of an export: the signature that is served, with its inputs and outputs."""
-    model = saved_model_pb2.SavedModel.FromString((export / "saved_model.pb").read_bytes())
-    signature = MessageToDict(
-        model.meta_graphs[0].signature_def[SERVING_SIGNATURE],
-        including_default_value_fields=True,
-        preserving_proto_field_name=True,
-    )
-    return {
-        "model_spec": {"name": name, "signature_name": "", "version": version},
-        "metadata": {"signature_def": {"signature_def": {SERVING_SIGNATURE: signature}}},
-    }

@@ -19,8 +19,8 @@ from components.images.formats import MAX_GIF_BLOCKS
 from components.images.stored_pixels import decode_upright
 from components.images.thumbnail import make_thumbnail
 from components.predict.predict import load_export, predict_files
-from components.serve.served_export import load_served
 from components.serve.server import make_app
+from components.serve.tf_serving import load_served
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow warns of files that it mends
 

@@ -26,18 +26,16 @@ def test_a_test_image_has_the_neighbours_that_the_audit_names(toy_run, toy_confi
 
 def test_a_training_image_is_its_own_nearest_with_its_label_and_place(toy_run):
     training = load_training_images(list_versions(toy_run.exports)[-1])
-    for row in (0, len(training.labels) - 1):
-        file, offset = training.places[row]
-        encoded = neighbours.read_record(file, offset)
-        nearest = training.find_nearest(encoded)[0]
+    for key, label, file, offset in (training.images[0], training.images[-1]):
+        nearest = training.find_nearest(neighbours.read_record(file, offset))[0]
         assert nearest.cosine > 0.999
-        assert nearest.label == training.labels[row]
+        assert (nearest.path, nearest.label) == (key, label)
 
 
 def test_no_more_vectors_are_kept_than_the_limit(toy_run, monkeypatch):
     monkeypatch.setattr(neighbours, "MOST_VECTORS", 7)
     training = load_training_images(list_versions(toy_run.exports)[-1])
-    assert len(training.directions) == len(training.keys) == len(training.labels) == len(training.places) == 7
+    assert len(training.directions) == len(training.images) == 7
 
 
 def test_without_the_run_around_it_an_export_has_no_training_images(toy_run, tmp_path):

@@ -5,10 +5,13 @@ import re
 import signal
 import socket
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import requests
+import uvicorn
 from servers import start_server
 from starlette.testclient import TestClient
 from toys import encode_noise, refusal
@@ -17,9 +20,8 @@ from components.export.export import list_versions
 from components.predict.predict import load_export
 from components.serve import server as serving
 from components.serve.neighbours import Neighbour
-from components.serve.request_guard import name_hosts
-from components.serve.served_export import load_served
-from components.serve.server import make_app, serve
+from components.serve.server import make_app, make_config, serve
+from components.serve.tf_serving import load_served
 from pipeline.cli import main
 
 ADDRESS = "http://127.0.0.1:8501"
@@ -96,7 +98,6 @@ def test_the_page_gets_the_top_classes_a_picture_and_the_nearest(served, expecte
     ("method", "path", "body", "status", "words"),
     [
         ("POST", PREDICT, b"{", 400, "not JSON"),
-        ("POST", PREDICT, b'{"instances": [{"b64": "*"}]}', 400, "Image 0 is not valid base64"),
         (
             "POST",
             PREDICT,
@@ -108,9 +109,9 @@ def test_the_page_gets_the_top_classes_a_picture_and_the_nearest(served, expecte
         ("POST", "/classify", b"\xff\xd8\xff no", 400, "cannot be read (corrupt"),
         ("POST", "/classify", b"", 400, "cannot be read (empty"),
         ("POST", PREDICT, json.dumps({"instances": [0] * 1001}).encode(), 413, "1,001 images"),
-        ("POST", "/v1/models/other:predict", b"{}", 404, "ask for 'toy'"),
-        ("POST", "/v1/models/toy/versions/1:predict", b"{}", 404, "no such version"),
-        ("GET", "/v1/models/other", None, 404, "ask for 'toy'"),
+        ("POST", "/v1/models/other:predict", b"{}", 404, "ask for /v1/models/toy, version"),
+        ("POST", "/v1/models/toy/versions/1:predict", b"{}", 404, "ask for /v1/models/toy, version"),
+        ("GET", "/v1/models/other", None, 404, "ask for /v1/models/toy, version"),
         ("GET", "/v1/models/toy/labels/stable", None, 404, "nothing at this address"),
         ("GET", "/etc/passwd", None, 404, "nothing at this address"),
         ("GET", PREDICT, None, 405, "does not take this method"),
@@ -148,18 +149,41 @@ def test_a_body_beyond_the_limit_is_413_with_and_without_its_length(client, monk
     assert client.post(PREDICT, content=b" " * 1000).status_code == 400
 
 
-def test_too_many_bodies_or_images_at_once_are_503_and_later_ones_are_answered(client, monkeypatch, expected):
-    body = {"instances": instances(expected[0][0], expected[1][0])}
-    monkeypatch.setattr("components.serve.batching.MAX_WAITING", 1)
-    assert client.post(PREDICT, json=body).status_code == 503
-    monkeypatch.undo()
-    monkeypatch.setattr(serving, "MAX_HELD", 100)
-    for _ in range(3):
-        response = client.post(PREDICT, json=body)
-        assert response.status_code == 503
-        assert "try again" in response.json()["error"]
-    monkeypatch.undo()
-    assert client.post(PREDICT, json=body).status_code == 200
+def test_only_so_many_requests_are_held_at_once_and_the_others_wait_for_their_turn(served, expected, monkeypatch):
+    monkeypatch.setattr(serving, "MAX_HELD", 2)
+    inspected, release, inspect = [], threading.Event(), serving.inspect_image
+    monkeypatch.setattr(serving, "inspect_image", lambda *given: inspected.append(given) or inspect(*given))
+
+    def compute(encoded):
+        release.wait(30)
+        return served.classifier.compute(encoded)
+
+    held = served._replace(classifier=served.classifier._replace(compute=compute))
+    with TestClient(make_app(held, None, "127.0.0.1"), base_url=ADDRESS) as client, ThreadPoolExecutor(6) as clients:
+        answers = clients.map(lambda pair: client.post("/classify", content=pair[0]).status_code, expected)
+        time.sleep(0.5)
+        assert len(inspected) == 2
+        release.set()
+        assert list(answers) == [200] * 6
+
+
+def test_a_connection_too_many_is_refused_and_a_later_one_is_not(served, monkeypatch):
+    monkeypatch.setattr(serving, "MAX_CONNECTIONS", 3)
+    server = uvicorn.Server(make_config(served, None, "127.0.0.1"))
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as thread:
+        running = thread.submit(server.run, sockets=[listener])
+        address = listener.getsockname()
+        url = f"http://127.0.0.1:{address[1]}/v1/models/toy"
+        while not server.started:
+            time.sleep(0.01)
+        with socket.create_connection(address), socket.create_connection(address):
+            assert requests.get(url).status_code == 503
+        time.sleep(0.2)
+        answer = requests.get(url)
+        server.should_exit = True
+        running.result()
+    assert answer.status_code == 200
+    assert answer.headers["x-content-type-options"] == "nosniff"
 
 
 def test_a_request_has_only_so_many_values_pixels_and_seconds(client, monkeypatch, expected):
@@ -223,21 +247,27 @@ def test_a_failure_of_the_model_is_500_without_its_words(served, expected):
     assert list(response.json()) == ["error"]
 
 
-def test_other_hosts_and_origins_are_refused_on_loopback(client, served, expected):
-    assert client.get("/", headers={"Host": "evil.example"}).status_code == 403
-    assert client.get("/", headers={"Host": "localhost:8501"}).status_code == 200
+@pytest.mark.parametrize(
+    ("address", "host", "status"),
+    [
+        ("127.0.0.1", "evil.example", 400),
+        ("127.0.0.1", "localhost:8501", 200),
+        ("127.0.0.2", "127.0.0.2:8501", 200),
+        ("::1", "evil.example", 400),
+        ("::1", "[::1]:8501", 200),
+        ("0.0.0.0", "birds.example", 200),
+        ("::", "birds.example", 200),
+    ],
+)
+def test_other_hosts_are_refused_on_loopback_alone(served, address, host, status):
+    client = TestClient(make_app(served, None, address))
+    assert client.get("/v1/models/toy", headers={"Host": host}).status_code == status
+
+
+def test_pages_of_other_origins_are_refused(client, expected):
     for origin, status in (("http://evil.example", 403), ("null", 403), (ADDRESS, 200)):
         response = client.post("/classify", content=expected[0][0], headers={"Origin": origin})
         assert response.status_code == status
-    with TestClient(make_app(served, None, "0.0.0.0"), base_url="http://birds.example") as outside:
-        assert outside.get("/v1/models/toy").status_code == 200
-
-
-@pytest.mark.parametrize(
-    ("host", "bound"), [("127.0.0.1", True), ("localhost", True), ("::1", True), ("0.0.0.0", False), ("::", False)]
-)
-def test_hosts_are_bound_on_loopback_alone(host, bound):
-    assert bool(name_hosts(host)) == bound
 
 
 def test_the_page_asks_no_other_host_and_says_that_the_nearest_are_missing(client):
@@ -245,7 +275,6 @@ def test_the_page_asks_no_other_host_and_says_that_the_nearest_are_missing(clien
     policy = response.headers["content-security-policy"]
     assert "default-src 'none'" in policy
     assert "http" not in policy
-    assert response.headers["x-content-type-options"] == "nosniff"
     assert "nearest training images are not shown" in response.text
     assert not re.search(r"(src|href)=\"(?!data:)", response.text)
 

@@ -1,11 +1,22 @@
 import base64
 import json
+import shutil
 
 import numpy as np
 import pytest
+from starlette.exceptions import HTTPException
+from toys import refusal
 
+from components.export.export import list_versions
 from components.predict.predict import Answer
-from components.serve.tf_serving import MAX_INSTANCES, MODEL_PATH, RefusedRequest, format_answers, parse_predict
+from components.serve.tf_serving import (
+    MAX_INSTANCES,
+    find_version,
+    format_answers,
+    load_served,
+    name_model,
+    parse_predict,
+)
 
 
 def encode(content: bytes) -> dict:
@@ -50,19 +61,19 @@ def test_each_form_of_a_request_gives_the_same_images(request_body):
     ],
 )
 def test_what_a_request_lacks_is_told_in_a_sentence(request_body, status, words):
-    with pytest.raises(RefusedRequest) as caught:
+    with pytest.raises(HTTPException) as caught:
         parse(request_body)
-    assert caught.value.args[0] == status
-    assert words in caught.value.args[1]
-    assert caught.value.args[1].endswith(".")
+    assert caught.value.status_code == status
+    assert words in caught.value.detail
+    assert caught.value.detail.endswith(".")
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b"[" * 9_000])
 def test_a_body_that_is_not_json_is_refused(body):
-    with pytest.raises(RefusedRequest) as caught:
+    with pytest.raises(HTTPException) as caught:
         parse_predict(body)
-    assert caught.value.args[0] == 400
-    assert "not JSON" in caught.value.args[1]
+    assert caught.value.status_code == 400
+    assert "not JSON" in caught.value.detail
 
 
 def test_answers_stand_in_rows_or_columns():
@@ -81,20 +92,36 @@ def test_a_model_that_can_abstain_says_whether_it_does():
     assert format_answers(answers, ["a", "b"], columnar=True)["outputs"]["abstained"] == [True]
 
 
-@pytest.mark.parametrize(
-    ("path", "parts"),
-    [
-        ("birds", ("birds", None, None)),
-        ("birds:predict", ("birds", None, ":predict")),
-        ("birds/metadata", ("birds", None, "/metadata")),
-        ("birds/versions/17:predict", ("birds", "17", ":predict")),
-    ],
-)
-def test_paths_name_model_version_and_action(path, parts):
-    match = MODEL_PATH.fullmatch(path)
-    assert (match["name"], match["version"], match["action"]) == parts
+def test_a_folder_of_versions_means_the_newest_and_a_version_itself(toy_run, tmp_path):
+    version = list_versions(toy_run.exports)[-1]
+    assert find_version(toy_run.exports) == find_version(version) == version
+    for name in ("9", "10", "notes"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "saved_model.pb").touch()
+    assert find_version(tmp_path) == tmp_path / "10"
 
 
-@pytest.mark.parametrize("path", ["", "birds:classify", "birds/versions/x", "birds/labels/stable", "a/b:predict"])
-def test_other_paths_are_not_taken(path):
-    assert MODEL_PATH.fullmatch(path) is None
+def test_the_name_is_the_runs_or_that_of_the_folder(toy_run, tmp_path):
+    assert name_model(list_versions(toy_run.exports)[-1]) == "toy"
+    assert name_model(tmp_path / "birds" / "export" / "3") == "birds"
+    assert name_model(tmp_path / "models" / "birds" / "3") == "birds"
+
+
+@pytest.mark.parametrize("name", ["a/b", "a:b", "a b", "{a}", "a\udcff"])
+def test_a_name_that_is_no_part_of_an_address_is_refused(toy_run, name):
+    assert "--name" in refusal(load_served, toy_run.exports, name)
+
+
+def test_an_export_that_is_missing_is_refused(tmp_path):
+    assert "holds no export" in refusal(load_served, tmp_path / "gone", None)
+
+
+def test_a_copy_of_a_version_elsewhere_is_served_under_its_folders_name(toy_run, tmp_path):
+    version = list_versions(toy_run.exports)[-1]
+    copy = shutil.copytree(version, tmp_path / "birds" / "7")
+    served = load_served(copy.parent, None)
+    assert (served.name, served.version, list(served.classifier.labels)) == (
+        "birds",
+        "7",
+        json.loads((version / "model_card.json").read_text())["classes"],
+    )
