@@ -35,7 +35,7 @@ class NotAStateDict(Exception):
 class _Storage(NamedTuple):
     key: str
     dtype: str
-    count: int
+    length: int
 
 
 class _Tensor(NamedTuple):
@@ -75,6 +75,7 @@ class _Unpickler(pickle.Unpickler):
 
 def _read_pickle(file: io.BytesIO) -> Any:
     """Return the content of one pickle; raises NotAStateDict for opcodes that would take much memory or time."""
+    argument: Any
     start, memo, previous = file.tell(), {}, ""
     for number, (opcode, argument, _) in enumerate(pickletools.genops(file)):
         if not OPCODES.fullmatch(opcode.name) or number > MAX_OPCODES:
@@ -127,10 +128,10 @@ def parse_state_dict(content: bytes, name: str) -> dict[str, np.ndarray]:
             raise NotAStateDict("its tensors are larger than the file")
         storages, values = {tensor.storage.key: tensor.storage for tensor in tensors.values()}, {}
         for key in _only(keys, list):
-            if int.from_bytes(file.read(8), "little") != storages[key].count:
+            if int.from_bytes(file.read(8), "little") != storages[key].length:
                 raise NotAStateDict("it is truncated")
-            data = file.read(storages[key].count * np.dtype(storages[key].dtype).itemsize)
-            values[key] = np.frombuffer(data, storages[key].dtype, storages[key].count)
+            data = file.read(storages[key].length * np.dtype(storages[key].dtype).itemsize)
+            values[key] = np.frombuffer(data, storages[key].dtype, storages[key].length)
         return {_only(key, str): tensor.array(values[tensor.storage.key]) for key, tensor in tensors.items()}
     # Hostile bytes can raise nearly anything; whatever it is, the file is not a state dict.
     except Exception as error:
