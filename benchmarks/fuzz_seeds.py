@@ -122,7 +122,7 @@ def _pickle_tensors(shapes: list[tuple[int, ...]]) -> bytes:
         pickled += [storage, b"K", bytes([count]), b"NtQK\x00", *tuples, b"\x89ccollections\nOrderedDict\n)RtR"]
         keys.append(text(str(number)))
         data.append(struct.pack("<q", count) + np.arange(count, dtype="<f4").tobytes())
-    metadata = b"}" + text("_metadata") + b"h\x01sb"
+    metadata = b"}" + text("_metadata") + b"h\x00)Rsb"
     return b"".join([*pickled, b"u", metadata, b".", b"\x80\x02](", *keys, b"e.", *data])
 
 

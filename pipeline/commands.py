@@ -177,7 +177,7 @@ def predict_on_beam(options: argparse.Namespace) -> int:
 def classify_command(options: argparse.Namespace) -> int:
     """topgraft classify."""
     from components.backbones.spec import parse_backbone
-    from components.predict.classify import load_backbone_classifier
+    from components.predict.predict import load_backbone_classifier
 
     specs = parse_backbone(options.backbone)
     return write_answers(options, lambda progress: load_backbone_classifier(specs, progress))

@@ -13,10 +13,9 @@ from pydantic import BaseModel, ValidationError
 
 from components.errors import UserError
 from components.storage.places import describe_error, storage_errors
-from pipeline.beam_flags import read_flags
 from pipeline.config import BeamSettings, Config
 from pipeline.output_dir import check_output_dir
-from pipeline.runners import check_runner
+from pipeline.runners import check_runner, read_flags
 from pipeline.yaml_text import InvalidYaml, parse_yaml
 
 # What YAML would take for a comment or an alias, as in output_dir="birds #2" and data.path="*.tfrecord": a value on a

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from components.errors import UserError
 from components.storage.places import is_remote
-from pipeline.beam_flags import find_runner, open_parser, write_flags
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -69,24 +70,87 @@ def is_dataflow(runner: str) -> bool:
     return runner.rpartition(".")[2].lower().removesuffix("runner") == "dataflow"
 
 
+def find_runner(name: str) -> PipelineRunner:
+    """Return the runner of a name, whose module brings options of its own; raises UserError naming the nearest."""
+    from apache_beam.options.pipeline_options import StandardOptions
+    from apache_beam.runners.runner import create_runner
+
+    if name.rpartition(".")[2].lower().removesuffix("runner") == "dask":
+        # Beam 2.72 computes dask_visitor.bags[-1] alone (dask_runner.py), and fails to translate TFDV's Flatten.
+        raise UserError(
+            f"'beam.runner' is '{name}', which runs the last branch of a pipeline alone and no other: set it "
+            f"to another runner."
+        )
+    try:
+        return create_runner(name)
+    except ValueError as error:
+        (nearest,) = get_close_matches(name, StandardOptions.KNOWN_RUNNER_NAMES, 1, 0)
+        raise UserError(f"Beam has no runner '{name}'; did you mean '{nearest}'? Set 'beam.runner' to it.") from error
+    except (ImportError, AttributeError, TypeError) as error:  # TypeError of '..Runner', a relative module
+        raise UserError(
+            f"Cannot load the runner '{name}' ({error}): install it, or set 'beam.runner' to another."
+        ) from error
+
+
+def read_flags(flags: Sequence[str], runner: str) -> dict[str, Any]:
+    """Return Beam's flags as keys of the section beam, which names a runner; raises UserError for a wrong flag."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--runner", default=runner, nargs="?")
+    find_runner(first.parse_known_args(flags)[0].runner or runner)
+    return parse_flags(flags, "--")
+
+
+def parse_flags(flags: Sequence[str], prefix: str) -> dict[str, Any]:
+    """Return the options that flags set, by name; raises UserError for a wrong one, named with the prefix that the user
+    writes before it.
+    """
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    parsers: list[argparse.ArgumentParser] = []
+    unset = dict.fromkeys(PipelineOptions([]).get_all_options(add_extra_args_fn=parsers.append))
+    parsers[0].exit_on_error = False
+    try:
+        given, unknown = parsers[0].parse_known_args(flags, argparse.Namespace(**unset))
+    except (argparse.ArgumentError, ValueError) as error:
+        raise UserError(f"Beam cannot read its options ({error}): correct them in section 'beam' or flags.") from error
+    if unknown:
+        name = unknown[0].partition("=")[0].removeprefix("--")
+        known = [*re.findall(r"--(\w+)", parsers[0].format_help()), *(["shards"] if prefix == "beam." else [])]
+        (nearest,) = get_close_matches(name, known, 1, 0)
+        found, meant = prefix + name, prefix + nearest
+        raise UserError(f"Beam has no option '{found}'; did you mean '{meant}'? Correct it in section 'beam' or flags.")
+    return {key: value for key, value in vars(given).items() if value is not None}
+
+
+def write_flags(options: Mapping[str, Any]) -> list[str]:
+    """Return the flags that set options by name."""
+    return [
+        f"--{key}"
+        if value is True and key != "help"
+        else f"--{key}={json.dumps(item) if isinstance(item, dict) else item}"
+        for key, value in options.items()
+        for item in (value if isinstance(value, list) else [value])
+    ]
+
+
 def make_options(beam: BeamSettings, *job: str) -> PipelineOptions:
     """Return Beam's options for a job named by its parts; raises UserError for the first thing wrong with them."""
     from apache_beam.options.pipeline_options import PipelineOptions
     from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
 
     runner = find_runner(beam.runner)
-    parser = open_parser()
-    flags = [flag for key, value in beam.options.items() for flag in write_flags(key, value, parser)]
-    try:
-        parser.parse_args(flags)
-    except (argparse.ArgumentError, ValueError) as error:
-        raise UserError(f"Beam cannot read its options ({error}): mend the section 'beam'.") from error
+    given = {key: value for key, value in beam.options.items() if value is not None}
+    # For these there may be no flag, and PipelineOptions.from_dictionary would leave most of them out.
+    defaults = PipelineOptions([]).get_all_options()
+    switches = {k: v for k, v in given.items() if k in defaults and (v is False or v is defaults[k])}
+    flags = write_flags({key: value for key, value in given.items() if key not in switches})
+    parse_flags(flags, "beam.")
     # Since Beam 2.68 the name DirectRunner first tries to download another runner's binary; this is the in-process one.
     name = "FnApiRunner" if beam.runner.lower() in ("direct", "directrunner") else beam.runner
-    options = PipelineOptions(["--runner", name, *flags])
-    given = options.get_all_options(drop_default=True)
+    options = PipelineOptions(["--runner", name, *flags], **switches)
+    found = options.get_all_options(drop_default=True)
     for key in WITHOUT_RESULT:
-        if given.get(key):
+        if found.get(key):
             raise UserError(f"'beam.{key}' is set, but a stage reads what the one before it wrote: leave it out.")
     if is_dataflow(beam.runner):
         complete_dataflow(options, runner, "-".join(job))

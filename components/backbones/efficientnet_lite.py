@@ -13,8 +13,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from components.backbones.imagenet import class_names
-from components.backbones.network import Network
+from components.backbones.network import Network, imagenet_class_names
 from components.backbones.spec import EMBEDDED, Lite
 from components.backbones.torch_weights import read_state_dict
 from components.errors import UserError
@@ -51,7 +50,7 @@ def build_lite(name: str) -> Network:
         SHIFT,
         DIVISOR,
         probabilities.name,
-        labels=class_names(1000),
+        labels=imagenet_class_names(1000),
     )
 
 

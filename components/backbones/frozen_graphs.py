@@ -9,8 +9,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.python.framework import op_def_registry
 
-from components.backbones.imagenet import class_names
-from components.backbones.network import Network
+from components.backbones.network import Network, imagenet_class_names
 from components.backbones.spec import FROZEN, FrozenArchive, Spec, unknown
 from components.errors import UserError
 from components.storage.archives import unpack
@@ -119,7 +118,7 @@ def read_labels(folder: Path) -> tuple[str, ...]:
             maps[0].read_text(), (maps[0].parent / "imagenet_synset_to_human_label_map.txt").read_text()
         )
     files = sorted(folder.rglob("*labels*.txt"))
-    return tuple(files[0].read_text(encoding="utf-8").splitlines()) if files else class_names(1001)
+    return tuple(files[0].read_text(encoding="utf-8").splitlines()) if files else imagenet_class_names(1001)
 
 
 def parse_label_maps(classes: str, synsets: str) -> tuple[str, ...]:

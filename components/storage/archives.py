@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import bz2
-import gzip
-import lzma
 import stat
 import sys
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path, PureWindowsPath
-from typing import IO, Any
 
 from components.errors import UserError
 from components.storage.files import locked
@@ -20,17 +16,11 @@ from components.storage.places import local_copy
 
 CHUNK = 2**16
 ZIP_STARTS = (b"PK\x03\x04", b"PK\x05\x06")
-COMPRESSED: dict[bytes, Callable[[Path, str], Any]] = {
-    b"\x1f\x8b": gzip.open,
-    b"BZh": bz2.open,
-    b"\xfd7zXZ\0": lzma.open,
-    b"\x5d\0\0": lzma.open,
-}
 # ImageNet's training set, the largest that is packed as files, has 1.3 million.
 MAX_MEMBERS = 2_000_000
 MAX_DEPTH = 64  # folders in a name
-# What headers before one member of a tar may take: names and attributes of files, kilobytes at most.
-MAX_HEADERS = 2**20
+TOO_LARGE = "its headers are larger than any file's name, or list the holes of a sparse file"
+MAX_HEADER = 2**20  # bytes of a header before a member of a tar: its name and attributes, kilobytes at most
 
 
 def unpack(archive: Path, folder: Path, max_bytes: int = 20 * 2**30) -> Path:
@@ -54,91 +44,66 @@ def unpack(archive: Path, folder: Path, max_bytes: int = 20 * 2**30) -> Path:
 
 def _unpack(archive: Path, local: Path, folder: Path, max_bytes: int) -> None:
     with open(local, "rb") as file:
-        members = _zip_members if file.read(4) in ZIP_STARTS else _tar_members
-    written = 0
-    for number, (name, plain, content) in enumerate(members(local), 1):
+        unpack_next = _unpack_zip if file.read(4) in ZIP_STARTS else _unpack_tar
+    total = 0
+    for number, (name, is_plain, size) in enumerate(unpack_next(local, folder), 1):
         if number > MAX_MEMBERS:
             raise UserError(f"'{archive}' has more than the {MAX_MEMBERS:,} files and folders expected: use another.")
         windows = PureWindowsPath(name)  # knows drives and both kinds of slashes
-        outside = windows.drive or windows.root or ".." in windows.parts or "\\" in name
-        if not plain or outside or len(windows.parts) > MAX_DEPTH:
+        outside = windows.drive or windows.root or ".." in windows.parts or "\\" in name or "\0" in name
+        if not is_plain or size < 0 or outside or len(windows.parts) > MAX_DEPTH:
             raise UserError(
                 f"'{archive}' has the member {name[:300]!r}: expected only plain files and folders, with names that "
                 "stay inside, so get the archive from a source that you trust."
             )
-        target = folder / name
-        if content is None:
-            target.mkdir(parents=True, exist_ok=True)
-            continue
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with content, open(target, "wb") as out:
-            while chunk := content.read(CHUNK):
-                written += len(chunk)
-                if written > max_bytes:
-                    raise UserError(f"'{archive}' unpacks to more than the {max_bytes} bytes expected: use another.")
-                out.write(chunk)
+        total += size
+        if total > max_bytes:
+            raise UserError(f"'{archive}' unpacks to more than the {max_bytes} bytes expected: use another.")
     if not any(folder.iterdir()):
         raise ValueError("it is empty")
 
 
-class _Tar:
-    """The bytes of a tar, unpacked; tarfile takes whatever sizes its headers name into memory, this gives so much."""
+class _Header(tarfile.TarInfo):
+    """A header of a tar; tarfile would read one of any size into memory, and follow a size below 0 backwards."""
 
-    def __init__(self, archive: Path):
-        with open(archive, "rb") as file:
-            start = file.read(6)
-        opener = next((opener for magic, opener in COMPRESSED.items() if start.startswith(magic)), None)
-        self._stream: Any = (opener or open)(archive, "rb")
-        self.allowed = MAX_HEADERS
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
+        header = super().frombuf(buf, encoding, errors)
+        limits = {tarfile.REGTYPE: sys.maxsize, tarfile.AREGTYPE: sys.maxsize, tarfile.GNUTYPE_SPARSE: -1}
+        if not 0 <= header.size <= limits.get(header.type, MAX_HEADER):
+            raise ValueError(TOO_LARGE)
+        return header
 
-    def read(self, size: int) -> bytes:
-        self.allowed -= size
-        if self.allowed < 0:
-            raise tarfile.ReadError("its headers are larger than any file's name")
-        content: bytes = self._stream.read(size)
-        return content
-
-    def seek(self, offset: int) -> int:
-        position: int = self._stream.seek(offset)
-        return position
-
-    def tell(self) -> int:
-        position: int = self._stream.tell()
-        return position
-
-    def close(self) -> None:
-        self._stream.close()
+    def _proc_gnusparse_10(self, *_: object) -> None:
+        raise ValueError(TOO_LARGE)
 
 
-def _tar_members(archive: Path) -> Iterator[tuple[str, bool, IO[bytes] | None]]:
-    """Yield each member's name, if it is a file or a folder, and a file's content; damage raises nearly any error."""
-    stream = _Tar(archive)
-    try:
-        with tarfile.TarFile(fileobj=stream) as tar:  # type: ignore[arg-type]  # it needs no more of a file
-            while member := tar.next():
-                stream.allowed = sys.maxsize
-                yield member.name, member.isreg() or member.isdir(), tar.extractfile(member) if member.isreg() else None
-                tar.members.clear()  # type: ignore[attr-defined]  # it remembers a kilobyte of every image
-                stream.allowed = MAX_HEADERS
-            stream.allowed = sys.maxsize
-            # tarfile takes a cut or damaged header for the end, which truly is a block of zeros; and only reading to
-            # the last byte makes gzip and its like compare checksums.
-            stream.seek(tar.offset)
-            if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-                raise tarfile.ReadError("it breaks off")
-            while stream.read(CHUNK):
-                pass
-    finally:
-        stream.close()
+def _unpack_tar(archive: Path, folder: Path) -> Iterator[tuple[str, bool, int]]:
+    """Yield each member's name, if it is a file or a folder, and its bytes, and then unpack it; raises nearly any error
+    for damage.
+    """
+    with tarfile.open(archive, tarinfo=_Header) as tar:
+        while member := tar.next():
+            yield member.name, member.isreg() or member.isdir(), member.size
+            tar.extract(member, folder, set_attrs=False, filter="data")
+            tar.members.clear()  # type: ignore[attr-defined]  # it remembers a kilobyte of every image
+        # tarfile takes a cut or damaged header for the end, which truly is a block of zeros; and only reading to the
+        # last byte makes gzip and its like compare checksums.
+        tar.fileobj.seek(tar.offset)
+        if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError("it breaks off")
+        while tar.fileobj.read(CHUNK):
+            pass
 
 
-def _zip_members(archive: Path) -> Iterator[tuple[str, bool, IO[bytes] | None]]:
+def _unpack_zip(archive: Path, folder: Path) -> Iterator[tuple[str, bool, int]]:
+    """Yield and unpack the members as _unpack_tar; zipfile reads no more of one than the bytes that it names."""
     with zipfile.ZipFile(archive) as zipped:
         # A cut zip may end in the directory of a zip that it holds.
         if min((member.header_offset for member in zipped.infolist()), default=0):
             raise zipfile.BadZipFile("it breaks off")
         for member in zipped.infolist():
             kind = stat.S_IFMT(member.external_attr >> 16)  # 0 where it was packed elsewhere than on Unix
-            plain = kind in (0, stat.S_IFREG, stat.S_IFDIR)
             # The original name: zipfile's other one silently ends at a null byte.
-            yield member.orig_filename, plain, zipped.open(member) if plain and not member.is_dir() else None
+            yield member.orig_filename, kind in (0, stat.S_IFREG, stat.S_IFDIR), member.file_size
+            zipped.extract(member, folder)

@@ -7,9 +7,9 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from components.errors import UserError
 from components.storage.files import PARTIAL, beside, locked, write_json
@@ -61,16 +61,17 @@ def _check(file: Path, path: Path, remote: Remote) -> None:
 
     The SHA-256 is recorded with size and time of change, and computed again only when these differ.
     """
-    record = beside(path, ".sha256")
-    recorded = _read_record(record)
-    status = file.stat()
+    record, recorded, status = beside(path, ".sha256"), {}, file.stat()
+    with suppress(FileNotFoundError, ValueError, TypeError):  # ** of a list, where it is damaged
+        recorded = dict(**json.loads(record.read_bytes()))
     stamp = {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
     expected = remote.sha256 or recorded.get("sha256")
     wrong = ""
     if remote.size not in (None, status.st_size):
         wrong = f"{status.st_size} bytes, expected {remote.size}"
     elif recorded != {"sha256": expected, **stamp}:
-        found = _sha256(file)
+        with open(file, "rb") as content:
+            found = hashlib.file_digest(content, "sha256").hexdigest()
         if expected in (None, found):
             write_json(record, {"sha256": found, **stamp})
         else:
@@ -86,34 +87,19 @@ def _check(file: Path, path: Path, remote: Remote) -> None:
         )
 
 
-def _read_record(record: Path) -> dict[str, Any]:
-    try:
-        recorded = json.loads(record.read_bytes())
-    except (FileNotFoundError, ValueError):
-        return {}
-    return recorded if isinstance(recorded, dict) else {}
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def _download(remote: Remote, path: Path, report: Callable[[int, int | None], None]) -> None:
     import requests
     import urllib3
 
-    for delay in (0, *(FIRST_DELAY * 2**attempt for attempt in range(TRIES - 1))):
-        time.sleep(delay)
+    cause: BaseException
+    for attempt in range(TRIES):
         try:
             _receive(remote, path, report)
             return beside(path, VALIDATOR).unlink(missing_ok=True)
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-            failure: BaseException = error
-    cause = failure
+            failure = cause = error
+        if attempt < TRIES - 1:
+            time.sleep(FIRST_DELAY * 2**attempt)
     while inner := cause.__cause__ or cause.__context__:  # the outer errors speak of connection pools
         cause = inner
     raise UserError(

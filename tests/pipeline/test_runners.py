@@ -12,7 +12,7 @@ from components.errors import UserError
 from components.run_dir import RunDir
 from pipeline.cli import main, split_flags
 from pipeline.load_config import load_beam, load_config
-from pipeline.runners import make_options, name_job
+from pipeline.runners import make_options, name_job, read_flags, write_flags
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "configs" / "caltech256.yaml"
@@ -81,6 +81,20 @@ def test_every_option_of_beam_is_a_key_with_its_type(load):
     }
 
 
+def test_every_option_of_beam_that_takes_a_word_is_a_key_and_a_flag():
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    parsers = []
+    PipelineOptions([]).get_all_options(add_extra_args_fn=parsers.append)
+    for action in parsers[0]._actions:
+        name = action.option_strings[-1].removeprefix("--")
+        if action.nargs is not None or action.type or action.choices or name in ("runner", "pubsub_root_url"):
+            continue
+        word = '{"a": "b"}' if "json" in str(action.help).lower() else "word"
+        written = write_flags(read_flags([f"--{name}={word}"], "FnApiRunner"))
+        assert PipelineOptions(written).get_all_options() == PipelineOptions([f"--{name}={word}"]).get_all_options()
+
+
 @pytest.mark.parametrize("key", ["no_use_public_ips=true", "use_public_ips=false"])
 def test_a_switch_can_be_set_by_either_of_its_names(load, key):
     assert options_of(load(LOCAL, f"beam.{key}"))["use_public_ips"] is False
@@ -134,17 +148,17 @@ def test_an_unknown_flag_names_the_nearest_and_is_status_2(command, tmp_path, mo
     )
     assert main([command, *words, "--", "--machin_type=n1"]) == 2
     errors = capsys.readouterr().err
-    assert "Beam has no flag '--machin_type'; did you mean '--machine_type'?" in errors
+    assert "Beam has no option '--machin_type'; did you mean '--machine_type'?" in errors
     assert len(errors.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
     ("values", "overrides", "flags", "words"),
     [
-        (LOCAL, ["beam.runer=x"], [], "Unknown key 'beam.runer'; did you mean 'beam.runner'?"),
+        (LOCAL, ["beam.runer=x"], [], "Beam has no option 'beam.runer'; did you mean 'beam.runner'?"),
         (LOCAL, ["beam.shard=3"], [], "did you mean 'beam.shards'"),
         (LOCAL, ["beam.projct=x"], [], "did you mean 'beam.project'"),
-        (LOCAL, ["beam.help=true"], [], "Unknown key 'beam.help'"),
+        (LOCAL, ["beam.help=true"], [], "argument -h/--help: ignored explicit argument 'True'"),
         (
             LOCAL,
             ["beam.runner=DataflowRuner"],
@@ -162,13 +176,13 @@ def test_an_unknown_flag_names_the_nearest_and_is_status_2(command, tmp_path, mo
         ),
         (LOCAL, ["beam.num_workers=many"], [], "invalid int value: 'many'"),
         (LOCAL, ["beam.autoscaling_algorithm=x"], [], "invalid choice: 'x'"),
-        (LOCAL, ["beam.streaming=maybe"], [], "'beam.streaming' is 'maybe': expected true or false"),
+        (LOCAL, ["beam.streaming=maybe"], [], "argument --streaming: ignored explicit argument 'maybe'"),
         (LOCAL, ["beam.environment_type=EXTERNAL"], [], "external_service_address is required"),
         (LOCAL, ["beam.no_wait_until_finish=true"], [], "'beam.no_wait_until_finish' is set, but a stage reads"),
         (LOCAL, ["beam.template_location=gs://b/t"], [], "'beam.template_location' is set"),
         (LOCAL, [], ["--num_workers"], "expected one argument"),
         (LOCAL, [], ["--num_workers=x"], "invalid int value: 'x'"),
-        (LOCAL, [], ["epochs=3"], "Cannot read 'epochs' behind '--'"),
+        (LOCAL, [], ["epochs=3"], "Beam has no option '--epochs'"),
         (LOCAL, [], ["--runner=DataflowRuner"], "did you mean 'DataflowRunner'"),
         (DATAFLOW, ["beam.project=null"], [], "'beam.project' is missing, which DataflowRunner needs"),
         (DATAFLOW, ["beam.region=null"], [], "'beam.region' is missing"),
