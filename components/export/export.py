@@ -29,12 +29,13 @@ from components.features import (
 from components.metrics.calibration import Abstention, choose_abstention
 from components.outcomes import Bottlenecks, Examples, Export, Head, Work
 from components.run_dir import MODEL_CARD, RunDir
+from components.shards.bottlenecks import Source, read_vectors
 from components.storage.checksums import find_unlike, write_sums
 from components.storage.files import read_json, write_json
 from components.storage.ownership import replacing_folder
 from components.storage.places import plain_folder
 from components.train.estimator import HeadClassifier
-from components.train.inputs import Source, evaluate_from_shards, read_vectors
+from components.train.inputs import evaluate_from_shards
 from components.train.settings import Architecture
 from components.train.train import load_classifier, read_source
 

@@ -12,7 +12,7 @@ from sklearn.metrics import confusion_matrix
 from components.features import INDEX, PROBABILITIES
 from components.outcomes import Bottlenecks, Examples, Head, Work
 from components.run_dir import RunDir
-from components.shards.records import read_bottlenecks
+from components.shards.bottlenecks import read_bottlenecks
 from components.train.inputs import evaluate_from_memory, evaluate_from_shards
 from components.train.settings import Architecture, Recipe
 from components.train.tensorboard_images import (
