@@ -19,9 +19,10 @@ from training import read_splits
 
 from components.features import INDEX
 from components.run_dir import RunDir
+from components.shards.bottlenecks import Vectors
 from components.terminal.progress import Progress
 from components.train.estimator import HeadClassifier
-from components.train.inputs import Vectors, evaluate_from_memory, train_from_memory
+from components.train.inputs import evaluate_from_memory, train_from_memory
 from components.train.settings import BALANCED, Architecture, Recipe
 from components.train.train import choose_epochs, plan_training
 

@@ -17,7 +17,8 @@ from components.audit.near_duplicates import find_near_duplicates
 from components.audit.similarity import to_directions
 from components.features import SPLITS
 from components.run_dir import RunDir
-from components.shards.records import BottleneckTable, read_bottlenecks, shard_files
+from components.shards.bottlenecks import BottleneckTable, read_bottlenecks
+from components.shards.records import shard_files
 
 COLUMNS = ("seed", "planted", "in first", "recall", "precision", "named", "named recall", "named precision", "seconds")
 

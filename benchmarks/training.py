@@ -29,10 +29,11 @@ from sklearn.linear_model import LogisticRegression
 
 from components.features import SPLITS
 from components.run_dir import STAGES, RunDir
+from components.shards.bottlenecks import Source, Vectors, load_vectors
 from components.shards.records import shard_files
 from components.terminal.progress import Progress
 from components.train.estimator import HeadClassifier
-from components.train.inputs import Source, Vectors, evaluate_from_memory, load_vectors, train_from_memory
+from components.train.inputs import evaluate_from_memory, train_from_memory
 from components.train.model import HeadParams
 from components.train.settings import Architecture, Recipe
 from components.train.train import choose_epochs, make_optimisation

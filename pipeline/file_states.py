@@ -7,27 +7,29 @@ from pathlib import Path
 from typing import NamedTuple
 
 from components.shards.names import is_shard
-from components.storage.checksums import sum_file
 from components.storage.ownership import read_mark
 from components.storage.places import Status, is_remote, list_files, measure
 
 
 class FileState(NamedTuple):
-    """A file's bytes and the mark of its content: its CRC-32C, of a remote object its generation.
+    """A file's bytes and its time of change in ns, of a remote object its generation.
 
-    A shard has no mark: its reader compares the sums that it holds, so that no run reads all data. None for both means
-    that a later stage completes the file: it must be there.
+    A shard has no time: its reader compares the checksums that it holds.
     """
 
     size: int | None
-    mark: int | None
+    changed: int | None
+
+
+# Of a file that a later stage completes: it must be there.
+UNFINISHED = FileState(None, None)
 
 
 class Differences(NamedTuple):
     """The files that are gone, and those that are not as they were."""
 
     missing: list[Path]
-    damaged: list[Path]
+    changed: list[Path]
 
 
 def examine_files(places: Iterable[Path], root: Path, unfinished: Collection[str] = ()) -> dict[str, FileState]:
@@ -42,17 +44,12 @@ def examine_files(places: Iterable[Path], root: Path, unfinished: Collection[str
         else:
             files[below] = measure(place)
     return {
-        name: FileState(None, None)
-        if Path(name).name in unfinished
-        else FileState(status.size, _mark(name, status, root))
-        for name, status in files.items()
+        name: UNFINISHED if Path(name).name in unfinished else _state(name, status) for name, status in files.items()
     }
 
 
-def _mark(name: str, status: Status, root: Path) -> int | None:
-    if is_shard(Path(name).name):
-        return None
-    return status.changed if is_remote(root) else sum_file(root / name)
+def _state(name: str, status: Status) -> FileState:
+    return FileState(status.size, None if is_shard(Path(name).name) else status.changed)
 
 
 def compare_files(states: Mapping[str, FileState], root: Path) -> Differences:
@@ -60,11 +57,10 @@ def compare_files(states: Mapping[str, FileState], root: Path) -> Differences:
     found = Differences([], [])
     lying = _measure_files(states, root)
     for name, state in states.items():
-        status = lying.get(name)
-        if status is None:
+        if name not in lying:
             found.missing.append(root / name)
-        elif state.size not in (None, status.size) or state.mark not in (None, _mark(name, status, root)):
-            found.damaged.append(root / name)
+        elif state not in (UNFINISHED, _state(name, lying[name])):
+            found.changed.append(root / name)
     return found
 
 

@@ -20,12 +20,11 @@ from components.features import VERSION
 from components.outcomes import Work
 from components.run_dir import MODEL_CARD, STAGES, RunDir
 from components.shards.names import is_shard
-from components.storage.checksums import read_summed_json, write_summed_json
-from components.storage.files import fingerprint_file
+from components.storage.files import fingerprint_file, read_json, write_json
 from components.storage.ownership import claim_files, remove_written
 from components.terminal.progress import Progress
 from components.terminal.text import printable
-from pipeline.file_states import Differences, FileState, compare_files, examine_files
+from pipeline.file_states import UNFINISHED, Differences, FileState, compare_files, examine_files
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -124,15 +123,16 @@ class Stages:
         key = hash_parts([VERSION, name, *map(self._identify, inputs)])
         record = self._read(name)
         differences = compare_files(record.files, self._run.root) if record else Differences([], [])
-        done = record is not None and record.key == key and not any(differences)
+        former = None
+        if record and record.key == key and not any(differences):
+            former = _restore(stage.outcome, record.outcome)
         forced = name == self._only or (self._first is not None and STAGES.index(name) >= STAGES.index(self._first))
-        if self._only not in (None, name) and not done:
+        if self._only not in (None, name) and not former:
             raise UserError(
                 f"Stage '{name}' has no finished result for this config: run without --only {self._only} first."
             )
-        if done and not forced:
-            assert record is not None
-            return self._finish(name, record, _restore(stage.outcome, record.outcome), skipped=True)
+        if record and former and not forced:
+            return self._finish(name, record, former, skipped=True)
         self._discard(name, differences)
         self._begin(name)
         started, busy = time.perf_counter(), time.process_time()
@@ -143,7 +143,7 @@ class Stages:
         files = examine_files(_list_places(outcome, self._run), self._run.root, unfinished)
         record = StageRecord(key, seconds, asdict(outcome), files, core_seconds)  # type: ignore[call-overload]
         self._drop_overwritten(name, record)
-        write_summed_json(self._path(name), asdict(record))
+        write_json(self._path(name), asdict(record))
         return self._finish(name, record, outcome, skipped=False)
 
     def _call(self, stage: Stage[T], inputs: tuple[Any, ...]) -> T:
@@ -183,12 +183,14 @@ class Stages:
         raise TypeError(f"A stage cannot depend on {type(value).__name__}.")
 
     def _drop_overwritten(self, name: str, record: StageRecord) -> None:
-        # Extractions for a run and for a curve can share a folder: sizes alone do not tell whose content it holds.
-        written = {file for file in record.files if is_shard(file.rpartition("/")[2])}
+        # Extractions for a run and for a curve can share a folder, fine-tuning and what follows it share a backbone.
         for path in self._run.stages.glob("*.json"):
             other = None if path.stem == name else self._read(path.stem)
-            if other and other.files.keys() & written:
-                path.unlink()
+            states = other.files if other else {}
+            for file in states.keys() & record.files.keys():
+                # The size of a shard does not tell whose content it holds.
+                if is_shard(file.rpartition("/")[2]) or states[file] not in (UNFINISHED, record.files[file]):
+                    path.unlink(missing_ok=True)
 
     def _begin(self, name: str) -> None:
         # From here on its files may change: a killed stage must not pass as done.
@@ -204,21 +206,23 @@ class Stages:
         versions = [int(folder.name) for folder in exports.glob("*") if folder.name.isdecimal()]
         first = None
         with suppress(FileNotFoundError, DamagedFile):
-            first = read_summed_json(path).get(FIRST_VERSION)
+            first = read_json(path).get(FIRST_VERSION)
         for version in versions:
             if first is not None and version >= first:
                 remove_written(exports / str(version))
         first = first or max([int(time.time()), *(version + 1 for version in versions)])
-        write_summed_json(path, {FIRST_VERSION: first})
+        write_json(path, {FIRST_VERSION: first})
 
     def _discard(self, name: str, differences: Differences) -> None:
         if name == EXPORT:  # nobody is to serve what is left of it, or to compare a new model with that
-            for file in (*differences.missing, *differences.damaged):
+            for file in (*differences.missing, *differences.changed):
                 remove_written(self._run.exports / file.relative_to(self._run.exports).parts[0])
-        for file in differences.damaged:
-            print(f"topgraft: '{printable(str(file))}' was damaged and is computed again.", file=sys.stderr)
-            # Of shards and the card, what is whole is taken over.
-            if name != EXPORT and not is_shard(file.name) and file.name != MODEL_CARD:
+        for file in differences.changed:
+            if file.name == MODEL_CARD:  # part of it is the export's, which has to be made again
+                raise DamagedFile(str(file))
+            print(f"topgraft: '{printable(str(file))}' has changed and is computed again.", file=sys.stderr)
+            # Of shards, what is whole is taken over.
+            if name != EXPORT and not is_shard(file.name):
                 file.unlink()
 
     def _finish(self, name: str, record: StageRecord, outcome: T, skipped: bool) -> T:
@@ -236,10 +240,10 @@ class Stages:
 
     def _read(self, name: str) -> StageRecord | None:
         try:
-            values = read_summed_json(self._path(name))
+            values = read_json(self._path(name), "files")
             files = {file: FileState(*state) for file, state in values.pop("files").items()}
             return StageRecord(**values, files=files)
-        except (FileNotFoundError, DamagedFile, KeyError, TypeError):  # none, or that of a stage that did not end
+        except (FileNotFoundError, DamagedFile, AttributeError, TypeError):  # none, or of a stage that did not end
             return None
 
 
@@ -247,8 +251,11 @@ def _list_places(outcome: Outcome, run: RunDir) -> list[Path]:
     return [outcome.folder(run), *getattr(outcome, "beside", lambda run: ())(run)]
 
 
-def _restore(kind: type[T], values: dict[str, Any]) -> T:
-    return kind(**{**values, "work": Work(**values["work"])})
+def _restore(kind: type[T], values: dict[str, Any]) -> T | None:
+    try:
+        return kind(**{**values, "work": Work(**values["work"])})
+    except (KeyError, TypeError):  # a damaged record
+        return None
 
 
 def hash_parts(parts: list[Any]) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from toys import ingest, paint_images, refusal, write_config
 
-from components.export.export import list_versions
+from components.export.export import list_versions, read_facts
 from components.ingest import isolated_reader as careful_reader
 from components.ingest import placement
 from components.ingest import read_images as image_files
@@ -71,7 +71,7 @@ def check_same(run, other):
 
 
 def flip(file, at=None):
-    """Flip a bit in the middle of a file."""
+    """Write a file with a bit flipped in its middle, or at a place."""
     content = bytearray(file.read_bytes())
     content[len(content) // 2 if at is None else at] ^= 4
     file.write_bytes(content)
@@ -128,10 +128,11 @@ def test_a_run_that_is_killed_and_interrupted_ends_as_one_that_is_not(toy_run, t
     check_same(run, toy_run)
 
 
-def test_a_flipped_bit_in_any_file_of_a_finished_run_is_noticed_and_mended(copied, toy_run, capsys):
+def test_a_change_of_any_file_of_a_finished_run_is_noticed_and_mended(copied, toy_run, capsys):
     run, config = copied
     (version,) = list_versions(run.exports)
-    # Of a shard, what reads it compares sums; no run reads the verdict in an export but that which comes after it.
+    # Of a shard, what reads it compares checksums; no run reads the verdict in an export but that which comes after it.
+    # The card goes with its export.
     unwatched = {run.record, version / "BLESSED", version / "model_card.json"}
     # A damaged mark is an error: without it nobody knows which files a run may replace.
     files = [file for file in run.root.rglob("*") if file.is_file() and file not in unwatched and file.name != MARK]
@@ -139,22 +140,23 @@ def test_a_flipped_bit_in_any_file_of_a_finished_run_is_noticed_and_mended(copie
     assert len(files) > 30
     for file in files:
         flip(file)
-    flip(version / "model_card.json", (version / "model_card.json").read_bytes().index(b"facts_crc32c") + 15)
     assert main(["run", str(config)]) == 0
     said = capsys.readouterr().err
-    assert [file for file in files if f"'{file}' was damaged and is computed again" not in said] == []
+    assert [file for file in files if f"'{file}' has changed and is computed again" not in said] == []
     assert not version.exists() and len(list_versions(run.exports)) == 1
     check_same(run, toy_run)
 
 
-def test_a_damaged_card_of_a_finished_run_is_written_again(copied, capsys):
+@pytest.mark.parametrize("name", ["use_cases", "classes"])
+def test_a_changed_card_of_a_finished_run_has_the_model_exported_anew(copied, capsys, name):
     run, config = copied
-    card = list_versions(run.exports)[-1] / "model_card.json"
-    healthy = card.read_bytes()
-    flip(card, healthy.index(b'"use_cases"') + 1)  # not in the facts, whose damage has the model exported anew
+    (version,) = list_versions(run.exports)
+    card, facts = version / "model_card.json", read_facts(version)
+    flip(card, card.read_bytes().index(name.encode()))
     assert main(["run", str(config)]) == 0
     assert f"'{card}' was damaged" in capsys.readouterr().err
-    assert card.read_bytes() == healthy
+    (anew,) = list_versions(run.exports)
+    assert anew != version and read_facts(anew) == facts
 
 
 @pytest.mark.parametrize("harm", ["flip", "truncate", "remove"])
@@ -176,7 +178,9 @@ def test_a_damaged_export_is_refused_file_by_file(copied, harm):
         else:
             file.unlink()
         message = refusal(load_export, version)
-        assert "is damaged" in message and file.name in message
+        assert "is damaged" in message
+        # A checksum that differs names the file that it is of.
+        assert file.name in message or file.name == "checksums.json"
         file.write_bytes(healthy)
     assert load_export(version).labels == ["cyan", "magenta", "yellow"]
 

@@ -14,8 +14,9 @@ from components.images.check import Limits
 from components.ingest import ingest as stage
 from components.run_dir import RunDir
 from components.shards import spans as sharding
+from components.shards.bottlenecks import read_bottlenecks
 from components.shards.names import Shard, index_name, parse_shard, shard_name
-from components.shards.records import read_bottlenecks, shard_files
+from components.shards.records import shard_files
 from pipeline.cli import main
 
 

@@ -77,7 +77,7 @@ def check_bottlenecks_agree(run: RunDir, images: Path) -> None:
 
     from components.backbones.prepare import BackboneSession, read_backbone
     from components.export.export import list_versions
-    from components.shards.records import read_bottlenecks
+    from components.shards.bottlenecks import read_bottlenecks
 
     (folder,) = run.backbones.iterdir()
     backbone = read_backbone(folder)

@@ -15,7 +15,8 @@ from components.audit.similarity import find_nearest, to_directions
 from components.features import COPY, LABEL_CONFLICT, LEAK, SPLITS
 from components.outcomes import Audit, Bottlenecks, Examples, Work
 from components.run_dir import RunDir
-from components.shards.records import check_count, read_bottlenecks, shard_files
+from components.shards.bottlenecks import read_bottlenecks
+from components.shards.records import check_count, shard_files
 from components.storage.ownership import replacing_folder
 from components.storage.tables import write_csv
 

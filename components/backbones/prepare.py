@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,8 @@ from components.backbones.preprocessing import add_decoding
 from components.backbones.spec import EMBEDDED, Spec, name_specs, source_files
 from components.backbones.views import WHOLE
 from components.errors import DamagedFile, UserError
-from components.storage.checksums import read_summed_json, write_summed_json
 from components.storage.downloads import cache_folder
-from components.storage.files import fingerprint_file, locked
+from components.storage.files import fingerprint_file, locked, read_json, write_json
 from components.storage.ownership import replacing_folder
 from components.terminal.progress import Progress
 
@@ -191,7 +190,7 @@ def write_backbone(name: str, graph: tf.Graph, labels: tuple[str, ...], source: 
     )
     with replacing_folder(folder / backbone.id, JSON_FILE) as partial:
         (partial / GRAPH_FILE).write_bytes(content)
-        write_summed_json(partial / JSON_FILE, asdict(backbone))
+        write_json(partial / JSON_FILE, asdict(backbone))
     return backbone
 
 
@@ -208,14 +207,15 @@ def write_imported(name: str, imported: ImportedBottlenecks, network: Backbone |
     with replacing_folder(folder / backbone.id, JSON_FILE) as partial:
         if network:
             (partial / GRAPH_FILE).write_bytes((folder / network.id / GRAPH_FILE).read_bytes())
-        write_summed_json(partial / JSON_FILE, asdict(backbone))
+        write_json(partial / JSON_FILE, asdict(backbone))
     return backbone
 
 
 def read_backbone(folder: Path) -> Backbone:
     """Return what backbone.json says; raises DamagedFile."""
-    values = read_summed_json(folder / JSON_FILE)
-    return Backbone(**{**values, "labels": tuple(values["labels"])})
+    names = [field.name for field in fields(Backbone)]
+    values = read_json(folder / JSON_FILE, *names)
+    return Backbone(**{name: values[name] for name in names} | {"labels": tuple(values["labels"])})
 
 
 def load_graph(folder: Path) -> Any | None:

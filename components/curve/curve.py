@@ -19,12 +19,13 @@ from components.errors import UserError
 from components.features import INDEX, SPLITS
 from components.outcomes import Bottlenecks, Curve, Examples, Work
 from components.run_dir import RunDir
-from components.shards.records import read_bottlenecks, shard_files
+from components.shards.bottlenecks import Vectors, read_bottlenecks
+from components.shards.records import shard_files
 from components.storage.ownership import replacing_folder
 from components.storage.tables import write_csv
 from components.terminal.progress import Progress
 from components.train.estimator import HeadClassifier
-from components.train.inputs import Vectors, evaluate_from_memory, train_from_memory
+from components.train.inputs import evaluate_from_memory, train_from_memory
 from components.train.normalization import MEASURED, Scaling, scale_vectors
 from components.train.settings import Architecture, Recipe, settle_output
 from components.train.train import Plan, choose_epochs, plan_training

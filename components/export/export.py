@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -30,12 +29,13 @@ from components.features import (
 from components.metrics.calibration import Abstention, choose_abstention
 from components.outcomes import Bottlenecks, Examples, Export, Head, Work
 from components.run_dir import MODEL_CARD, RunDir
-from components.storage.checksums import find_unlike, sum_bytes, write_sums
-from components.storage.files import write_json
+from components.shards.bottlenecks import Source, read_vectors
+from components.storage.checksums import find_unlike, write_sums
+from components.storage.files import read_json, write_json
 from components.storage.ownership import replacing_folder
 from components.storage.places import plain_folder
 from components.train.estimator import HeadClassifier
-from components.train.inputs import Source, evaluate_from_shards, read_vectors
+from components.train.inputs import evaluate_from_shards
 from components.train.settings import Architecture
 from components.train.train import load_classifier, read_source
 
@@ -43,9 +43,8 @@ v1 = tf.compat.v1
 
 # Which file makes a folder a SavedModel.
 SAVED_MODEL = "saved_model.pb"
-# What a model card holds from the start, which others read, and the sum by which they see that it is as it was.
+# What a model card holds from the start, which others read.
 FACTS = ("backbone", "classes", "images", "validation", "abstention")
-FACTS_SUM = "facts_crc32c"
 
 
 def export_model(
@@ -112,21 +111,13 @@ def measure_abstention(classifier: HeadClassifier, val: Source, precision: float
 
 
 def read_facts(export: Path) -> dict[str, Any]:
-    """Return what the export itself wrote into its model card; raises DamagedFile where it is missing or changed."""
+    """Return what the export itself wrote into its model card; raises DamagedFile where that is missing."""
     card = export / MODEL_CARD
     try:
-        values = json.loads(card.read_text(encoding="utf-8"))
-        facts = {name: values[name] for name in FACTS}
-        whole = values.get(FACTS_SUM, _sum_facts(facts)) == _sum_facts(facts)
-    except (FileNotFoundError, ValueError, KeyError, AttributeError) as error:
+        values = read_json(card, *FACTS)
+    except FileNotFoundError as error:
         raise DamagedFile(str(card)) from error
-    if not whole:
-        raise DamagedFile(str(card))
-    return {**facts, FACTS_SUM: _sum_facts(facts)}
-
-
-def _sum_facts(facts: dict[str, Any]) -> int:
-    return sum_bytes(json.dumps(facts).encode())
+    return {name: values[name] for name in FACTS}
 
 
 def _next_version(exports: Path) -> str:
@@ -147,15 +138,14 @@ def _name_signatures(path: Path) -> None:
 def describe_model(
     examples: Examples, bottlenecks: Bottlenecks, head: Head, abstention: Abstention | None
 ) -> dict[str, Any]:
-    """Return the facts of model_card.json, with their sum: what went in, how the head did on the validation split."""
-    facts = {
+    """Return the facts of model_card.json: what went in, how the head did on the validation split."""
+    return {
         "backbone": {"name": bottlenecks.backbone_name, "id": bottlenecks.backbone_id, "dim": bottlenecks.dim},
         "classes": examples.labels,
         "images": examples.splits,
         "validation": {"accuracy": head.val_accuracy, "loss": head.val_loss, "epoch": head.best_epoch},
         "abstention": asdict(abstention) if abstention else None,
     }
-    return {**facts, FACTS_SUM: _sum_facts(facts)}
 
 
 def list_versions(exports: Path) -> list[Path]:

@@ -21,7 +21,7 @@ from components.features import SPLITS, TENSORFLOW
 from components.outcomes import Examples
 from components.run_dir import RunDir
 from components.shards.image_sample import sample_images
-from components.storage.checksums import read_summed_json, write_summed_json
+from components.storage.files import read_json, write_json
 from components.storage.ownership import claim_files
 
 # Batches on which engines are tried, the first to warm up.
@@ -44,7 +44,7 @@ def settle_engine(examples: Examples, backbone: Backbone, choice: EngineChoice, 
     """
     file = run.trials(backbone.id)
     with suppress(FileNotFoundError, DamagedFile):
-        before = read_summed_json(file)
+        before = read_json(file, "engine", "choice")
         if before["choice"] == asdict(choice):
             chosen: str = before["engine"]
             return chosen
@@ -57,9 +57,7 @@ def settle_engine(examples: Examples, backbone: Backbone, choice: EngineChoice, 
     trials = try_engines(run.backbones / backbone.id, batches)
     engine = choose_engine(trials, choice)
     claim_files(file.parent, [file.name])
-    write_summed_json(
-        file, {"engine": engine, "choice": asdict(choice), "trials": [trial._asdict() for trial in trials]}
-    )
+    write_json(file, {"engine": engine, "choice": asdict(choice), "trials": [trial._asdict() for trial in trials]})
     return engine
 
 

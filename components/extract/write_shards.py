@@ -23,17 +23,16 @@ from components.backbones.settings import Augment
 from components.backbones.views import list_views, serve_views
 from components.errors import DamagedFile, DamagedShard
 from components.features import SPLITS
+from components.shards.bottlenecks import BottleneckTable, read_bottlenecks
 from components.shards.index import read_index
 from components.shards.names import Shard, index_name, shard_name, shard_names
 from components.shards.records import (
     IMAGE_SPEC,
-    BottleneckTable,
     bytes_feature,
     find_overlapping,
     float_feature,
     int_feature,
     read_batches,
-    read_bottlenecks,
     serialize_record,
     writing_shards,
 )

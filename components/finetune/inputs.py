@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from components.backbones.views import WHOLE
 from components.features import ENCODED, IMAGE_BYTES, LABEL, PIXELS, VIEWS
 from components.finetune.settings import Distortion
 from components.shards.records import IMAGE_SPEC
-from components.train.inputs import SHARDS_MIXED, Batches
+from components.train.inputs import Batches, stream_shuffled, untuned
 
 v1 = tf.compat.v1
 
@@ -78,25 +78,15 @@ def _encode(colour: str) -> bytes:
 def train_images(source: ImageSource, distortion: Distortion, epochs: int, batch_size: int, seed: int) -> Batches:
     """Return shuffled batches ({pixels: float32[B, S, S, 3]}, int64[B]); every epoch sees each image once, distorted.
 
-    Shards are taken in an order of each epoch's own, several at a time, and shuffled within SHUFFLED_BYTES. A seed
-    gives the same batches.
+    They are shuffled within SHUFFLED_BYTES. A seed gives the same batches.
     """
-    files = np.array(source.files)
-
-    def orders() -> Iterator[tuple[np.ndarray, int]]:
-        random = np.random.default_rng(seed)
-        for _ in range(epochs):
-            yield random.permutation(files), random.integers(1, 2**62)
 
     def input_fn() -> tf.data.Dataset:
         decoder = load_decoder(source.graph_def)
         stored = sum(tf.io.gfile.stat(file).length for file in source.files)
         held = min(max(SHUFFLED_BYTES * source.count // stored, batch_size), source.count)
 
-        def read(order: tf.Tensor, epoch_seed: tf.Tensor) -> tf.data.Dataset:
-            # Within this function: beside a global seed of 0, which Keras applications set, shuffle takes no tensor.
-            tf.random.set_seed(1)
-
+        def prepare(records: tf.data.Dataset, epoch_seed: tf.Tensor) -> tf.data.Dataset:
             def see(position: tf.Tensor, record: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
                 draws = tf.random.stateless_uniform([8], [epoch_seed, position])
                 features, label = _decode(record, draw_view(draws[:5], distortion), decoder)
@@ -104,13 +94,9 @@ def train_images(source: ImageSource, distortion: Distortion, epochs: int, batch
                     features = {PIXELS: change_colours(features[PIXELS], draws[5:], distortion.colour, decoder)}
                 return features, label
 
-            records = tf.data.Dataset.from_tensor_slices(order).interleave(tf.data.TFRecordDataset, SHARDS_MIXED)
-            shuffled = records.shuffle(held, seed=epoch_seed).enumerate()
-            return shuffled.map(see, DECODED_IN_PARALLEL).batch(batch_size)
+            return records.enumerate().map(see, DECODED_IN_PARALLEL).batch(batch_size)
 
-        signature = (tf.TensorSpec([len(files)], tf.string), tf.TensorSpec([], tf.int64))
-        of_epochs = tf.data.Dataset.from_generator(orders, output_signature=signature)
-        return of_epochs.flat_map(read).prefetch(2).with_options(_options())
+        return stream_shuffled(source.files, epochs, seed, held, prepare).prefetch(2)
 
     return Batches(input_fn, math.ceil(source.count / batch_size))
 
@@ -120,10 +106,10 @@ def evaluate_images(source: ImageSource) -> Batches:
 
     def input_fn() -> tf.data.Dataset:
         decoder = load_decoder(source.graph_def)
-        images = tf.data.TFRecordDataset(list(source.files)).map(
+        images = untuned(tf.data.TFRecordDataset(list(source.files))).map(
             lambda record: _decode(record, tf.constant(WHOLE[0]), decoder), DECODED_IN_PARALLEL
         )
-        return images.batch(EVALUATION_BATCH).prefetch(2).with_options(_options())
+        return images.batch(EVALUATION_BATCH).prefetch(2)
 
     return Batches(input_fn, math.ceil(source.count / EVALUATION_BATCH))
 
@@ -132,12 +118,6 @@ def _decode(record: tf.Tensor, view: tf.Tensor, decoder: Decoder) -> tuple[dict[
     parsed = tf.io.parse_single_example(record, RECORD_SPEC)
     pixels = tf.numpy_function(decoder.decode, [parsed[ENCODED], view], tf.float32)
     return {PIXELS: tf.ensure_shape(pixels, [decoder.size, decoder.size, 3])}, parsed[LABEL]
-
-
-def _options() -> tf.data.Options:
-    options = tf.data.Options()
-    options.autotune.enabled = False  # nothing here can be tuned, and closing a session waits for the tuner's thread
-    return options
 
 
 def draw_view(draws: tf.Tensor, distortion: Distortion) -> tf.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from components.images.formats import Limits
 from components.rejects import UNREADABLE
 from components.shards.names import Shard, index_name, is_index, shard_name
 from components.shards.spans import list_shards
-from components.storage.checksums import read_summed_json, write_summed_json
+from components.storage.files import read_json, write_text
 from components.storage.ownership import list_written
 from components.storage.places import Status
 
@@ -59,7 +60,7 @@ def encode_text(text: str) -> bytes:
 
 def write_index(path: Path, rows: list[Row], limits: Limits, sizes: list[int]) -> None:
     """Write rows with the limits under which they were read and the sizes in bytes of the shard's files."""
-    write_summed_json(path, {"limits": [*_limits(limits)], "sizes": sizes, "rows": rows})
+    write_text(path, json.dumps({"limits": [*_limits(limits)], "sizes": sizes, "rows": rows}))
 
 
 def read_index(path: Path, limits: Limits | None = None) -> tuple[list[Row], list[int]]:
@@ -68,13 +69,13 @@ def read_index(path: Path, limits: Limits | None = None) -> tuple[list[Row], lis
     Raises FileNotFoundError for a missing index, DamagedFile for one that is not as it was written, and whatever the
     storage raises for one that cannot be read: only the first of these means that nothing is there.
     """
-    content = read_summed_json(path)
+    content = read_json(path, "limits", "sizes", "rows")
     try:
         rows = [_row(*row) for row in content["rows"]]
         if limits and content["limits"] != [*_limits(limits)]:
             return [row._replace(facts=None) for row in rows], []
         return rows, content["sizes"]
-    except (KeyError, TypeError) as error:
+    except TypeError as error:
         raise DamagedFile(str(path)) from error
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from components import features
 from components.errors import DamagedShard, UserError
 from components.features import SPLITS
 from components.shards.names import Shard, is_shard, parse_shard, shard_name, shard_names
-from components.shards.spans import hash_fraction, list_shards
+from components.shards.spans import list_shards
 from components.storage.files import replacing_file
 from components.storage.ownership import list_written
 
@@ -147,55 +146,3 @@ def check_count(found: int, expected: int, place: object) -> None:
             f"'{place}' holds {found:,} records and {expected:,} were written there: a file in it has changed since, "
             f"run again, which writes it anew."
         )
-
-
-@dataclass(frozen=True)
-class BottleneckTable:
-    """The bottlenecks of some shards in memory, rows sorted as in the files.
-
-    vectors float32[N, D] are those that evaluation and serving see, views float32[N, V, D] those of all views.
-    """
-
-    keys: list[str]
-    sha256: list[bytes]
-    vectors: np.ndarray
-    views: np.ndarray
-    labels: np.ndarray
-    texts: list[str]
-    sources: list[str]
-
-
-def read_bottlenecks(files: Sequence[str], dim: int, views: int = 1, share: float = 1.0) -> BottleneckTable:
-    """Read bottleneck shards into memory, or a share of them, drawn by their keys; raises DamagedShard."""
-    spec = {**META_SPEC, features.BOTTLENECK: tf.io.FixedLenFeature([dim], tf.float32)}
-    if views > 1:
-        spec[features.BOTTLENECK_VIEWS] = tf.io.FixedLenFeature([views, dim], tf.float32)
-    batches = [_draw(batch, share) for batch in read_batches(files, spec, batch_size=max(1024 // views, 1))]
-
-    def column(name: str) -> list:
-        return [value for batch in batches for value in batch[name]]
-
-    def texts(name: str) -> list[str]:
-        return [value.decode("utf-8", "surrogateescape") for value in column(name)]
-
-    vectors = np.concatenate([batch[features.BOTTLENECK] for batch in batches] or [np.zeros((0, dim), np.float32)])
-    return BottleneckTable(
-        keys=texts(features.KEY),
-        sha256=column(features.SHA256),
-        vectors=vectors,
-        views=np.concatenate([batch[features.BOTTLENECK_VIEWS] for batch in batches])
-        if views > 1 and batches
-        else vectors[:, None],
-        labels=np.array(column(features.LABEL), np.int64),
-        texts=texts(features.TEXT),
-        sources=texts(features.SOURCE),
-    )
-
-
-def _draw(batch: dict[str, np.ndarray], share: float) -> dict[str, np.ndarray]:
-    """Return the rows of a batch whose keys fall into a share, the same ones whatever else lies beside them."""
-    if share >= 1:
-        return batch
-    keys = (key.decode("utf-8", "surrogateescape") for key in batch[features.KEY])
-    drawn = np.array([hash_fraction(key, "sample") < share for key in keys], bool)
-    return {name: column[drawn] for name, column in batch.items()}

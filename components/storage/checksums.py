@@ -1,6 +1,6 @@
-"""CRC-32C sums, by which a file tells that it is no longer as it was written: of files, and of json that holds its own.
+"""CRC-32C checksums by which a folder tells that its files are as they were written.
 
-TFRecord files hold a sum for each record already, which their readers compare.
+TFRecord files hold a checksum for each record already, which their readers compare.
 """
 
 from __future__ import annotations
@@ -8,24 +8,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import google_crc32c
 
 from components.errors import DamagedFile
-from components.storage.files import write_text
+from components.storage.files import read_json, write_text
 
-# A file of a folder, which holds the sums of others there.
+# A file of a folder, which holds the checksums of others there.
 SUMS_FILE = "checksums.json"
-# The first member of a json file that holds the sum of the text behind it.
-OWN_SUM = "crc32c"
 READ_BYTES = 2**20
-
-
-def sum_bytes(content: bytes) -> int:
-    """Return the CRC-32C of bytes."""
-    value: int = google_crc32c.value(content)
-    return value
 
 
 def sum_file(path: Path) -> int:
@@ -37,36 +28,21 @@ def sum_file(path: Path) -> int:
     return value
 
 
-def write_summed_json(path: Path, value: dict[str, Any]) -> None:
-    """Write a json object in one step, its first member the sum of the text behind it."""
-    text = json.dumps(value)[1:]
-    write_text(path, f'{{"{OWN_SUM}": {sum_bytes(text.encode())}, {text}')
-
-
-def read_summed_json(path: Path) -> dict[str, Any]:
-    """Return what write_summed_json wrote; raises DamagedFile for anything else, OSError for what cannot be read."""
-    head, _, text = path.read_bytes().partition(b", ")
-    if head != f'{{"{OWN_SUM}": {sum_bytes(text)}'.encode():
-        raise DamagedFile(str(path))
-    value: dict[str, Any] = json.loads(b"{" + text)
-    return value
-
-
 def write_sums(folder: Path, files: Iterable[Path]) -> None:
-    """Write the sums of files below a folder to its checksums.json."""
-    write_summed_json(
-        folder / SUMS_FILE, {file.relative_to(folder).as_posix(): sum_file(file) for file in sorted(files)}
-    )
+    """Write the checksums of files below a folder to its checksums.json."""
+    sums = {file.relative_to(folder).as_posix(): sum_file(file) for file in sorted(files)}
+    write_text(folder / SUMS_FILE, json.dumps(sums))  # ends with its brace, so that no cut goes unnoticed
 
 
 def find_unlike(folder: Path) -> str | None:
     """Return the first file that is missing or not as write_sums found it, None where all are or no sums were kept."""
     try:
-        sums = read_summed_json(folder / SUMS_FILE)
+        sums = read_json(folder / SUMS_FILE)
     except FileNotFoundError:
         return None
     except DamagedFile:
         return SUMS_FILE
+    sums.pop("crc32c", None)  # earlier versions wrote the checksum of the file itself
     for name, value in sums.items():
         if not (folder / name).is_file() or sum_file(folder / name) != value:
             return name

@@ -8,11 +8,12 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from components.errors import DamagedFile
 from components.storage.places import is_remote, list_files, make_folder, measure, remove, upload
 
 # Marks what is being written; whatever bears it after a run is left over from a killed one.
@@ -49,6 +50,15 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write readable json in one step."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path, *keys: str) -> dict[str, Any]:
+    """Return a json object that has some keys; raises DamagedFile for anything else, OSError for an unreadable file."""
+    with suppress(ValueError, AttributeError):
+        value: dict[str, Any] = json.loads(path.read_bytes())
+        if value.keys() >= {*keys}:
+            return value
+    raise DamagedFile(str(path))
 
 
 def remove_partials(folder: Path, name: str = "") -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.linalg import cholesky, lapack  # type: ignore[import-untyped]
 from scipy.sparse import csr_matrix  # type: ignore[import-untyped]
 
-from components.train.inputs import Vectors
+from components.shards.bottlenecks import Vectors
 from components.train.model import L2, STANDARDIZE, TRAINING_SCOPE, WHITEN
 
 MEAN, SCALE, WHITENING = (f"{TRAINING_SCOPE}/{name}" for name in ("mean", "scale", "whitening"))

@@ -14,19 +14,16 @@ from components.errors import UserError
 from components.features import AUTO
 from components.outcomes import Bottlenecks, Examples, Head, Work
 from components.run_dir import RunDir
+from components.shards.bottlenecks import Source, Vectors, load_vectors, read_vectors
 from components.shards.records import naming_damage, shard_files
 from components.storage.ownership import replacing_folder
 from components.storage.tables import write_csv
 from components.terminal.progress import Progress
 from components.train.estimator import Epoch, HeadClassifier, epoch_rank
 from components.train.inputs import (
-    Source,
-    Vectors,
     default_memory,
     evaluate_from_memory,
     evaluate_from_shards,
-    load_vectors,
-    read_vectors,
     train_from_memory,
     train_from_shards,
 )

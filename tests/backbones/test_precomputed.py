@@ -77,7 +77,7 @@ def test_with_the_network_that_they_came_from_images_can_be_served(images, run, 
     go, run_dir = run
     made = tmp_path / "made"
     keys, vectors = [], []
-    from components.shards.records import read_bottlenecks
+    from components.shards.bottlenecks import read_bottlenecks
 
     for file in sorted(run_dir.root.glob("bottlenecks/*/*.tfrecord")):
         table = read_bottlenecks([str(file)], 48)

@@ -20,8 +20,7 @@ from components.backbones.prepare import (
 )
 from components.backbones.spec import parse_backbone
 from components.errors import UserError
-from components.storage.checksums import write_summed_json
-from components.storage.files import PARTIAL
+from components.storage.files import PARTIAL, write_json
 
 
 def prepare(value, folder):
@@ -52,9 +51,9 @@ def test_two_that_prepare_a_backbone_in_the_cache_at_once_write_it_once(tmp_path
     def write(path, values):
         written.append(path)
         time.sleep(0.5)  # the other would meet it here
-        write_summed_json(path, values)
+        write_json(path, values)
 
-    monkeypatch.setattr("components.backbones.prepare.write_summed_json", write)
+    monkeypatch.setattr("components.backbones.prepare.write_json", write)
     specs = parse_backbone(toy_backbone)
     with ThreadPoolExecutor(2) as pool:
         one, two = pool.map(lambda _: prepare_cached(specs, quiet_progress()), range(2))

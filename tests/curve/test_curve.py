@@ -26,8 +26,8 @@ from components.curve.curve import (
 )
 from components.curve.page import format_point, plot_curve, summarise_curve, write_curve_page
 from components.run_dir import RunDir
+from components.shards.bottlenecks import Vectors
 from components.storage.tables import write_csv
-from components.train.inputs import Vectors
 from components.train.model import L2, PLAIN, STANDARDIZE, WHITEN, add_final_training_ops
 from components.train.settings import SOFTMAX, Architecture, Recipe
 from components.train.train import plan_training

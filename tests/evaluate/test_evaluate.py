@@ -20,7 +20,8 @@ from components.evaluate.tfma_analysis import read_confusion, read_slice_metrics
 from components.export.export import list_versions
 from components.outcomes import Bottlenecks, Examples, Export, Head, Work
 from components.run_dir import RunDir
-from components.shards.records import read_bottlenecks, shard_files
+from components.shards.bottlenecks import read_bottlenecks
+from components.shards.records import shard_files
 from components.train.inputs import evaluate_from_memory
 from components.train.settings import Architecture
 from components.train.train import load_classifier

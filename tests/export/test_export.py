@@ -19,9 +19,9 @@ from components.metrics.calibration import NEVER_ANSWERS, choose_abstention
 from components.outcomes import Bottlenecks, Examples, Head, Work
 from components.predict.predict import load_export
 from components.run_dir import RunDir
+from components.shards.bottlenecks import load_vectors
 from components.shards.records import IMAGE_SPEC, read_batches, shard_files
 from components.storage.files import PARTIAL, write_json
-from components.train.inputs import load_vectors
 from components.train.settings import Architecture, Recipe
 from components.train.train import read_source, train_head
 

@@ -17,8 +17,9 @@ from components.backbones.views import list_views
 from components.errors import DamagedFile
 from components.features import SPLITS
 from components.run_dir import RunDir
+from components.shards.bottlenecks import read_bottlenecks
 from components.shards.names import Shard, shard_name
-from components.shards.records import read_bottlenecks, shard_files
+from components.shards.records import shard_files
 from components.storage.files import PARTIAL
 from pipeline.cli import main
 

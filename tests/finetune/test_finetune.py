@@ -23,7 +23,8 @@ from components.outcomes import Bottlenecks, Examples, Head, TunedHead, Work
 from components.predict.predict import load_export
 from components.run_dir import RunDir
 from components.serve.neighbours import load_training_images
-from components.shards.records import IMAGE_SPEC, read_batches, read_bottlenecks, shard_files
+from components.shards.bottlenecks import read_bottlenecks
+from components.shards.records import IMAGE_SPEC, read_batches, shard_files
 from components.storage.files import PARTIAL
 from components.train.optimization import CONSTANT, SGD
 from components.train.settings import Architecture, Recipe, Schedule

@@ -1,3 +1,4 @@
+import os
 import time
 from dataclasses import dataclass, field
 from inspect import signature
@@ -31,6 +32,12 @@ def write(run, name, content="content"):
     """Write a file as a stage does."""
     claim_files(run.root / name, ["file"])
     (run.root / name / "file").write_text(content)
+
+
+def change(file, content="CONTENT"):
+    """Write other content at a time of its own, however fast the test is."""
+    file.write_text(content)
+    os.utime(file, ns=(0, file.stat().st_mtime_ns + 10**9))
 
 
 def make_stages(run, progress, first=None, only=None):
@@ -91,17 +98,17 @@ def test_only_needs_what_stands_before_it(go):
 
 
 @pytest.mark.parametrize("content", [None, "con", "Content"])
-def test_a_missing_or_damaged_file_runs_its_stage_again_and_no_other(go, run, content, capsys):
+def test_a_missing_or_changed_file_runs_its_stage_again_and_no_other(go, run, content, capsys):
     go()
     file = run.root / "extract" / "file"
-    file.unlink() if content is None else file.write_text(content)
+    file.unlink() if content is None else change(file, content)
     assert go() == ["extract"]
-    named = f"'{file}' was damaged and is computed again" in capsys.readouterr().err
+    named = f"'{file}' has changed and is computed again" in capsys.readouterr().err
     assert named == (content is not None)
     assert go() == []
 
 
-def test_a_damaged_file_is_gone_before_its_stage_runs(run, progress):
+def test_a_changed_file_is_gone_before_its_stage_runs(run, progress):
     seen = []
 
     def work():
@@ -111,7 +118,7 @@ def test_a_damaged_file_is_gone_before_its_stage_runs(run, progress):
 
     for content in (None, "Content"):
         if content:
-            (run.root / "extract" / "file").write_text(content)
+            change(run.root / "extract" / "file", content)
         make_stages(run, progress).run(Stage("extract", work, Made))
     assert seen == [False, False]
 
@@ -131,7 +138,7 @@ def test_what_a_stage_wrote_elsewhere_is_watched_too(run, progress):
     done = []
     for file in (None, "other/file", "third"):
         if file:
-            (run.root / file).write_text("Content")
+            change(run.root / file)
         for _ in range(2):
             make_stages(run, progress).run(Stage("extract", work, MadeBeside))
     assert len(done) == 3
@@ -194,7 +201,7 @@ def test_a_stage_whose_files_another_has_written_runs_again(go, run, progress):
     go()
 
     def overwrite():
-        (run.root / "extract" / "file").write_text("CONTENT")  # as long as before
+        change(run.root / "extract" / "file")  # as long as before
         return Made(Work(1, 0, 1), "extract")
 
     make_stages(run, progress).run(Stage("extract-other", overwrite, Made))
@@ -202,11 +209,43 @@ def test_a_stage_whose_files_another_has_written_runs_again(go, run, progress):
     assert go() == []
 
 
+def test_a_shared_file_that_a_stage_writes_anew_runs_the_other_stage_and_stays(run, progress):
+    done = []
+
+    def make(name, writes):
+        def work():
+            done.append(name)
+            write(run, name)
+            if writes:
+                claim_files(run.root / "shared", ["file"])
+                change(run.root / "shared" / "file", "x" * len(done))
+            assert (run.root / "shared" / "file").exists()
+            return MadeBeside(Work(), name)
+
+        return Stage(name, work, MadeBeside)
+
+    class MadeBeside(Made):
+        def beside(self, run):
+            return [run.root / "shared"]
+
+    def go():
+        for name in ("finetune", "reextract"):
+            make_stages(run, progress).run(make(name, name == "finetune"))
+
+    go()
+    go()
+    assert done == ["finetune", "reextract"]
+    (run.root / "finetune" / "file").unlink()
+    go()
+    go()
+    assert done == ["finetune", "reextract"] * 2
+
+
 def test_a_damaged_record_runs_its_stage_again(go, run):
     go()
     record = run.stages / "train.json"
     healthy = record.read_text()
-    for content in ("{", healthy.replace('"items": 1', '"items": 2')):
+    for content in ("{", healthy.replace('"items"', '"itens"'), healthy.replace('"files"', '"fires"')):
         assert content != healthy
         record.write_text(content)
         assert go() == ["train"]

@@ -8,15 +8,9 @@ from components import features
 from components.errors import DamagedShard
 from components.extract.write_shards import bottleneck_record
 from components.features import SPLITS
+from components.shards.bottlenecks import read_bottlenecks
 from components.shards.names import Shard, shard_name
-from components.shards.records import (
-    find_overlapping,
-    float_feature,
-    read_bottlenecks,
-    serialize_record,
-    shard_files,
-    writing_shards,
-)
+from components.shards.records import find_overlapping, float_feature, serialize_record, shard_files, writing_shards
 
 
 def write_bottlenecks(folder, rows):

@@ -3,7 +3,16 @@ import os
 
 import pytest
 
-from components.storage.files import PARTIAL, fingerprint_file, remove_partials, replacing_file, write_text
+from components.errors import DamagedFile
+from components.storage.files import (
+    PARTIAL,
+    fingerprint_file,
+    read_json,
+    remove_partials,
+    replacing_file,
+    write_json,
+    write_text,
+)
 from components.storage.tables import write_csv
 
 
@@ -43,6 +52,19 @@ def test_csv_survives_separators_and_broken_names(tmp_path):
     write_csv(tmp_path / "t.csv", ["a", "b"], [['x,"y"', "line\nbreak"], ["\udcff", "ü"]])
     with (tmp_path / "t.csv").open(encoding="utf-8", newline="") as file:
         assert list(csv.reader(file)) == [["a", "b"], ['x,"y"', "line\nbreak"], ["\\udcff", "ü"]]
+
+
+def test_json_comes_back_and_any_cut_or_missing_key_is_damage(tmp_path):
+    path, value = tmp_path / "file.json", {"a": [1, 2.5, None], "b": {"ü": "\udcff"}}
+    write_json(path, value)
+    assert read_json(path, "a", "b") == value
+    with pytest.raises(DamagedFile):
+        read_json(path, "a", "c")
+    healthy = path.read_bytes().rstrip()
+    for content in (b"[]", b"null", b"\xff", *(healthy[:length] for length in range(len(healthy)))):
+        path.write_bytes(content)
+        with pytest.raises(DamagedFile, match="file.json"):
+            read_json(path)
 
 
 def test_the_fingerprint_of_a_file_or_folder_sees_what_changes(tmp_path):

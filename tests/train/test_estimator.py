@@ -4,8 +4,9 @@ import tensorflow as tf
 from sklearn.metrics import accuracy_score, log_loss
 from toys import refusal
 
+from components.shards.bottlenecks import Vectors
 from components.train.estimator import Epoch, HeadClassifier, RepeatedEvaluation, epoch_rank
-from components.train.inputs import Vectors, evaluate_from_memory, train_from_memory
+from components.train.inputs import evaluate_from_memory, train_from_memory
 from components.train.model import STANDARDIZE, HeadParams
 from components.train.optimization import Optimisation
 from components.train.settings import SIGMOID, Architecture, HiddenLayer

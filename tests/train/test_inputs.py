@@ -8,16 +8,13 @@ import tensorflow as tf
 
 from components.errors import DamagedShard, UserError
 from components.features import BOTTLENECK, BOTTLENECK_VIEWS, KEY, LABEL, SHA256, SOURCE, TEXT
+from components.shards.bottlenecks import Source, Vectors, load_vectors, read_vectors
 from components.shards.names import Shard, shard_name
 from components.shards.records import bytes_feature, float_feature, int_feature, serialize_record, writing_shards
 from components.train.inputs import (
-    Source,
-    Vectors,
     default_memory,
     evaluate_from_memory,
     evaluate_from_shards,
-    load_vectors,
-    read_vectors,
     train_from_memory,
     train_from_shards,
 )
@@ -63,7 +60,7 @@ def test_vectors_are_loaded_in_order_with_all_their_views(tmp_path, views):
 
 
 def test_parts_of_what_is_in_memory_are_all_of_it_in_order(monkeypatch):
-    monkeypatch.setattr("components.train.inputs.PART", 3)
+    monkeypatch.setattr("components.shards.bottlenecks.PART", 3)
     vectors = Vectors(np.arange(56, dtype=np.float32).reshape(7, 2, 4), np.arange(7))
     parts = list(vectors.parts())
     assert [len(part.labels) for part in parts] == [3, 3, 1]

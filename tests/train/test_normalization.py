@@ -6,7 +6,7 @@ import tensorflow as tf
 from sklearn.covariance import shrunk_covariance
 from sklearn.preprocessing import StandardScaler, normalize
 
-from components.train.inputs import Vectors
+from components.shards.bottlenecks import Vectors
 from components.train.model import L2, PLAIN, STANDARDIZE, WHITEN, normalize_bottleneck
 from components.train.normalization import (
     MEAN,

@@ -21,7 +21,8 @@ from components.extract.settings import EngineChoice
 from components.features import INDEX
 from components.outcomes import Bottlenecks, Examples, Head, Work
 from components.run_dir import RunDir
-from components.train.inputs import Vectors, evaluate_from_memory, evaluate_from_shards, load_vectors
+from components.shards.bottlenecks import Vectors, load_vectors
+from components.train.inputs import evaluate_from_memory, evaluate_from_shards
 from components.train.logistic_regression import PENALTIES, choose_penalty, fit_linear, make_objective, split_folds
 from components.train.model import STANDARDIZE, WHITEN
 from components.train.normalization import MEAN, SCALE, measure_scaling, scale_vectors

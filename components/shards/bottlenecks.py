@@ -1,0 +1,119 @@
+"""Read bottleneck shards: the vectors and labels of a split, or all that is known of the images of some shards."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from components.features import BOTTLENECK, BOTTLENECK_VIEWS, KEY, LABEL, SHA256, SOURCE, TEXT
+from components.shards.records import META_SPEC, check_count, naming_damage, read_batches
+from components.shards.spans import hash_fraction
+
+# Vectors that are parsed at once, and such batches side by side.
+PARSED_AT_ONCE = 1024
+PARSED_IN_PARALLEL = 4
+# Images that are measured at a time: the copies of so many, in float64, take about 100 MB.
+PART = 8192
+
+
+@dataclass(frozen=True)
+class Source:
+    """The shards of one split: how many images they hold, and the width and number of views of their bottlenecks."""
+
+    files: Sequence[str]
+    count: int
+    dim: int
+    views: int
+
+    @property
+    def bytes(self) -> int:
+        """What they take in memory."""
+        return self.count * self.views * self.dim * 4
+
+    def parse(self, records: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Map serialized records [B] to the bottlenecks of all views float32[B, V, D] and labels int64[B]."""
+        # A record of one view holds it once, as the bottleneck that serving sees.
+        name = BOTTLENECK_VIEWS if self.views > 1 else BOTTLENECK
+        vectors = tf.io.FixedLenFeature([self.views, self.dim], tf.float32)
+        parsed = tf.io.parse_example(records, {name: vectors, LABEL: META_SPEC[LABEL]})
+        return parsed[name], parsed[LABEL]
+
+
+class Vectors(NamedTuple):
+    """Bottlenecks in memory: those of all views float32[N, V, D], and labels int64[N]."""
+
+    values: np.ndarray
+    labels: np.ndarray
+
+    def parts(self) -> Iterator[Vectors]:
+        """Yield the same, some images at a time: what is computed of these takes little memory."""
+        for start in range(0, len(self.labels), PART):
+            yield Vectors(*(array[start : start + PART] for array in self))
+
+    def select(self, rows: np.ndarray) -> Vectors:
+        """Return the same for some of the images."""
+        return Vectors(self.values[rows], self.labels[rows])
+
+
+@dataclass(frozen=True)
+class BottleneckTable:
+    """The bottlenecks of some shards in memory, rows sorted as in the files.
+
+    vectors float32[N, D] are those that evaluation and serving see, views float32[N, V, D] those of all views.
+    """
+
+    keys: list[str]
+    sha256: list[bytes]
+    vectors: np.ndarray
+    views: np.ndarray
+    labels: np.ndarray
+    texts: list[str]
+    sources: list[str]
+
+
+def read_vectors(source: Source) -> Iterator[Vectors]:
+    """Yield the bottlenecks of all views, some at a time, in file order; raises DamagedShard for a damaged file."""
+    records = tf.data.TFRecordDataset(list(source.files)).batch(max(PARSED_AT_ONCE // source.views, 1))
+    with naming_damage(source.files):
+        for part in records.map(source.parse, PARSED_IN_PARALLEL).prefetch(2).as_numpy_iterator():
+            yield Vectors(*part)
+
+
+def load_vectors(source: Source) -> Vectors:
+    """Read the bottlenecks of all views into memory; raises DamagedShard for a damaged file."""
+    parts = list(read_vectors(source))
+    check_count(sum(len(part.labels) for part in parts), source.count, os.path.dirname(source.files[0]))
+    return Vectors(*map(np.concatenate, zip(*parts, strict=True)))
+
+
+def read_bottlenecks(files: Sequence[str], dim: int, views: int = 1, share: float = 1.0) -> BottleneckTable:
+    """Read bottleneck shards into memory, or a share of them, drawn by their keys; raises DamagedShard."""
+    spec = {**META_SPEC, BOTTLENECK: tf.io.FixedLenFeature([dim], tf.float32)}
+    if views > 1:
+        spec[BOTTLENECK_VIEWS] = tf.io.FixedLenFeature([views, dim], tf.float32)
+    columns: dict[str, list] = {name: [] for name in spec}
+    for batch in read_batches(files, spec, max(PARSED_AT_ONCE // views, 1)):
+        # The same images are drawn whatever else lies beside them.
+        drawn = [share >= 1 or hash_fraction(_decode(key), "sample") < share for key in batch[KEY]]
+        for name, column in columns.items():
+            column += itertools.compress(batch[name], drawn)
+    vectors = np.array(columns[BOTTLENECK], np.float32).reshape(-1, dim)
+    return BottleneckTable(
+        [_decode(key) for key in columns[KEY]],
+        columns[SHA256],
+        vectors,
+        np.array(columns[BOTTLENECK_VIEWS], np.float32).reshape(-1, views, dim) if views > 1 else vectors[:, None],
+        np.array(columns[LABEL], np.int64),
+        [_decode(text) for text in columns[TEXT]],
+        [_decode(source) for source in columns[SOURCE]],
+    )
+
+
+def _decode(name: bytes) -> str:
+    return name.decode("utf-8", "surrogateescape")
