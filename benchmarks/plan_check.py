@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from components.data.listing import list_images
-from components.plan.sampling import draw_sample
-from components.plan.trials import START
+from components.plan.estimate import START
+from components.plan.trials import draw_sample
 
 TOPGRAFT = [sys.executable, "-m", "pipeline.cli"]
 
