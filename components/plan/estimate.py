@@ -99,9 +99,7 @@ def list_notes(images: int, measured: Sequence[int], most_audited: int, flat: Se
     """Return what a plan cannot know, a sentence each; flat are the stages that showed no rate."""
     largest, notes = measured[-1], []
     if len(measured) == 1:
-        notes.append(
-            f"Only runs of {largest:,} images were measured, so it says too much for more images and too little for fewer."
-        )
+        notes.append(f"Only runs of {largest:,} images were measured: too much for more images, too little for fewer.")
     if images > 1000 * largest:
         notes.append(f"This is {images / largest:,.0f} times what was measured, which multiplies errors as much.")
     if images > largest:
