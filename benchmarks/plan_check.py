@@ -16,22 +16,14 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
-from typing import NamedTuple
 
 from components.data.listing import list_images
-from components.plan.sampling import draw_sample
-from components.plan.trials import START
+from components.plan.estimate import START
+from components.plan.trials import Cost, draw_sample, read_trial
+from components.run_dir import RunDir
 
 TOPGRAFT = [sys.executable, "-m", "pipeline.cli"]
-
-
-class Took(NamedTuple):
-    """Seconds of the clock and of busy cores, by stage; START is what the process took beside them."""
-
-    seconds: dict[str, float]
-    core_seconds: dict[str, float]
 
 
 def call(*words: object) -> str:
@@ -51,20 +43,16 @@ def link_images(images: Path, folder: Path, count: int) -> Path:
     return folder
 
 
-def time_run(words: list[str]) -> Took:
-    """Run a config in a folder that is removed again."""
+def time_run(words: list[str]) -> dict[str, Cost]:
+    """Run a config in a folder that is removed again; return the cost of each stage, and what is left, as START."""
     with tempfile.TemporaryDirectory() as place:
-        started, before = time.perf_counter(), os.times()
+        before = os.times()
         call("run", *words, f"output_dir={place}/run", "--quiet")
-        wall, after = time.perf_counter() - started, os.times()
-        records = {file.stem: json.loads(file.read_text()) for file in Path(place, "run/stages").glob("*.json")}
-    cores = sum(after[2:4]) - sum(before[2:4])  # of children
-    seconds = {name: record["seconds"] for name, record in records.items()}
-    core_seconds = {name: record["core_seconds"] for name, record in records.items()}
-    return Took(
-        {START: wall - sum(seconds.values()), **seconds},
-        {START: cores - sum(core_seconds.values()), **core_seconds},
-    )
+        after, trial = os.times(), read_trial(RunDir(Path(place, "run")))
+    assert trial
+    busy = sum(after[2:4]) - sum(before[2:4])  # of child processes
+    fields = zip((after.elapsed - before.elapsed, busy, 0), *trial.stages.values(), strict=True)
+    return {START: Cost(*(total - sum(parts) for total, *parts in fields)), **trial.stages}
 
 
 def main() -> None:
@@ -76,7 +64,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 9000])
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    took: dict[int, list[Took]] = {size: [] for size in options.sizes}
+    took: dict[int, list[dict[str, Cost]]] = {size: [] for size in options.sizes}
     loads = []
     with tempfile.TemporaryDirectory() as place:
         plan = [options.config, f"data.path={options.images}", f"output_dir={place}/plan", *options.overrides]
@@ -95,7 +83,7 @@ def main() -> None:
     Path(__file__).with_suffix(".json").write_text(json.dumps(figures, indent=2) + "\n")
 
 
-def compare(images: int, plan: dict, runs: list[Took]) -> dict[str, dict[str, list[float]]]:
+def compare(images: int, plan: dict, runs: list[dict[str, Cost]]) -> dict[str, dict[str, list[float]]]:
     """Print and return predicted and measured seconds by stage, and of all."""
     print(f"{images:,} images: {'':6} predicted  measured  error   core seconds: predicted  measured  error")
     rows = {}
@@ -103,9 +91,10 @@ def compare(images: int, plan: dict, runs: list[Took]) -> dict[str, dict[str, li
         pairs = []
         for kind in ("seconds", "core_seconds"):
             predicted = {name: estimate[kind] for name, estimate in plan["stages"].items()}
-            measured = [{**getattr(run, kind), "all": sum(getattr(run, kind).values())} for run in runs]
+            measured = [{name: getattr(cost, kind) for name, cost in run.items()} for run in runs]
             expected = sum(predicted.values()) if stage == "all" else predicted[stage]
-            pairs.append((expected, statistics.median(run[stage] for run in measured)))
+            found = [sum(run.values()) if stage == "all" else run[stage] for run in measured]
+            pairs.append((expected, statistics.median(found)))
         cells = [f"{one:9.1f} {other:9.1f} {one / other - 1:+6.0%}" for one, other in pairs if other]
         print(f"{stage:20} {cells[0]}                 {cells[1] if len(cells) > 1 else ''}")
         rows[stage] = {"seconds": [*pairs[0]], "core_seconds": [*pairs[1]]}

@@ -108,7 +108,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     run.set_defaults(command=run_command)
 
     plan = commands.add_parser(
-        "plan", parents=[answering], help="hours, bytes, shards and cost of a run, by its last run or short trial runs"
+        "plan", parents=[answering], help="time, memory and cost of a run, by its last run or short trial runs"
     )
     plan.add_argument("config", type=place, help="a YAML file, such as configs/caltech101.yaml")
     plan.add_argument("overrides", nargs="*", metavar="key=value", help="keys of the config to set")
@@ -116,9 +116,6 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     plan.add_argument("--workers", type=positive, help="of a Beam runner (default: this machine alone)")
     plan.add_argument("--vcpus", type=positive, default=4, help="of a worker (default 4)")
     plan.add_argument("--price", type=at_least_0, help="for a vCPU-hour, in any currency")
-    plan.add_argument("--startup", type=at_least_0, default=4, help="minutes until a worker works (default 4)")
-    plan.add_argument("--slow", type=at_least_0, default=0.02, help="share of stragglers (default 0.02)")
-    plan.add_argument("--lost", type=at_least_0, default=0.01, help="losses of a worker an hour (default 0.01)")
     plan.add_argument("--measure", action="store_true", help="make trial runs again, beside those that are kept")
     plan.set_defaults(command=plan_command)
 

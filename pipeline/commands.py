@@ -96,25 +96,15 @@ def run_whole(config: Config, run: RunDir, options: argparse.Namespace) -> dict[
 
 def plan_command(options: argparse.Namespace) -> int:
     """topgraft plan."""
-    from components.plan.simulation import Fleet
     from pipeline.load_config import load_config
-    from pipeline.plan import SLOWDOWN, make_plan
+    from pipeline.plan import plan_run
 
-    config = load_config(options.config, options.overrides)
-    fleet = options.workers and Fleet(
-        options.workers, options.vcpus, 60 * options.startup, options.slow, SLOWDOWN, options.lost
-    )
-    plan = make_plan(
-        config,
-        [str(options.config), *options.overrides],
-        options.images,
-        fleet,
-        options.price,
-        options.measure,
-        show_progress(options),
-    )
+    config, words = load_config(options.config, options.overrides), [str(options.config), *options.overrides]
+    worker_cores = (options.workers or 0) * options.vcpus
+    progress = show_progress(options)
+    plan = plan_run(config, words, options.images, worker_cores, options.price, options.measure, progress)
     print_plan(plan, options.quiet)
-    options.answer(plan.to_dict())
+    options.answer({**plan._asdict(), "stages": {stage: cost._asdict() for stage, cost in plan.stages.items()}})
     return DONE
 
 

@@ -1,102 +1,43 @@
-"""A plan: what a config will take for a number of images, from its last run or from trial runs."""
+"""A plan: what a run will take, from trial runs over samples of the user's images or from the last run."""
 
 from __future__ import annotations
 
-import math
+import csv
+import json
+import os
+import subprocess
+import sys
+import tempfile
 from collections.abc import Sequence
-from importlib import import_module as load
-from typing import Any, NamedTuple
+from contextlib import suppress
+from pathlib import Path
 
 from components.data.image_file import ImageFile
 from components.errors import UserError
-from components.plan.estimate import (
-    MOST_SHARDS,
-    SHARDED,
-    StageEstimate,
-    core_seconds_each,
-    estimate_driver_bytes,
-    estimate_stages,
-    list_unrated,
-    plan_shards,
-    price_stages,
-)
-from components.plan.simulation import Fleet, Makespan, simulate_makespan
-from components.plan.trials import TrialRuns, measure_shards, read_trial_runs, write_trial_runs
-from components.plan.workload import StageLaws, Workload, fit_laws
+from components.features import VERSION
+from components.plan.estimate import START, Plan, make_plan
+from components.plan.trials import FEWEST, Cost, Trial, draw_sample, read_trial, read_trials
+from components.rejects import RejectedImage
 from components.run_dir import RunDir
+from components.storage.files import write_json
 from components.storage.ownership import claim_files
 from components.terminal.progress import Progress
 from pipeline.config import Config
 from pipeline.output_dir import check_own
 from pipeline.pipeline import list_data
-from pipeline.trial_runs import count_cores, measure, read_last_run, trial_key
+from pipeline.stages import hash_parts
 
-# By how much equal work differs on rented machines that are to be alike, relative to its mean: J. Schad et al.,
-# "Runtime Measurements in the Cloud", VLDB 2010, found 0.24 for CPU time on one size of machine.
-MACHINE_SPREAD = 0.24
-# What a straggler is: one that takes three times as long. (J. Dean and S. Ghemawat, "MapReduce", OSDI 2004, tell of
-# machines with a bad disk or a disabled cache that took many times as long.)
-SLOWDOWN = 3.0
-# Shards whose fate is drawn in each simulation: some seconds.
-DRAWN_SHARDS = 400_000
-MOST_DRAWS = 200
-# A shard that is lost more often than not is hardly ever done.
-MOST_LOSSES_PER_SHARD = 1.0
+# Images of the two trial runs: the smaller has nearly nothing but fixed parts, the larger some 15 s of extraction.
+SIZES = (300, 1500)
+# What of a config changes how long an image takes.
+TIMED = ("backbone", "head", "extract", "augment", "train", "audit")
 
 
-class Simulation(NamedTuple):
-    """What-if: the makespan of ingest and extract with so many workers and shards."""
-
-    workers: int
-    shards: int
-    makespan: Makespan
-
-    @property
-    def worker_hours(self) -> float:
-        return self.workers * self.makespan.median / 3600
-
-
-class Plan(NamedTuple):
-    """What a run will take; simulations and price are there where workers and a price are given."""
-
-    images: int
-    measured: list[int]
-    cores: int
-    fleet: Fleet | None
-    shards: int
-    stages: list[StageEstimate]
-    driver_bytes: float
-    cost: float | None
-    simulations: list[Simulation]
-    notes: list[str]
-
-    @property
-    def seconds(self) -> float:
-        return sum(stage.seconds for stage in self.stages)
-
-    @property
-    def worker_seconds(self) -> float:
-        return sum(stage.worker_seconds for stage in self.stages)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values."""
-        return {
-            **self._asdict(),
-            "fleet": self.fleet and self.fleet._asdict(),
-            "stages": {stage.stage: {**stage._asdict()} for stage in self.stages},
-            "simulations": [
-                {"workers": row.workers, "shards": row.shards, **row.makespan._asdict()} for row in self.simulations
-            ],
-            "seconds": self.seconds,
-            "worker_seconds": self.worker_seconds,
-        }
-
-
-def make_plan(
+def plan_run(
     config: Config,
     words: Sequence[str],
     images: int | None,
-    fleet: Fleet | None,
+    worker_cores: int,
     price: float | None,
     again: bool,
     progress: Progress,
@@ -107,7 +48,7 @@ def make_plan(
     """
     run, key = RunDir(config.run_folder), trial_key(config)
     check_own(run.root)
-    last, kept = read_last_run(config, run), read_trial_runs(run.throughput, key)
+    last, kept = read_last_run(config, run), read_trials(run.throughput, key)
     files: list[ImageFile] = []
     if again or not kept or not images:
         try:
@@ -116,101 +57,99 @@ def make_plan(
             if again or not (kept or last):
                 raise
     if files and (again or not kept):
-        fresh = measure(config, words, files, last, progress)
-        kept = fresh._replace(trials=[*(kept.trials if kept else []), *fresh.trials])
+        kept += run_trials(config, words, files, last, progress)
         claim_files(run.root, [run.throughput.name])
-        write_trial_runs(run.throughput, key, kept)
-    measured = kept or TrialRuns([], (0.0, 0.0))
-    if last:
-        measured = measured._replace(trials=[*measured.trials, last])
-    count = images or len(files) or (last.images if last else measured.trials[-1].images)
-    return estimate(config, run, measured, count, fleet, price)
-
-
-def estimate(
-    config: Config, run: RunDir, measured: TrialRuns, images: int, fleet: Fleet | None, price: float | None
-) -> Plan:
-    """Return the plan that follows from what was measured."""
-    cores, trials = count_cores(), measured.trials
-    workload = make_workload(config, measured.pair_seconds)
-    laws = fit_laws(trials, workload)
-    suitable = plan_shards(images, laws["ingest"].written.each, fleet)
-    shards = config.beam.shards or suitable
-    stages = estimate_stages(images, laws, workload, fleet, shards)
-    driver_bytes = estimate_driver_bytes(images, trials[-1].dim, workload)
-    simulations = simulate(laws, images, shards, fleet, measure_shards(run)) if fleet else []
-    cost = None if price is None else price_stages(stages, fleet, cores, price)
-    sizes = sorted({trial.images for trial in trials})
-    notes = list_notes(sizes, images, shards, driver_bytes, [trial.classes for trial in trials])
-    unrated = list_unrated(laws, fleet)
-    if unrated and images > sizes[-1]:
-        notes.append(
-            f"The larger run took no longer than the smaller for {', '.join(unrated)}, which counts as the same for "
-            f"any number of images: too little. Make trial runs again on a machine without other work: --measure."
-        )
+        write_json(run.throughput, {"key": key, "trials": kept})
+    trials = [*kept, *([last] if last else [])]
+    count = images or len(files) or trials[-1].images
+    plan = make_plan(trials, count, config.audit.max_images, count_cores(), worker_cores, price)
     if config.data.split.train_per_class:
-        notes.append("data.split.train_per_class plays no part in it: the splits are taken to have their shares.")
-    if not suitable / 2 <= shards <= 2 * suitable:
-        notes.append(f"beam.shards is {shards:,}, which the plan keeps: {suitable:,} would suit.")
-    return Plan(images, sizes, cores, fleet, shards, stages, driver_bytes, cost, simulations, notes)
+        plan.notes.append("Trial runs do not follow data.split.train_per_class: their splits have their shares.")
+    return plan
 
 
-def make_workload(config: Config, pair_seconds: tuple[float, float]) -> Workload:
-    """Return what the config asks for; its splits by their shares, as trial runs have them."""
-    split, recipe = config.data.split, config.recipe
-    tuning = config.train.finetune
-    return Workload(
-        split.fractions,
-        lambda count: load("components.train.train").choose_epochs(count, recipe),
-        pair_seconds,
-        config.audit.max_images,
-        tuning.epochs if tuning else 0,
-    )
+def count_cores() -> int:
+    """Return the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def simulate(
-    laws: dict[str, StageLaws], images: int, shards: int, fleet: Fleet, measured_spread: float
-) -> list[Simulation]:
-    """Return simulations of the plan, of other numbers of shards, and of half and twice its workers."""
-    each = sum(core_seconds_each(laws[stage]) for stage in SHARDED if stage in laws)
-    others = 2 * shards if 2 * shards <= MOST_SHARDS else shards // 2
-    what_if = [(fleet.workers, shards), (fleet.workers, others), (max(1, fleet.workers // 2), shards)]
-    what_if.append((2 * fleet.workers, shards))
-    draws = max(5, min(MOST_DRAWS, DRAWN_SHARDS // shards))
-    simulations = []
-    for workers, number in what_if:
-        seconds = images * each / number
-        if fleet.losses_per_hour * seconds / 3600 > MOST_LOSSES_PER_SHARD:
-            raise UserError(
-                f"A shard takes {seconds / 3600:.1f} hours and a worker is lost {fleet.losses_per_hour:g} times an "
-                f"hour, so that hardly a shard is done: set beam.shards to more than {number} or --lost to less."
-            )
-        # A shard of hashed keys holds a Poisson number of images.
-        spread = math.hypot(MACHINE_SPREAD, max(measured_spread, math.sqrt(number / images)))
-        found = simulate_makespan(number, seconds, spread, fleet._replace(workers=workers), draws)
-        simulations.append(Simulation(workers, number, found))
-    return simulations
+def trial_key(config: Config) -> str:
+    """Return what trials are kept under: the parts of a config that time depends on, the version, the cores."""
+    return hash_parts([VERSION, count_cores(), config.model_dump(mode="json", by_alias=True, include=set(TIMED))])
 
 
-def list_notes(
-    sizes: Sequence[int], images: int, shards: int, driver_bytes: float, classes: Sequence[int]
-) -> list[str]:
-    """Return what a reader of the plan has to know beside its numbers, a sentence each."""
-    notes = []
-    if len(sizes) == 1:
-        notes.append(
-            f"All was measured at {sizes[0]:,} images alone, so what a run takes whatever its size is not told from "
-            f"what each image takes: too much is said of more images, too little of fewer."
+def read_last_run(config: Config, run: RunDir) -> Trial | None:
+    """Return what the last run took, if it computed everything, with this config and on this machine."""
+    with suppress(FileNotFoundError, ValueError, KeyError):
+        record = json.loads(run.record.read_text(encoding="utf-8"))
+        former, now = record["config"], config.describe()
+        same = record["version"] == VERSION and all(former[name] == now[name] for name in TIMED)
+        if same and former["beam"]["runner"] == "DirectRunner":
+            return read_trial(run)
+    return None
+
+
+def run_trials(
+    config: Config, words: Sequence[str], files: Sequence[ImageFile], last: Trial | None, progress: Progress
+) -> list[Trial]:
+    """Time runs over a small and a larger sample of files, the small one alone where the last run is much larger."""
+    larger = min(SIZES[1], len(files))
+    # All classes in both where that can be: the head and the report have their size from them.
+    classes = len({file.text for file in files})
+    smaller = min(max(min(SIZES[0], larger // 4), FEWEST * classes), larger // 2)
+    sizes = [smaller] if last and last.images >= 4 * smaller else [smaller, larger]
+    trials = []
+    with progress.stage("trial"):
+        for number, size in enumerate(sizes):
+            progress.report(number, len(sizes), "runs")
+            trials.append(run_trial(config, words, draw_sample(files, size)))
+    return trials
+
+
+def run_trial(config: Config, words: Sequence[str], files: Sequence[ImageFile]) -> Trial:
+    """Time a run over some files, in a process of its own and a temporary folder; raises UserError where it fails."""
+    with tempfile.TemporaryDirectory(prefix="topgraft-") as place:
+        run = RunDir(Path(place, "run"))
+        manifest = write_sample(files, Path(place, "images"))
+        limits = {"max_bytes": config.data.max_bytes, "max_pixels": config.data.max_pixels, "max_reject_share": 1}
+        data = {"path": str(manifest), "split": config.data.split.fractions, "duplicates": "keep", **limits}
+        # No gate that could close, nothing that refers to other data.
+        plain = {"validation": {"on_anomaly": "warn"}, "evaluate": {}, "beam": {}, "abstain": None}
+        own = {"data": data, "output_dir": str(run.root), **plain, "train.warm_start": None, "train.class_weight": None}
+        overrides = [f"{key}={json.dumps(value)}" for key, value in own.items()]
+        command = [sys.executable, "-m", "pipeline.cli", "run", *words, *overrides]
+        before = os.times()
+        result = subprocess.run(command, capture_output=True, text=True, errors="replace")
+        after = os.times()
+        trial = read_trial(run) if result.returncode in (0, 3) else None
+    if trial is None:
+        said = (result.stderr.strip() or "it says nothing").splitlines()[-1].removeprefix("topgraft: ").rstrip(".")
+        raise UserError(
+            f"A trial run over {len(files)} of the images failed ({said}): start topgraft run and fix what it names."
         )
-    if images > 1000 * sizes[-1]:
-        notes.append(
-            f"This is {images / sizes[-1]:,.0f} times what was measured: what grows faster than the images, and is not "
-            f"the audit's search of pairs, is not in it."
-        )
-    if images / shards > 2 * load("components.shards.spans").IMAGES_PER_SHARD:
-        notes.append(f"A shard holds {images / shards:,.0f} images: that much is done again when its worker is lost.")
-    if driver_bytes > 2**36:
-        notes.append(f"The machine of the command needs {driver_bytes / 2**30:,.0f} GiB of memory.")
-    if len(set(classes)) > 1:
-        notes.append(f"Runs of {min(classes):,} and of {max(classes):,} classes are compared.")
-    return notes
+    busy = sum(after[2:4]) - sum(before[2:4])  # of child processes
+    whole = Cost(after.elapsed - before.elapsed, busy, 0)
+    fields = zip(whole, *trial.stages.values(), strict=True)
+    start = Cost(*(max(0.0, total - sum(in_stages)) for total, *in_stages in fields))
+    return trial._replace(stages={START: start, **trial.stages})
+
+
+def write_sample(files: Sequence[ImageFile], folder: Path) -> Path:
+    """Write a manifest of files that lie by themselves, and of copies of those that are records of others."""
+    folder.mkdir()
+    manifest = folder / "images.csv"
+    with open(manifest, "w", encoding="utf-8", errors="surrogateescape", newline="") as table:
+        rows = csv.writer(table)
+        rows.writerow(("path", "label", "source"))
+        for number, file in enumerate(files):
+            path = os.path.abspath(file.path) if "://" not in file.path else file.path
+            if file.offset >= 0:
+                from components.data.tfrecords import read_record  # loads TensorFlow
+
+                path = str(folder / f"{number:06d}")
+                try:
+                    Path(path).write_bytes(read_record(file.path, file.offset))
+                except RejectedImage:  # as ingest would reject it
+                    continue
+            rows.writerow((path, file.text, file.source))
+    return manifest

@@ -16,7 +16,7 @@ from components.terminal.text import printable
 if TYPE_CHECKING:
     from components.curve.page import CurvePoint
     from components.export.tflite import Comparison
-    from pipeline.plan import Plan
+    from components.plan.estimate import Plan
 
 Answer = Callable[[Any], None]
 # More classes than these are not all named in a summary, but so many of them.
@@ -115,44 +115,29 @@ def _show_name(text: str) -> str:
 
 
 def print_plan(plan: Plan, quiet: bool) -> None:
-    """Print a line a stage, shards, memory, simulations and notes, then the totals; quiet, these alone."""
+    """Print a line a stage, memory and notes, then the totals; quiet, these alone."""
     from rich.console import Console
     from rich.table import Table
 
     if not quiet:
         table = Table("stage", "where", box=None, pad_edge=False)
-        for column in ("time", "core time", "worker-hours", "read", "written"):
+        for column in ("time", "core time", "written"):
             table.add_column(column, justify="right")
-        for stage in plan.stages:
-            hours = f"{stage.worker_seconds / 3600:,.2f}" if stage.on_workers else ""
-            sizes = [format_bytes(size) for size in (stage.read, stage.written)]
-            place = "workers" if stage.on_workers else "here"
-            times = map(format_seconds, (stage.seconds, stage.core_seconds))
-            table.add_row(stage.stage, place, *times, hours, *sizes)
+        for stage, cost in plan.stages.items():
+            times = map(format_seconds, (cost.seconds, cost.core_seconds))
+            place = "workers" if stage in plan.on_workers else "here"
+            table.add_row(stage, place, *times, format_bytes(cost.written))
         Console().print(table)
         print()
-        print_line(f"shards: {plan.shards:,} of {plan.images / plan.shards:,.0f} images")
         print_line(f"memory of the command: {format_bytes(plan.driver_bytes)}")
         measured = " and ".join(f"{images:,}" for images in plan.measured)
         print_line(f"measured: runs of {measured} images on {plan.cores} cores")
-    if plan.simulations and not quiet:
-        table = Table(box=None, pad_edge=False)
-        for column in ("workers", "shards", "ideal", "median", "90 %", "worker-hours"):
-            table.add_column(column, justify="right")
-        for row in plan.simulations:
-            times = map(format_seconds, row.makespan)
-            table.add_row(f"{row.workers:,}", f"{row.shards:,}", *times, f"{row.worker_hours:,.1f}")
-        print()
-        print_line("ingest and extract, simulated with stragglers and lost workers:")
-        Console().print(table)
-    if not quiet:
         for text in plan.notes:
             print()
             print_line(f"note: {text}")
         print()
-    cost = "" if plan.cost is None else f", cost {plan.cost:,.2f}"
-    workers = f", {plan.worker_seconds / 3600:,.1f} worker-hours" if plan.fleet else ""
-    print_line(f"{plan.images:,} images: {format_seconds(plan.seconds)}{workers}{cost}")
+    price = "" if plan.cost is None else f", cost {plan.cost:,.2f}"
+    print_line(f"{plan.images:,} images: {format_seconds(plan.seconds)}{price}")
 
 
 def format_seconds(seconds: float) -> str:

@@ -1,85 +1,56 @@
-"""Throughput: what each stage took at some sizes of data, and the fixed part and the rate that follow from it."""
+"""Trials: samples of the images, and what each stage took in a run over one."""
 
 from __future__ import annotations
 
+import collections
 import json
-import statistics
+import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
+from components.data.image_file import ImageFile
 from components.run_dir import STAGES, TUNING_STAGES, RunDir
-from components.storage.files import write_json
-from components.storage.places import measure
 
-# What a process takes before its first stage and after its last: imports, the list of images.
-START = "start"
+# Images of a class, so that it can have one in each split.
+FEWEST = 3
 
 
-class Timing(NamedTuple):
-    """What a stage took: seconds of the clock, of busy cores (0 where not taken), and the bytes that it left."""
+class Cost(NamedTuple):
+    """What a stage takes: seconds of the clock, seconds of busy cores, bytes written."""
 
     seconds: float
     core_seconds: float
-    written: int
+    written: float
 
 
 class Trial(NamedTuple):
-    """A run that computed everything anew: its images and classes, the width of a bottleneck, its stages in order."""
+    """A run that computed everything: its images, the width of a bottleneck, the cost of each stage in order."""
 
     images: int
-    classes: int
     dim: int
-    stages: dict[str, Timing]
+    stages: dict[str, Cost]
 
 
-class TrialRuns(NamedTuple):
-    """Trial runs, and what the audit takes for a pair of images, by the clock and by cores."""
+def draw_sample(files: Sequence[ImageFile], count: int, seed: int = 0) -> list[ImageFile]:
+    """Return about so many files in their order, at random in each class by its share, FEWEST of it at least.
 
-    trials: list[Trial]
-    pair_seconds: tuple[float, float]
-
-
-class Law(NamedTuple):
-    """A cost as a fixed part and one for each unit of work."""
-
-    fixed: float
-    each: float
-
-    def cost(self, units: float) -> float:
-        """Return the cost of so many units."""
-        return self.fixed + self.each * units
-
-
-def fit_law(units: Sequence[float], costs: Sequence[float]) -> Law:
-    """Return the law, with no negative part, that is nearest to costs in relative terms; of equal units the median.
-
-    Where all units are equal the parts cannot be told apart: all of it is then held for the rate, so that it is too
-    much for larger data rather than too little.
+    Of more classes than that allows, those with the most images stand for all.
     """
-    # Loaded on use: it takes longer than all else here.
-    from scipy.optimize import nnls  # type: ignore[import-untyped]
-
-    by_units: dict[float, list[float]] = {}
-    for unit, cost in zip(units, costs, strict=True):
-        by_units.setdefault(unit, []).append(cost)
-    found = {unit: statistics.median(some) for unit, some in by_units.items()}
-    least = 1e-9  # seconds or bytes, so that a cost of nothing has a relative size
-    if len(found) == 1:
-        ((unit, cost),) = found.items()
-        return Law(0.0, cost / unit)
-    weights = 1 / np.maximum(np.array([*found.values()]), least)
-    columns = np.stack([weights, weights * np.array([*found])], 1)
-    scale = columns.max(0)  # units are ones or a hundred million
-    parts, _ = nnls(columns / scale, np.array([*found.values()]) * weights)
-    fixed, each = (parts / scale).tolist()
-    return Law(fixed, each)
+    classes = collections.defaultdict(list)
+    for place, file in enumerate(files):
+        classes[file.text].append(place)
+    large = [places for places in classes.values() if len(places) >= FEWEST]
+    chosen = sorted(large, key=len, reverse=True)[: max(2, count // FEWEST)]
+    share = count / max(1, sum(map(len, chosen)))
+    draw = random.Random(seed)
+    numbers = [min(len(places), max(FEWEST, round(share * len(places)))) for places in chosen]
+    taken = [place for places, number in zip(chosen, numbers, strict=True) for place in draw.sample(places, number)]
+    return [files[place] for place in sorted(taken)]
 
 
 def read_trial(run: RunDir) -> Trial | None:
-    """Return what the stages of a finished run took, None where one is missing or took something over from before."""
+    """Return what the stages of a finished run took, None where one is missing or reused earlier results."""
     records = {}
     for name in STAGES:
         try:
@@ -90,41 +61,20 @@ def read_trial(run: RunDir) -> Trial | None:
     if any(record["outcome"]["work"]["reused"] for record in records.values()):
         return None
     stages = {
-        name: Timing(
-            record["seconds"], record.get("core_seconds", 0.0), sum(size or 0 for size, _ in record["files"].values())
-        )
+        name: Cost(record["seconds"], record["core_seconds"], sum(size or 0 for size, _ in record["files"].values()))
         for name, record in records.items()
     }
-    examples, extracted = records["ingest"]["outcome"], records["extract"]["outcome"]
-    return Trial(examples["written"], len(examples["labels"]), extracted["dim"], stages)
+    return Trial(records["ingest"]["outcome"]["written"], records["extract"]["outcome"]["dim"], stages)
 
 
-def measure_shards(run: RunDir) -> float:
-    """Return by how much the bytes of a run's example shards differ, relative to their mean; 0 for a single shard."""
-    sizes: dict[str, int] = {}
-    for file in run.examples.glob("*.tfrecord"):
-        shard = file.name.partition("-")[2]  # behind the split
-        sizes[shard] = sizes.get(shard, 0) + measure(file).size
-    return statistics.stdev(sizes.values()) / statistics.mean(sizes.values()) if len(sizes) > 1 else 0.0
-
-
-def read_trial_runs(file: Path, key: str) -> TrialRuns | None:
-    """Return what was kept under a key, None where there is nothing or it was measured under another."""
+def read_trials(file: Path, key: str) -> list[Trial]:
+    """Return the trials that were kept under a key, none where the file has another key."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        if content["key"] != key:
-            return None
-        trials = [
-            Trial(**{**trial, "stages": {name: Timing(*timing) for name, timing in trial["stages"].items()}})
-            for trial in content["trials"]
+        return [
+            Trial(images, dim, {stage: Cost(*cost) for stage, cost in stages.items()})
+            for images, dim, stages in content["trials"]
+            if content["key"] == key
         ]
-        clock, cores = content["pair_seconds"]
-        return TrialRuns(trials, (clock, cores))
     except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return None
-
-
-def write_trial_runs(file: Path, key: str, measured: TrialRuns) -> None:
-    """Keep what was measured under a key, which says for what config and machine it holds."""
-    trials = [{**trial._asdict(), "stages": trial.stages} for trial in measured.trials]
-    write_json(file, {"key": key, "pair_seconds": measured.pair_seconds, "trials": trials})
+        return []

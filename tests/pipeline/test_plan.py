@@ -5,12 +5,14 @@ import pytest
 from toys import write_config
 
 import pipeline.plan
-from components.plan.trials import START, Timing, Trial, TrialRuns, read_trial_runs, write_trial_runs
+from components.plan.estimate import START
+from components.plan.trials import Cost, Trial, read_trials
 from components.run_dir import STAGES, TUNING_STAGES, RunDir
+from components.storage.files import write_json
 from components.storage.ownership import MARK, claim_files
 from pipeline.cli import main
 from pipeline.load_config import load_config
-from pipeline.trial_runs import trial_key
+from pipeline.plan import trial_key
 
 RUN_STAGES = [stage for stage in STAGES if stage not in TUNING_STAGES]
 
@@ -23,27 +25,19 @@ def finished(toy_run, toy_config, tmp_path):
     return config, RunDir(tmp_path / "run")
 
 
-def keep_trials(config, **others):
-    """Write trial runs of 100 and 1,000 images: 10 s and 0.01 s an image by the clock, twice that of cores.
-
-    others are timings of stages that take the same whatever the number of images.
-    """
+@pytest.fixture
+def kept(toy_config, tmp_path):
+    """The config of a run that was never made, of which trial runs of 100 and 1,000 images are kept."""
+    config = write_config(tmp_path / "new.yaml", **{**toy_config, "output_dir": str(tmp_path / "new")})
     loaded = load_config(config, [])
     run = RunDir(loaded.run_folder)
     claim_files(run.root, [run.throughput.name])
 
     def trial(images):
-        timing = Timing(10 + 0.01 * images, 20 + 0.02 * images, 1000 * images)
-        return Trial(images, 3, 48, {START: Timing(5.0, 4.0, 0), **dict.fromkeys(RUN_STAGES, timing), **others})
+        cost = Cost(10 + 0.01 * images, 20 + 0.02 * images, 1000 * images)
+        return Trial(images, 48, {START: Cost(5.0, 4.0, 0), **dict.fromkeys(RUN_STAGES, cost)})
 
-    write_trial_runs(run.throughput, trial_key(loaded), TrialRuns([trial(100), trial(1000)], (0.0, 0.0)))
-
-
-@pytest.fixture
-def kept(toy_config, tmp_path):
-    """The config of a run that was never made, of which trial runs are kept."""
-    config = write_config(tmp_path / "new.yaml", **{**toy_config, "output_dir": str(tmp_path / "new")})
-    keep_trials(config)
+    write_json(run.throughput, {"key": trial_key(loaded), "trials": [trial(100), trial(1000)]})
     return config
 
 
@@ -68,50 +62,38 @@ def test_a_plan_follows_from_the_last_run_and_a_trial_run_that_is_then_kept(fini
     listed = (run.throughput, run.root / MARK)
     assert after == {**before, **{path: after[path] for path in listed}}  # nothing of the run itself has changed
 
-    monkeypatch.setattr(pipeline.plan, "measure", None)  # nothing is measured from now on
+    monkeypatch.setattr(pipeline.plan, "run_trials", None)  # nothing is measured from now on
     large = answer(capsys, config, "--images", "1e6", "--workers", 10, "--vcpus", 2, "--price", 0.05)
     assert large["images"] == 1_000_000 and large["measured"] == [small, last]
-    assert large["fleet"]["workers"] == 10 and large["cost"] > 0
-    assert [row["workers"] for row in large["simulations"]] == [10, 10, 5, 20]
-    assert large["stages"]["extract"]["on_workers"] and not large["stages"]["train"]["on_workers"]
+    assert large["worker_cores"] == 20 and large["cost"] > 0
+    assert large["on_workers"] == ["ingest", "validate", "extract", "evaluate"]
 
 
 def test_a_plan_says_what_was_worked_out_by_hand(kept, capsys):
     document = answer(capsys, kept, "--images", 10_000)
     assert document["stages"]["extract"]["seconds"] == pytest.approx(10 + 100)
     assert document["stages"]["extract"]["core_seconds"] == pytest.approx(20 + 200)
+    assert document["stages"]["extract"]["written"] == pytest.approx(10_000_000)
     assert document["stages"][START]["seconds"] == pytest.approx(5)
-    assert document["stages"]["extract"]["read"] == pytest.approx(10_000_000)
-    assert document["fleet"] is None and document["cost"] is None and document["simulations"] == []
-    # 100 shards of 100 images, 2 s of a core each, on 20 vCPUs that start within a minute.
-    workers = ["--workers", 10, "--vcpus", 2, "--startup", 1, "beam.shards=100"]
-    document = answer(capsys, kept, "--images", 10_000, *workers)
-    assert document["shards"] == 100
-    assert not document["notes"]
-    assert document["stages"]["extract"]["seconds"] == pytest.approx(60 + 10 + 5 * 2)
-    assert document["stages"]["extract"]["worker_seconds"] == pytest.approx(10 * 80)
-    assert document["simulations"][0]["ideal"] == pytest.approx(60 + 5 * 4)  # ingest and extract
-
-
-def test_a_stage_that_took_no_longer_over_more_images_is_named(toy_config, tmp_path, capsys):
-    config = write_config(tmp_path / "new.yaml", **{**toy_config, "output_dir": str(tmp_path / "new")})
-    keep_trials(config, ingest=Timing(9.0, 9.0, 1), report=Timing(2.0, 2.0, 1), extract=Timing(9.0, 0.0, 1))
-    for words in ([], ["--workers", 10]):
-        notes = answer(capsys, config, "--images", 10_000, *words)["notes"]
-        assert sum("took no longer than the smaller for ingest, extract, which counts" in note for note in notes) == 1
-    assert not answer(capsys, config, "--images", 500)["notes"]
+    assert document["cost"] is None
+    document = answer(capsys, kept, "--images", 10_000, "--workers", 10, "--vcpus", 2)
+    assert document["stages"]["extract"]["seconds"] == pytest.approx(10 + 200 / 20)
+    assert document["stages"]["train"]["seconds"] == pytest.approx(10 + 100)
 
 
 def test_a_plan_is_a_table_and_a_last_line(kept, capsys):
-    words = ["--images", "1e8", "--workers", "500", "--price", "0.05", "beam.shards=null"]
-    assert main(["plan", str(kept), *words]) == 0
+    assert main(["plan", str(kept), "--images", "1e8", "--workers", "500", "--price", "0.05"]) == 0
     output = capsys.readouterr().out
-    assert "83,334 of 1,200 images" in output
-    assert "simulated with stragglers and lost workers" in output
+    assert "memory of the command: 150.5 GiB" in output
     assert "note: This is 100,000 times what was measured" in output
     assert output.splitlines()[-1].startswith("100,000,000 images: ") and ", cost " in output.splitlines()[-1]
     assert main(["plan", str(kept), "--images", "1e8", "--quiet"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+def test_splits_that_trial_runs_do_not_have_are_noted(kept, capsys):
+    (note,) = answer(capsys, kept, "--images", 500, "data.split.train_per_class=5")["notes"]
+    assert "do not follow data.split.train_per_class" in note
 
 
 def test_trial_runs_of_another_config_do_not_count(kept, capsys):
@@ -123,7 +105,7 @@ def test_the_last_run_alone_will_do_where_the_images_are_gone_and_the_plan_says_
     config, run = finished
     document = answer(capsys, config, "data.path=nowhere", "--images", 360)
     assert document["measured"] == [180]
-    assert "All was measured at 180 images alone" in document["notes"][0]
+    assert "Only runs of 180 images were measured" in document["notes"][0]
     record = json.loads((run.stages / "extract.json").read_text())
     assert document["stages"]["extract"]["seconds"] == pytest.approx(2 * record["seconds"])
 
@@ -150,25 +132,13 @@ def test_a_trial_run_that_fails_is_one_sentence_with_what_it_says(toy_config, tm
     assert not (tmp_path / "run" / "throughput.json").exists()
 
 
-def test_shards_that_are_lost_before_they_are_done_are_refused(kept, capsys):
-    words = ["--images", "1e8", "--workers", "5", "--lost", "10", "beam.shards=10"]
-    assert main(["plan", str(kept), *words]) == 2
-    assert "set beam.shards to more than 10 or --lost to less" in capsys.readouterr().err
-
-
-def test_the_shards_of_the_config_are_kept_and_better_ones_named(kept, capsys):
-    document = answer(capsys, kept, "--images", "1e6", "--workers", 5, "beam.shards=20")
-    assert document["shards"] == 20
-    assert "beam.shards is 20, which the plan keeps: 1,024 would suit" in document["notes"][-1]
-
-
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["--images", "0"], "'0' is not a number of 1 or more"),
         (["--images", "many"], "'many' is not a number of 0 or more"),
         (["--price", "-1"], "'-1' is not a number of 0 or more"),
-        (["--lost", "inf"], "'inf' is not a number of 0 or more"),
+        (["--price", "inf"], "'inf' is not a number of 0 or more"),
         (["--workers", "0"], "'0' is not a number of 1 or more"),
     ],
 )
@@ -180,8 +150,8 @@ def test_numbers_that_are_none_are_refused(kept, capsys, words, said):
 
 
 def test_what_is_measured_again_stands_beside_what_is_kept(kept, capsys, monkeypatch):
-    more = Trial(200, 3, 48, {stage: Timing(1.0, 1.0, 1) for stage in (START, *RUN_STAGES)})
-    monkeypatch.setattr(pipeline.plan, "measure", lambda *_: TrialRuns([more], (0.0, 0.0)))
+    more = Trial(200, 48, dict.fromkeys((START, *RUN_STAGES), Cost(1.0, 1.0, 1)))
+    monkeypatch.setattr(pipeline.plan, "run_trials", lambda *_: [more])
     assert answer(capsys, kept, "--measure")["measured"] == [100, 200, 1000]
     loaded = load_config(kept, [])
-    assert len(read_trial_runs(RunDir(loaded.run_folder).throughput, trial_key(loaded)).trials) == 3
+    assert len(read_trials(RunDir(loaded.run_folder).throughput, trial_key(loaded))) == 3

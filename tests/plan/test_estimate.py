@@ -1,125 +1,110 @@
-from dataclasses import replace
-
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.plan.estimate import (
-    MOST_SHARDS,
-    ROW_SECONDS,
-    SHARD_BYTES,
-    SHARDS_PER_VCPU,
-    estimate_driver_bytes,
-    estimate_stages,
-    plan_shards,
-    price_stages,
-)
-from components.plan.simulation import Fleet
-from components.plan.trials import Law
-from components.plan.workload import StageLaws, Workload
-from components.shards.spans import IMAGES_PER_SHARD, choose_shards
+from components.plan.estimate import BASE_BYTES, START, Plan, fit_line, make_plan
+from components.plan.trials import Cost, Trial
 
-WORKLOAD = Workload({"train": 0.5, "val": 0.25, "test": 0.25}, lambda images: 4, pair_seconds=(1e-9, 2e-9))
-LAWS = {
-    "ingest": StageLaws(Law(5, 0.001), Law(4, 0.002), Law(0, 20_000)),
-    "validate": StageLaws(Law(6, 0.001), Law(5, 0.001), Law(500, 0)),
-    "extract": StageLaws(Law(8, 0.01), Law(7, 0.02), Law(100, 5000)),
-    "audit": StageLaws(Law(2, 0.001), Law(2, 0.001), Law(0, 10)),
-    "train": StageLaws(Law(3, 0.00001), Law(3, 0.00001), Law(2000, 0)),
-}
-FLEET = Fleet(workers=50, slots=4, startup=240)
+PARTS = st.floats(0, 1e6)
+# Seconds of the clock, seconds of cores, bytes: what a stage takes whatever its size, and for an image.
+FIXED, RATE = Cost(10.0, 20.0, 500.0), Cost(0.01, 0.02, 3000.0)
+STAGES = ("ingest", "validate", "extract", "audit", "train", "export", "evaluate", "report")
 
 
-def by_name(estimates):
-    return {estimate.stage: estimate for estimate in estimates}
+def take(images):
+    return Cost(*(fixed + rate * images for fixed, rate in zip(FIXED, RATE, strict=True)))
 
 
-def test_one_machine_takes_the_fixed_part_and_so_much_an_image():
-    found = by_name(estimate_stages(10_000, LAWS, WORKLOAD, None, shards=16))
-    assert found["ingest"].seconds == pytest.approx(5 + 10)
-    assert found["extract"].seconds == pytest.approx(8 + 100)
-    assert found["audit"].seconds == pytest.approx(2 + 0.001 * 1500 + 1e-9 * 10_000**2 / 2)
-    assert found["train"].seconds == pytest.approx(3 + 0.00001 * (10_000 + 4 * (5000 + 2500)))
-    assert not any(estimate.on_workers for estimate in found.values())
+def trial(images, **others):
+    """A run whose stages all take FIXED and RATE but those of others."""
+    stages = {**dict.fromkeys(STAGES, take(images)), START: Cost(5.0, 4.0, 0.0), "export": FIXED}
+    return Trial(images, 1280, {**stages, **others})
 
 
-def test_workers_start_then_take_shards_in_waves():
-    # 1,000 shards of 1,000 images on 200 vCPUs: 5 waves of 2 s (ingest) and 20 s (extract).
-    found = by_name(estimate_stages(1_000_000, LAWS, WORKLOAD, FLEET, shards=1000))
-    assert found["ingest"].seconds == pytest.approx(240 + 5 + 5 * 2 + ROW_SECONDS * 1e6)
-    assert found["extract"].seconds == pytest.approx(240 + 8 + 5 * 20)
-    assert found["validate"].seconds == pytest.approx(240 + 6 + 1e6 * 0.001 / 200)
-    assert found["extract"].worker_seconds == pytest.approx(50 * 348)
-    assert found["ingest"].worker_seconds == pytest.approx(50 * 255)  # none works while the rows are divided
-    assert found["train"].seconds == pytest.approx(3 + 0.00001 * (1e6 + 4 * (5e5 + 2.5e5)))
-    assert [name for name, estimate in found.items() if estimate.on_workers] == ["ingest", "validate", "extract"]
+def plan(images, trials=None, most_audited=100_000, worker_cores=0, price=None) -> Plan:
+    trials = trials or [trial(300), trial(1500)]
+    return make_plan(trials, images, most_audited, cores=2, worker_cores=worker_cores, price=price)
 
 
-def test_bytes_read_are_those_that_an_earlier_stage_wrote():
-    found = by_name(estimate_stages(1000, LAWS, WORKLOAD, None, shards=1))
-    assert found["ingest"].written == found["extract"].read == found["validate"].read == 20_000_000
-    assert found["extract"].written == found["audit"].read == 5_000_100
-    assert found["train"].read == pytest.approx(0.75 * 5_000_100)
+@given(PARTS, PARTS, st.floats(1, 1e6), st.floats(1.5, 100))
+def test_two_sizes_tell_the_fixed_part_from_the_rate(fixed, rate, size, ratio):
+    sizes = [size, ratio * size]
+    costs = [fixed + rate * some for some in sizes]
+    found = fit_line(sizes, costs)
+    slope, intercept = np.polyfit(sizes, costs, 1)
+    assert np.polyval(found[::-1], sizes) == pytest.approx(np.polyval([slope, intercept], sizes), rel=1e-6, abs=1e-3)
+    assert min(found) >= 0
 
 
-def test_without_core_seconds_those_of_the_clock_count():
-    laws = {"extract": LAWS["extract"]._replace(core_seconds=Law(0, 0))}
-    (found,) = estimate_stages(1_000_000, laws, WORKLOAD, FLEET, shards=1000)
-    assert found.seconds == pytest.approx(240 + 8 + 5 * 10)
+def test_costs_that_fall_have_no_rate_and_those_that_grow_faster_no_fixed_part():
+    assert fit_line([1, 2], [4.0, 3.0]) == (4.0, 0.0)
+    assert fit_line([1, 2], [1.0, 5.0]) == (0.0, 2.5)
+
+
+def test_of_runs_of_one_size_the_median_counts():
+    assert fit_line([10, 10, 10, 20], [5.0, 500.0, 6.0, 11.0]) == pytest.approx((1.0, 0.5))
+
+
+def test_one_size_alone_is_taken_for_a_rate():
+    assert fit_line([50, 50, 50], [10.0, 12.0, 40.0]) == (0.0, 12.0 / 50)
+
+
+def test_each_stage_takes_its_fixed_part_and_so_much_per_image():
+    found = plan(10_000)
+    assert found.stages["extract"] == pytest.approx(take(10_000))
+    assert found.seconds == pytest.approx(5 + 10 + 6 * (10 + 100) + (10 + 50))
+    assert found.on_workers == [] and found.cost is None and found.measured == [300, 1500]
+
+
+def test_start_export_report_and_audit_are_bounded():
+    found = plan(10**8)
+    assert found.stages[START] == pytest.approx(Cost(5.0, 4.0, 0.0))
+    assert found.stages["export"] == pytest.approx(FIXED)
+    assert found.stages["report"] == pytest.approx(take(5000))
+    assert found.stages["audit"] == pytest.approx(take(100_000))
+
+
+def test_workers_share_the_core_seconds_of_beam_stages():
+    found = plan(1_000_000, worker_cores=80)
+    assert found.on_workers == ["ingest", "validate", "extract", "evaluate"]
+    assert found.stages["extract"].seconds == pytest.approx(10 + 0.02 * 1_000_000 / 80)
+    assert found.stages["extract"].core_seconds == pytest.approx(20 + 0.02 * 1_000_000)
+    assert found.stages["train"].seconds == pytest.approx(10 + 0.01 * 1_000_000)
 
 
 def test_the_price_is_for_workers_by_the_stage_and_for_this_machine_all_the_time():
-    estimates = estimate_stages(1_000_000, LAWS, WORKLOAD, FLEET, shards=1000)
-    on_workers = (240 + 5 + 10) + (240 + 6 + 5) + (240 + 8 + 100)
-    in_all = sum(estimate.seconds for estimate in estimates)
-    assert price_stages(estimates, FLEET, 2, 0.05) == pytest.approx(0.05 * (50 * 4 * on_workers + 2 * in_all) / 3600)
-    alone = estimate_stages(1000, LAWS, WORKLOAD, None, shards=1)
-    seconds = sum(estimate.seconds for estimate in alone)
-    assert price_stages(alone, None, 2, 3.6) == pytest.approx(2 * seconds / 1000)
+    alone, shared = plan(1_000_000, price=0.36), plan(1_000_000, worker_cores=80, price=0.36)
+    assert alone.cost == pytest.approx(0.36 / 3600 * 2 * alone.seconds)
+    on_workers = sum(shared.stages[stage].seconds for stage in shared.on_workers)
+    assert shared.cost == pytest.approx(0.36 / 3600 * (2 * shared.seconds + 80 * on_workers))
 
 
-@given(st.integers(1, 10**9), st.integers(1, 10**7), st.integers(1, 3000), st.integers(1, 64))
-def test_shards_are_enough_for_all_workers_and_small_enough_where_names_and_images_allow(images, size, workers, vcpus):
-    shards = plan_shards(images, size, Fleet(workers, vcpus))
-    assert 1 <= shards <= MOST_SHARDS
-    if shards < MOST_SHARDS and images / shards >= 2 * 32:  # neither bound is near
-        assert shards >= SHARDS_PER_VCPU * workers * vcpus
-        assert images / shards <= IMAGES_PER_SHARD
-        assert images * size / shards <= SHARD_BYTES
+@given(st.integers(1, 10**8), st.integers(1, 3000))
+def test_more_workers_never_take_longer_and_more_images_never_less(images, cores):
+    assert plan(images, worker_cores=2 * cores).seconds <= plan(images, worker_cores=cores).seconds
+    assert plan(2 * images, worker_cores=cores).seconds >= plan(images, worker_cores=cores).seconds
 
 
-def test_shards_for_one_machine_are_those_of_a_run():
-    assert plan_shards(9145, 15_000, None) == choose_shards(9145) == 8
+def test_memory_grows_with_the_audited_bottlenecks_then_with_the_list_of_images():
+    assert plan(50_000).driver_bytes == pytest.approx(BASE_BYTES + 5 * 4 * 1280 * 50_000)
+    assert plan(10**8).driver_bytes == pytest.approx(BASE_BYTES + 1600 * 10**8)
 
 
-def test_a_hundred_million_images_have_as_many_shards_as_keep_them_small():
-    assert plan_shards(10**8, 15_000, Fleet(500, 4)) == 83_334  # the next power of two has no room in names
+def test_a_plan_within_what_was_measured_has_no_notes():
+    assert plan(1500).notes == []
 
 
-@given(st.integers(1, 10**8), st.integers(1, 300), st.integers(1, 8))
-def test_more_workers_never_take_longer(images, workers, vcpus):
-    def seconds(count):
-        return sum(row.seconds for row in estimate_stages(images, LAWS, WORKLOAD, Fleet(count, vcpus, 60), 1024))
-
-    assert seconds(2 * workers) <= seconds(workers) + 1e-6
-
-
-@given(st.integers(1, 10**8), st.sampled_from([None, FLEET]))
-def test_more_images_never_take_less(images, fleet):
-    few, more = (estimate_stages(count, LAWS, WORKLOAD, fleet, 1024) for count in (images, 2 * images))
-    for one, other in zip(few, more, strict=True):
-        assert one.seconds <= other.seconds + 1e-6
-        assert one.read <= other.read and one.written <= other.written
+def test_notes_tell_of_one_size_of_a_far_extrapolation_and_of_the_pairs_of_the_audit():
+    one, far, pairs = plan(3_000_000, [trial(300)], most_audited=20_000).notes
+    assert "Only runs of 300 images were measured" in one
+    assert "This is 10,000 times what was measured" in far
+    assert "grows with the square of their number up to 20,000" in pairs
 
 
-def test_memory_grows_with_the_bottlenecks():
-    less, more = (estimate_driver_bytes(images, 1280, WORKLOAD) for images in (10**6, 2 * 10**6))
-    assert more - less == pytest.approx(5 * 4 * 1280 * 10**6)
-
-
-def test_an_audit_of_a_sample_is_bounded_in_time_and_memory():
-    sampled = replace(WORKLOAD, most_audited=100_000)
-    (found,) = estimate_stages(10**8, {"audit": LAWS["audit"]}, sampled, FLEET, 1024)
-    assert found.seconds == pytest.approx(2 + 0.001 * 1500 + 1e-9 * 100_000**2 / 2)
-    less, more = (estimate_driver_bytes(images, 1280, sampled) for images in (10**7, 2 * 10**7))
-    assert more - less == pytest.approx(1600 * 10**7)
+def test_a_stage_that_took_no_longer_over_more_images_is_named():
+    # On workers the seconds of cores count.
+    flat = {"validate": Cost(9.0, 9.0, 1.0)}
+    noisy = [trial(300, **flat, train=take(1500), ingest=take(300)._replace(seconds=99.0)), trial(1500, **flat)]
+    assert "took no longer than the smaller for ingest, validate, train, so" in plan(10_000, noisy).notes[-1]
+    assert "took no longer than the smaller for validate, train, so" in plan(10_000, noisy, worker_cores=4).notes[-1]

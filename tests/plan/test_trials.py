@@ -1,3 +1,4 @@
+import collections
 import json
 import shutil
 
@@ -5,54 +6,61 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.plan.trials import (
-    Law,
-    Timing,
-    Trial,
-    TrialRuns,
-    fit_law,
-    measure_shards,
-    read_trial,
-    read_trial_runs,
-    write_trial_runs,
-)
+from components.data.image_file import ImageFile
+from components.plan.trials import FEWEST, Cost, Trial, draw_sample, read_trial, read_trials
 from components.run_dir import STAGES, TUNING_STAGES, RunDir
+from components.storage.files import write_json
 from components.storage.ownership import MARK
 
-PARTS = st.floats(0, 1e6)
+
+def listing(*sizes):
+    """Return files of classes with so many images each."""
+    return [
+        ImageFile(f"c{number}/{image}", "", f"c{number}", "", "", "", 0, 0)
+        for number, size in enumerate(sizes)
+        for image in range(size)
+    ]
 
 
-@given(PARTS, PARTS, st.floats(1, 1e6), st.floats(1.5, 100))
-def test_two_sizes_tell_the_fixed_part_from_the_rate(fixed, each, units, ratio):
-    law = fit_law([units, ratio * units], [fixed + each * units, fixed + each * ratio * units])
-    for some in (units, 2 * units, 50 * units):
-        assert law.cost(some) == pytest.approx(fixed + each * some, rel=1e-4, abs=1e-6)
+def count(files):
+    return collections.Counter(file.text for file in files)
 
 
-def test_costs_that_fall_have_no_rate_and_those_that_grow_faster_no_fixed_part():
-    falling, rising = fit_law([1, 2], [4.0, 3.0]), fit_law([1, 2], [1.0, 5.0])
-    assert falling.each == 0 and 3 < falling.fixed < 4
-    assert rising.fixed == 0 and 1 < rising.each < 2.5
+def test_each_class_has_its_share():
+    assert count(draw_sample(listing(1000, 500, 500), 200)) == {"c0": 100, "c1": 50, "c2": 50}
 
 
-def test_of_runs_of_one_size_the_median_counts():
-    assert fit_law([10, 10, 10, 20], [5.0, 500.0, 6.0, 11.0]) == pytest.approx(Law(1.0, 0.5))
+def test_small_classes_keep_enough_for_three_splits():
+    assert count(draw_sample(listing(1000, 10), 50)) == {"c0": 50, "c1": FEWEST}
 
 
-def test_one_size_alone_is_taken_for_a_rate():
-    assert fit_law([50, 50, 50], [10.0, 12.0, 40.0]) == Law(0.0, 12.0 / 50)
+def test_of_very_many_classes_the_largest_stand_for_all():
+    sample = count(draw_sample(listing(*range(10, 110)), 90))
+    assert len(sample) == 30
+    assert set(sample) == {f"c{number}" for number in range(70, 100)}
 
 
-def test_a_cost_of_nothing_stays_nothing():
-    assert fit_law([1, 2], [0.0, 0.0]).cost(1e6) == pytest.approx(0, abs=1e-2)
+def test_classes_too_small_for_three_splits_are_left_out():
+    assert set(count(draw_sample(listing(30, 2, 30), 30))) == {"c0", "c2"}
+
+
+@given(st.lists(st.integers(3, 40), min_size=2, max_size=10), st.integers(6, 200), st.integers(0, 5))
+def test_a_sample_is_a_part_of_the_files_in_their_order(sizes, wanted, seed):
+    files = listing(*sizes)
+    sample = draw_sample(files, wanted, seed)
+    places = [files.index(file) for file in sample]
+    assert places == sorted(set(places))
+    assert sample == draw_sample(files, wanted, seed)
+    if wanted >= len(files):
+        assert sample == files
 
 
 def test_a_finished_run_tells_what_its_stages_took(toy_run):
     trial = read_trial(toy_run)
-    assert (trial.images, trial.classes, trial.dim) == (180, 3, 48)
+    assert (trial.images, trial.dim) == (180, 48)
     assert list(trial.stages) == [stage for stage in STAGES if stage not in TUNING_STAGES]
-    for stage, timing in trial.stages.items():
-        assert timing.seconds > 0 and timing.core_seconds > 0, stage
+    for stage, cost in trial.stages.items():
+        assert cost.seconds > 0 and cost.core_seconds > 0, stage
     files = [file.stat().st_size for file in toy_run.examples.rglob("*") if file.name != MARK]
     assert trial.stages["ingest"].written == sum(files)
 
@@ -73,23 +81,17 @@ def test_a_run_that_did_not_do_all_of_it_tells_nothing(toy_run, tmp_path, change
     assert read_trial(run) is None
 
 
-def test_shards_are_as_different_as_their_bytes(tmp_path):
-    run = RunDir(tmp_path)
-    run.examples.mkdir()
-    assert measure_shards(run) == 0
-    for shard, (train, test) in enumerate([(60, 40), (150, 50), (200, 100)]):  # 100, 200 and 300 bytes
-        (run.examples / f"train-{shard:05d}-of-00003.tfrecord").write_bytes(bytes(train))
-        (run.examples / f"test-{shard:05d}-of-00003.tfrecord").write_bytes(bytes(test))
-    assert measure_shards(run) == pytest.approx(0.5)
-
-
-def test_what_was_measured_is_kept_for_its_key_alone(tmp_path):
+def test_trials_are_kept_for_their_key_alone(tmp_path):
     file = tmp_path / "throughput.json"
-    assert read_trial_runs(file, "key") is None
-    stages = {"ingest": Timing(1.5, 2.5, 300), "extract": Timing(4.0, 0.0, 10)}
-    measured = TrialRuns([Trial(10, 2, 48, stages), Trial(40, 2, 48, stages)], (1e-8, 2e-8))
-    write_trial_runs(file, "key", measured)
-    assert read_trial_runs(file, "key") == measured
-    assert read_trial_runs(file, "other") is None
-    file.write_text("[]")
-    assert read_trial_runs(file, "key") is None
+    assert read_trials(file, "key") == []
+    stages = {"ingest": Cost(1.5, 2.5, 300), "extract": Cost(4.0, 0.0, 10)}
+    trials = [Trial(10, 48, stages), Trial(40, 48, stages)]
+    write_json(file, {"key": "key", "trials": trials})
+    assert read_trials(file, "key") == trials
+    assert read_trials(file, "other") == []
+
+
+@pytest.mark.parametrize("content", [[], {}, {"key": "key", "trials": [{"images": 1, "dim": 2}]}])
+def test_a_file_that_holds_no_trials_counts_as_none(tmp_path, content):
+    write_json(tmp_path / "throughput.json", content)
+    assert read_trials(tmp_path / "throughput.json", "key") == []
