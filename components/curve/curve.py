@@ -102,7 +102,10 @@ def measure_curve(
                     draw = draw_rows(vectors.labels, shots, plan.small_classes, (recipe.seed or 0, number))
                     small[shots] = [examples.labels[label] for label in draw.small]
                     check_draw(draw, shots, small[shots], plan.small_classes)
-                    row = measure_draw(vectors, draw, title, shots, number, plan, examples, architecture, recipe, run)
+                    actual, predicted, l2 = measure_draw(vectors, draw, number, examples, run, architecture, recipe)
+                    hits = float((predicted == actual).mean())
+                    mean = mean_class_accuracy(actual, predicted, plan.max_test_per_class)
+                    row = CurveRow(title, shots, number, hits, mean, len(draw.train), len(draw.test), l2)
                     write_hparams(folder, row)
                     rows.append(row)
                     progress.report(len(rows), total, "trainings")
@@ -151,39 +154,27 @@ def check_draw(draw: Draw, shots: str, small: Sequence[str], small_classes: str)
 def measure_draw(
     vectors: Vectors,
     draw: Draw,
-    title: str,
-    shots: str,
-    number: int,
-    plan: CurvePlan,
+    seed: int,
     examples: Examples,
+    run: RunDir,
     architecture: Architecture,
     recipe: Recipe,
-    run: RunDir,
-) -> CurveRow:
-    """Train a head on one draw and measure it on the rest; the draw's number seeds the training."""
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Train a head on one draw; return the labels of the rest int64[N], the predicted ones, and the L2 weight."""
     train, test = vectors.select(draw.train), vectors.select(draw.test)
     training = plan_training(train, None, examples.labels, run.labels, architecture, recipe, {})
     train, test = (scale_views(part, architecture.normalize, training.start) for part in (train, test))
     training = leave_unscaled(training)
     epochs = choose_epochs(len(draw.train), recipe)
     with tempfile.TemporaryDirectory() as folder:
-        classifier = HeadClassifier(Path(folder), training.head, number)
-        batches = train_from_memory(train, epochs, recipe.batch_size, number)
+        classifier = HeadClassifier(Path(folder), training.head, seed)
+        batches = train_from_memory(train, epochs, recipe.batch_size, seed)
         classifier.fit(batches, None, epochs, Progress(Console(quiet=True)), training.start)
         answers = classifier.predict(evaluate_from_memory(test.values[:, 0], test.labels).input_fn, [INDEX])
         predicted = np.array([answer[INDEX] for answer in answers])
         tf.compat.v1.summary.FileWriterCache.clear()
     assert training.head.optimisation
-    return CurveRow(
-        title,
-        shots,
-        number,
-        float((predicted == test.labels).mean()),
-        mean_class_accuracy(test.labels, predicted, plan.max_test_per_class),
-        len(draw.train),
-        len(draw.test),
-        training.head.optimisation.l2,
-    )
+    return test.labels, predicted, training.head.optimisation.l2
 
 
 def scale_views(vectors: Vectors, kind: str, scaling: Scaling) -> Vectors:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -54,16 +55,16 @@ def extract_bottlenecks(
     engine: str = TENSORFLOW if imported else choice.engine
     if engine == AUTO:
         engine = settle_engine(examples, backbone, choice, run)
-    folder = run.bottlenecks(backbone.id, engine, augment.name)
+    outcome = Bottlenecks(
+        Work(), backbone.name, backbone.id, backbone.dim, engine, augment.name, len(views), augment.average
+    )
+    folder = outcome.folder(run)
     former = list_former(folder, examples.shards)
     current = [name for shard in list_shards(examples.shards) for name in shard_names(shard)]
     claim_files(folder, current)
     remove_partials(folder)
     outcome_file = folder / f"outcome.json{PARTIAL}"
-    backbone_folder = run.backbones / backbone.id
-    extract = ExtractShard(
-        run.examples, folder, backbone_folder, engine, backbone.dim, former, augment, Shared(), imported
-    )
+    extract = ExtractShard(run, outcome, former, augment, Shared(), imported)
     vectors = 1 if len(views) == 1 else 1 + len(views)
     size = examples.written * (4 * backbone.dim * vectors + RECORD_OVERHEAD)
     watch = progress.watch_folder(folder, size, examples.written, "images")
@@ -76,27 +77,14 @@ def extract_bottlenecks(
             | "Collect outcomes" >> beam.combiners.ToList()
             | "Write outcome" >> beam.Map(lambda outcomes: write_text(outcome_file, json.dumps(outcomes)))
         )
-    outcomes = [ShardOutcome(*row) for row in json.loads(outcome_file.read_text(encoding="utf-8"))]
+    done = [ShardOutcome(*row) for row in json.loads(outcome_file.read_text(encoding="utf-8"))]
     outcome_file.unlink()
-    for damaged in (outcome.damaged for outcome in outcomes if outcome.damaged):
+    for damaged in (shard.damaged for shard in done if shard.damaged):
         raise DamagedFile(damaged)
-    found = sum(outcome.reused + outcome.computed for outcome in outcomes)
-    check_count(found, examples.written, folder)
+    work = Work(examples.written, sum(shard.reused for shard in done), sum(shard.computed for shard in done))
+    check_count(work.reused + work.computed, examples.written, folder)
     remove_written(folder, keep=current)
-    return Bottlenecks(
-        work=Work(
-            items=examples.written,
-            reused=sum(outcome.reused for outcome in outcomes),
-            computed=sum(outcome.computed for outcome in outcomes),
-        ),
-        backbone_name=backbone.name,
-        backbone_id=backbone.id,
-        dim=backbone.dim,
-        engine=engine,
-        views=augment.name,
-        view_count=len(views),
-        average=augment.average,
-    )
+    return replace(outcome, work=work)
 
 
 def open_source(

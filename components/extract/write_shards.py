@@ -23,6 +23,8 @@ from components.backbones.settings import Augment
 from components.backbones.views import list_views, serve_views
 from components.errors import DamagedFile, DamagedShard
 from components.features import SPLITS
+from components.outcomes import Bottlenecks
+from components.run_dir import RunDir
 from components.shards.bottlenecks import BottleneckTable, read_bottlenecks
 from components.shards.index import read_index
 from components.shards.names import Shard, index_name, shard_name, shard_names
@@ -55,21 +57,18 @@ class ExtractShard(beam.DoFn):
 
     def __init__(
         self,
-        examples: Path,
-        bottlenecks: Path,
-        backbone_folder: Path,
-        engine: str,
-        dim: int,
+        run: RunDir,
+        bottlenecks: Bottlenecks,
         former: Sequence[str],
         augment: Augment,
         shared: Shared,
         imported: ImportedBottlenecks | None,
     ):
-        self._examples = examples
-        self._bottlenecks = bottlenecks
-        self._backbone_folder = backbone_folder
-        self._engine = engine
-        self._dim = dim
+        self._examples = run.examples
+        self._bottlenecks = bottlenecks.folder(run)
+        self._backbone_folder = run.backbones / bottlenecks.backbone_id
+        self._engine = bottlenecks.engine
+        self._dim = bottlenecks.dim
         self._former = former
         self._views = list_views(augment)
         self._average = augment.average

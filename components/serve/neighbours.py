@@ -28,7 +28,8 @@ from components.outcomes import Bottlenecks
 from components.pages.html import encode_uri
 from components.rejects import RejectedImage
 from components.run_dir import MODEL_CARD, RunDir
-from components.shards.records import read_batches, read_bottlenecks, shard_files
+from components.shards.bottlenecks import read_bottlenecks
+from components.shards.records import read_batches, shard_files
 from components.storage.places import as_path
 from components.terminal.text import printable
 
