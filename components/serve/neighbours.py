@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from components import features
-from components.audit.similarity import Spread, find_nearest, measure_spread, standardise
+from components.audit.similarity import Standardization, find_nearest, fit_standardization, standardize
 from components.backbones.prepare import BackboneSession
 from components.backbones.settings import Augment
 from components.backbones.views import WHOLE, list_views, serve_views
@@ -48,12 +48,12 @@ class Neighbour(NamedTuple):
 
 
 class TrainingImages(NamedTuple):
-    """Directions float32[N, D] of N training images, their keys and classes, and where each image lies."""
+    """Embeddings float32[N, D] of N training images, their keys and classes, and where each image lies."""
 
     session: BackboneSession
     views: np.ndarray
-    spread: Spread
-    directions: np.ndarray
+    standardization: Standardization
+    embeddings: np.ndarray
     keys: list[str]
     labels: list[str]
     places: list[tuple[str, int]]
@@ -61,8 +61,8 @@ class TrainingImages(NamedTuple):
     def find_nearest(self, encoded: bytes) -> list[Neighbour]:
         """Return the training images nearest to an encoded image, the nearest first."""
         vectors = self.session.compute_bottlenecks([encoded], self.views)
-        query = standardise(serve_views(vectors, len(vectors) > 1)[None], self.spread)
-        nearest = find_nearest(query, self.directions, SHOWN)
+        query = standardize(serve_views(vectors, len(vectors) > 1)[None], self.standardization)
+        nearest = find_nearest(query, self.embeddings, SHOWN)
         return [
             Neighbour(self.keys[row], self.labels[row], min(float(cosine), 1.0), _draw(*self.places[row]))
             for row, cosine in zip(nearest.rows[0].tolist(), nearest.cosines[0], strict=True)
@@ -99,7 +99,7 @@ def _read_outcome(run: RunDir, stage: str) -> dict:
 def _load(run: RunDir, bottlenecks: Bottlenecks, views: np.ndarray, shards: Sequence[int]) -> TrainingImages | None:
     folder, spec = bottlenecks.folder(run), {features.BOTTLENECK: tf.io.FixedLenFeature([bottlenecks.dim], tf.float32)}
     everything = [file for split in SPLITS for file in shard_files(folder, split, shards)]
-    spread = measure_spread(batch[features.BOTTLENECK] for batch in read_batches(everything, spec, READ_AT_ONCE))
+    fitted = fit_standardization(batch[features.BOTTLENECK] for batch in read_batches(everything, spec, READ_AT_ONCE))
     parts: list[np.ndarray] = []
     keys: list[str] = []
     labels: list[str] = []
@@ -108,7 +108,7 @@ def _load(run: RunDir, bottlenecks: Bottlenecks, views: np.ndarray, shards: Sequ
     for file, images in zip(shard_files(folder, "train", shards), examples, strict=True):
         before = len(labels)
         for batch in read_batches([file], {**META_SPEC, **spec}, READ_AT_ONCE):
-            parts.append(standardise(batch[features.BOTTLENECK], spread))
+            parts.append(standardize(batch[features.BOTTLENECK], fitted))
             keys += [key.decode("utf-8", "surrogateescape") for key in batch[features.KEY]]
             labels += [text.decode("utf-8", "surrogateescape") for text in batch[features.TEXT]]
         # The bottlenecks of a shard stand in the order of its images.
@@ -121,8 +121,8 @@ def _load(run: RunDir, bottlenecks: Bottlenecks, views: np.ndarray, shards: Sequ
     if not labels:
         return None
     session = BackboneSession(run.backbones / bottlenecks.backbone_id)
-    directions, most = np.concatenate(parts)[:MOST_VECTORS], MOST_VECTORS
-    return TrainingImages(session, views, spread, directions, keys[:most], labels[:most], places[:most])
+    embeddings, most = np.concatenate(parts)[:MOST_VECTORS], MOST_VECTORS
+    return TrainingImages(session, views, fitted, embeddings, keys[:most], labels[:most], places[:most])
 
 
 def _draw(file: str, offset: int) -> str:
