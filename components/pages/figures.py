@@ -1,4 +1,4 @@
-"""The plots of the report: learning curves, confusion matrix, map of the data."""
+"""Plots of the report: learning curves, confusion matrix, map of the data."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import plotly.graph_objects as go
 
 from components.features import SPLITS
 
-# More class names than these along an axis are written small, and thinned out until the plot is zoomed.
+# With more classes, Plotly writes their names small and leaves some out until a person zooms in.
 NAMES_IN_FULL = 30
 SIDE = 760  # pixels
 
 
 def plot_history(history: Sequence[Mapping[str, str]], key: str, title: str = "") -> go.Figure:
-    """Draw loss or accuracy of train and validation over the epochs."""
+    """Draw a column of history.csv, loss or accuracy, of train and validation over the epochs."""
     figure = go.Figure()
     for split, style in (("train", "dot"), ("val", "solid")):
         values = [float(row[f"{split}_{key}"]) for row in history]
@@ -30,24 +30,20 @@ def plot_history(history: Sequence[Mapping[str, str]], key: str, title: str = ""
 
 
 def plot_confusion(confusion: np.ndarray, labels: Sequence[str]) -> go.Figure:
-    """Draw the confusion matrix int[C, C], each row as shares of its class; counts on hover.
-
-    The page gives it colours that suit its theme.
-    """
+    """Draw a confusion matrix int[C, C] as fractions of each actual class, counts on hover; the page adds colours."""
     few = len(labels) <= NAMES_IN_FULL
-    shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
-    hover = "actual %{y}<br>predicted %{x}<br>%{text} images, %{z:.1%} of the class<extra></extra>"
+    fractions = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
     heatmap = go.Heatmap(
-        z=np.round(shares, 4).tolist(),
+        z=np.round(fractions, 4).tolist(),
         x=list(labels),
         y=list(labels),
         text=confusion.astype(str).tolist(),
         zmin=0,
         zmax=1,
         colorbar={"tickformat": ".0%", "title": {"text": "of the class"}, "thickness": 14},
-        hovertemplate=hover,
-        xgap=1 if few else 0,
-        ygap=1 if few else 0,
+        hovertemplate="actual %{y}<br>predicted %{x}<br>%{text} images, %{z:.1%} of the class<extra></extra>",
+        xgap=int(few),
+        ygap=int(few),
     )
     if len(labels) <= 15:
         heatmap.texttemplate = "%{text}"
@@ -62,7 +58,7 @@ def plot_confusion(confusion: np.ndarray, labels: Sequence[str]) -> go.Figure:
 
 
 def plot_map(places: Sequence[Mapping[str, str]], wrong: set[str]) -> go.Figure:
-    """Draw rows of map.csv, a colour a split and the test images in wrong, by their paths, as crosses."""
+    """Draw rows of map.csv in one colour per split, and the test images whose paths are in `wrong` as crosses."""
     groups: dict[str, list[Mapping[str, str]]] = {split: [] for split in (*SPLITS, "test, wrong")}
     for row in places:
         groups["test, wrong" if row["path"] in wrong else row["split"]].append(row)
