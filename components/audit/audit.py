@@ -9,7 +9,7 @@ import numpy as np
 
 from components.audit.data_map import project_embeddings, sample_rows
 from components.audit.label_errors import LabelIssue, find_label_issues
-from components.audit.near_duplicates import NearestOther, Pair, find_near_duplicates
+from components.audit.near_duplicates import NearestOther, find_near_duplicates
 from components.audit.settings import AuditLimits
 from components.audit.similarity import find_nearest, to_embeddings
 from components.features import COPY, LABEL_CONFLICT, LEAK, SPLITS
@@ -126,15 +126,14 @@ def describe_equal(nearest: NearestOther, images: Sequence[Image]) -> list[str]:
     ]
 
 
-def describe_pairs(pairs: Sequence[Pair], images: Sequence[Image]) -> list[PairRow]:
+def describe_pairs(pairs: Sequence[tuple[int, int, float]], images: Sequence[Image]) -> list[PairRow]:
     """Return the rows of pairs sorted by falling cosine: leaks and label conflicts before copies within a class."""
-
-    def describe(pair: Pair) -> PairRow:
-        one, other = images[pair.row_a], images[pair.row_b]
+    rows = []
+    for row_a, row_b, cosine in pairs:
+        one, other = images[row_a], images[row_b]
         kind = LABEL_CONFLICT if one.label != other.label else LEAK if one.split != other.split else COPY
-        return PairRow(f"{pair.cosine:.4f}", *one, *other, kind)
-
-    return sorted(map(describe, pairs), key=lambda row: row.kind == COPY)
+        rows.append(PairRow(f"{cosine:.4f}", *one, *other, kind))
+    return sorted(rows, key=lambda row: row.kind == COPY)
 
 
 def describe_issues(issues: Sequence[LabelIssue], images: Sequence[Image], labels: Sequence[str]) -> list[LabelRow]:

@@ -65,7 +65,8 @@ def predict_left_out(embeddings: np.ndarray, labels: np.ndarray, groups: np.ndar
     targets[np.arange(len(labels)), labels] = 1
     components, eigenvalues = find_principal_components(embeddings)
     projected = components.T @ (targets - targets.mean(0))
-    members = list_members(groups)
+    order = np.argsort(groups, kind="stable")
+    members = [rows for rows in np.split(order, np.flatnonzero(np.diff(groups[order])) + 1) if len(rows) > 1]
     best, least = targets, np.inf
     for penalty in RIDGE_PENALTIES:
         weights = 1 / (eigenvalues + penalty * (eigenvalues.mean() or 1))
@@ -86,13 +87,6 @@ def find_principal_components(embeddings: np.ndarray) -> tuple[np.ndarray, np.nd
     eigenvalues, vectors = np.linalg.eigh(centred.T @ centred if tall else centred @ centred.T)
     eigenvalues = np.maximum(eigenvalues, 0)
     return centred @ vectors if tall else vectors * np.sqrt(eigenvalues), eigenvalues
-
-
-def list_members(groups: np.ndarray) -> list[np.ndarray]:
-    """Return the rows of each group of int64[N] that has more than one."""
-    order = np.argsort(groups, kind="stable")
-    starts = np.flatnonzero(np.diff(groups[order])) + 1
-    return [rows for rows in np.split(order, starts) if len(rows) > 1]
 
 
 def _leave_out(residuals: np.ndarray, components: np.ndarray, weights: np.ndarray, members: list[np.ndarray]) -> None:

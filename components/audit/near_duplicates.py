@@ -18,14 +18,6 @@ MOST_PAIRS = 10_000
 MUTUAL_MARGIN = 0.12
 
 
-class Pair(NamedTuple):
-    """Two near-duplicate rows, row_a < row_b, and their cosine."""
-
-    row_a: int
-    row_b: int
-    cosine: float
-
-
 class NearestOther(NamedTuple):
     """For each row the nearest row of another label int64[N], -1 without one, and its cosine float32[N]."""
 
@@ -40,7 +32,7 @@ class NearDuplicates(NamedTuple):
     same number in groups int64[N].
     """
 
-    pairs: list[Pair]
+    pairs: list[tuple[int, int, float]]  # the lower row, the higher row and their cosine
     total: int
     leaks: int
     splits: np.ndarray
@@ -85,7 +77,7 @@ def find_near_duplicates(
             floor = float(np.nextafter(kept.cosines[-1], np.float32(2)))
     rows_a, rows_b, cosines = _keep_closest(kept, most)
     cosines = np.minimum(cosines, 1)  # rounding carries the product of equal rows past 1
-    pairs = list(map(Pair, rows_a.tolist(), rows_b.tolist(), cosines.tolist()))
+    pairs = list(zip(rows_a.tolist(), rows_b.tolist(), cosines.tolist(), strict=True))
     return NearDuplicates(pairs, count, int(leaks), near_splits, groups, nearest)
 
 
@@ -103,7 +95,10 @@ def _search(embeddings: np.ndarray, labels: np.ndarray, threshold: float, neares
             cosines[labels[block_a, None] == labels[block_b]] = -2
             _keep_nearest(nearest, start_a, start_b, cosines)
             _keep_nearest(nearest, start_b, start_a, cosines.T)
-    yield _find_mutual(nearest, threshold - MUTUAL_MARGIN, threshold)
+    rows = np.flatnonzero((nearest.cosines >= threshold - MUTUAL_MARGIN) & (nearest.cosines < threshold))
+    others = nearest.rows[rows]
+    mutual = (nearest.rows[others] == rows) & (rows < others)
+    yield _Pairs(rows[mutual], others[mutual], nearest.cosines[rows[mutual]])
 
 
 def _keep_closest(pairs: _Pairs, most: int) -> _Pairs:
@@ -118,14 +113,6 @@ def _keep_nearest(nearest: NearestOther, start: int, other_start: int, cosines: 
     closer = np.flatnonzero(found > nearest.cosines[start : start + len(cosines)])
     nearest.rows[start + closer] = other_start + columns[closer]
     nearest.cosines[start + closer] = found[closer]
-
-
-def _find_mutual(nearest: NearestOther, low: float, high: float) -> _Pairs:
-    """Return the mutual nearest neighbours with a cosine in [low, high)."""
-    rows = np.flatnonzero((nearest.cosines >= low) & (nearest.cosines < high))
-    others = nearest.rows[rows]
-    mutual = (nearest.rows[others] == rows) & (rows < others)
-    return _Pairs(rows[mutual], others[mutual], nearest.cosines[rows[mutual]])
 
 
 def join_groups(groups: np.ndarray, rows_a: np.ndarray, rows_b: np.ndarray) -> np.ndarray:

@@ -176,10 +176,8 @@ def describe_anomalies(split: str, anomalies: anomalies_pb2.Anomalies) -> list[t
     infos = [(f"{split} split, {name}", info) for name, info in sorted(anomalies.anomaly_info.items())]
     if anomalies.HasField("dataset_anomaly_info"):
         infos.append((f"{split} split", anomalies.dataset_anomaly_info))
+    severity_of = anomalies_pb2.AnomalyInfo.Severity.Name
     return [
-        (
-            anomalies_pb2.AnomalyInfo.Severity.Name(info.severity),
-            f"{place}: {info.description or info.short_description}".rstrip("."),
-        )
+        (severity_of(info.severity), f"{place}: {info.description or info.short_description}".rstrip("."))
         for place, info in infos
     ]

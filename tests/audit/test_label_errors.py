@@ -8,7 +8,6 @@ from components.audit.label_errors import (
     find_checked,
     find_label_issues,
     find_principal_components,
-    list_members,
     predict_left_out,
 )
 from components.audit.similarity import to_embeddings
@@ -141,9 +140,3 @@ def test_components_keep_the_products_of_centred_rows(shape):
     centred = embeddings - embeddings.mean(0)
     np.testing.assert_allclose(components @ components.T, centred @ centred.T, atol=1e-3)
     np.testing.assert_allclose(np.square(components).sum(0), eigenvalues, atol=1e-3)
-
-
-def test_members_are_the_rows_of_groups_of_several():
-    members = list_members(np.array([7, 2, 7, 5, 2, 2]))
-    assert sorted(rows.tolist() for rows in members) == [[0, 2], [1, 4, 5]]
-    assert list_members(np.array([], int)) == []

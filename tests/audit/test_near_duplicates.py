@@ -72,8 +72,8 @@ def test_pairs_are_those_of_a_search_through_all_and_numbers_do_not_depend_on_ho
     np.testing.assert_array_equal(found.groups[:, None] == found.groups, component_of(120, expected))
     closest = sorted(expected, key=lambda pair: (-expected[pair], pair))[:most]
     assert [pair[:2] for pair in found.pairs] == closest
-    for pair in found.pairs:
-        assert pair.cosine == pytest.approx(expected[pair.row_a, pair.row_b], abs=1e-5)
+    for row_a, row_b, cosine in found.pairs:
+        assert cosine == pytest.approx(expected[row_a, row_b], abs=1e-5)
     assert any(cosine < 0.9 for cosine in expected.values()) == (classes > 1)
 
 
@@ -82,7 +82,7 @@ def test_images_that_are_all_the_same_keep_the_closest_pairs():
     splits = np.arange(5000) // 2500
     found = find(embeddings, np.arange(5000) % 2, 0.95, splits, most=50)
     assert len(found.pairs) == 50
-    assert all(pair.row_a < pair.row_b and pair.cosine == pytest.approx(1) for pair in found.pairs)
+    assert all(row_a < row_b and cosine == pytest.approx(1) for row_a, row_b, cosine in found.pairs)
     assert (found.total, found.leaks) == (5000 * 4999 // 2, 2500 * 2500)
     assert found.splits.all() and len(np.unique(found.groups)) == 1
 

@@ -40,7 +40,7 @@ def test_statistics_of_a_split_are_those_that_tfdv_computes_of_its_files_alone(i
     for split, found in load_statistics(run.validation / STATISTICS_FILE).items():
         alone = tfdv.generate_statistics_from_tfrecord(str(run.examples / f"{split}-*.tfrecord"))
         (expected,), (data,) = alone.datasets, found.datasets
-        # Of the bytes TFDV counts formats here, and ranks them as strings where nothing tells it what they are.
+        # TFDV counts the formats of the bytes here; without the domain of images it ranks them as strings.
         here = {feature.path.step[0]: feature for feature in data.features}
         there = {feature.path.step[0]: feature for feature in expected.features}
         assert here.keys() - there.keys() == {SIZE_CLASS}
