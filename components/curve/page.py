@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import plotly.graph_objects as go
-from plotly.offline import get_plotlyjs
 
-from components.pages.html import embed_figure, load_template
+from components.pages.html import embed_figure, load_plotly, load_template
 from components.run_dir import RunDir
 from components.storage.files import write_text
 from components.storage.ownership import claim_files
@@ -125,7 +124,7 @@ def write_curve_page(name: str, source: str | None, run: RunDir) -> Path:
         name=name,
         points=[(point.published, *format_point(point)) for point in points],
         curve_plot=embed_figure(plot_curve(points)),
-        plotly=get_plotlyjs(),
+        plotly=load_plotly(),
     )
     claim_files(run.curve, ["index.html"])
     write_text(run.curve / "index.html", page)

@@ -1,4 +1,4 @@
-"""Plots of the report: learning curves, confusion matrix, map of the data."""
+"""The plots of the report: learning curves, confusion matrix, map of the data."""
 
 from __future__ import annotations
 
@@ -32,18 +32,19 @@ def plot_history(history: Sequence[Mapping[str, str]], key: str, title: str = ""
 def plot_confusion(confusion: np.ndarray, labels: Sequence[str]) -> go.Figure:
     """Draw a confusion matrix int[C, C] as fractions of each actual class, counts on hover; the page adds colours."""
     few = len(labels) <= NAMES_IN_FULL
-    fractions = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+    shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+    hover = "actual %{y}<br>predicted %{x}<br>%{text} images, %{z:.1%} of the class<extra></extra>"
     heatmap = go.Heatmap(
-        z=np.round(fractions, 4).tolist(),
+        z=np.round(shares, 4).tolist(),
         x=list(labels),
         y=list(labels),
         text=confusion.astype(str).tolist(),
         zmin=0,
         zmax=1,
         colorbar={"tickformat": ".0%", "title": {"text": "of the class"}, "thickness": 14},
-        hovertemplate="actual %{y}<br>predicted %{x}<br>%{text} images, %{z:.1%} of the class<extra></extra>",
-        xgap=int(few),
-        ygap=int(few),
+        hovertemplate=hover,
+        xgap=1 if few else 0,
+        ygap=1 if few else 0,
     )
     if len(labels) <= 15:
         heatmap.texttemplate = "%{text}"

@@ -34,3 +34,11 @@ def embed_figure(figure: go.Figure, name: str | None = None) -> str:
     content = figure.to_json().replace("<", "\\u003c")  # no name in it can end the script element
     script = f'<script type="application/json">{content}</script>'
     return f'<div class="plot"{named} style="height: {figure.layout.height}px">{script}</div>'
+
+
+def load_plotly() -> str:
+    """Return Plotly's own script."""
+    from plotly.offline import get_plotlyjs
+
+    source: str = get_plotlyjs()
+    return source

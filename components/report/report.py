@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import yaml
-from plotly.offline import get_plotlyjs
 
 from components.audit.audit import MAP, NEAREST
 from components.backbones.spec import Spec
@@ -21,7 +20,7 @@ from components.metrics.calibration import confidence_interval
 from components.metrics.confusion import ClassRow, most_confused, order_by_confusion, score_classes
 from components.outcomes import Export, Report, Results, TunedHead, Work
 from components.pages.figures import plot_confusion, plot_history, plot_map
-from components.pages.html import embed_figure, load_template
+from components.pages.html import embed_figure, load_plotly, load_template
 from components.report.card_sections import describe_card
 from components.report.data_health import Row, collect_health
 from components.report.measured import describe_leaks, read_measured
@@ -148,7 +147,7 @@ def write_report(
         reliability_plots=[embed_figure(plot_coverage(reliability)), embed_figure(plot_calibration(reliability.bins))],
         points=[(point.published, *format_point(point)) for point in points],
         curve_plot=embed_figure(plot_curve(points)) if points else "",
-        plotly=get_plotlyjs(),
+        plotly=load_plotly(),
     )
     with replacing_folder(run.report) as folder:
         write_csv(

@@ -48,12 +48,12 @@ class Neighbour(NamedTuple):
 
 
 class TrainingImages(NamedTuple):
-    """Embeddings float32[N, D] of N training images, their keys and classes, and where each image lies."""
+    """Directions float32[N, D] of N training images, their keys and classes, and where each image lies."""
 
     session: BackboneSession
     views: np.ndarray
-    standardization: Standardization
-    embeddings: np.ndarray
+    spread: Standardization
+    directions: np.ndarray
     keys: list[str]
     labels: list[str]
     places: list[tuple[str, int]]
@@ -61,8 +61,8 @@ class TrainingImages(NamedTuple):
     def find_nearest(self, encoded: bytes) -> list[Neighbour]:
         """Return the training images nearest to an encoded image, the nearest first."""
         vectors = self.session.compute_bottlenecks([encoded], self.views)
-        query = standardize(serve_views(vectors, len(vectors) > 1)[None], self.standardization)
-        nearest = find_nearest(query, self.embeddings, SHOWN)
+        query = standardize(serve_views(vectors, len(vectors) > 1)[None], self.spread)
+        nearest = find_nearest(query, self.directions, SHOWN)
         return [
             Neighbour(self.keys[row], self.labels[row], min(float(cosine), 1.0), _draw(*self.places[row]))
             for row, cosine in zip(nearest.rows[0].tolist(), nearest.cosines[0], strict=True)
@@ -99,7 +99,7 @@ def _read_outcome(run: RunDir, stage: str) -> dict:
 def _load(run: RunDir, bottlenecks: Bottlenecks, views: np.ndarray, shards: Sequence[int]) -> TrainingImages | None:
     folder, spec = bottlenecks.folder(run), {features.BOTTLENECK: tf.io.FixedLenFeature([bottlenecks.dim], tf.float32)}
     everything = [file for split in SPLITS for file in shard_files(folder, split, shards)]
-    fitted = fit_standardization(batch[features.BOTTLENECK] for batch in read_batches(everything, spec, READ_AT_ONCE))
+    spread = fit_standardization(batch[features.BOTTLENECK] for batch in read_batches(everything, spec, READ_AT_ONCE))
     parts: list[np.ndarray] = []
     keys: list[str] = []
     labels: list[str] = []
@@ -108,7 +108,7 @@ def _load(run: RunDir, bottlenecks: Bottlenecks, views: np.ndarray, shards: Sequ
     for file, images in zip(shard_files(folder, "train", shards), examples, strict=True):
         before = len(labels)
         for batch in read_batches([file], {**META_SPEC, **spec}, READ_AT_ONCE):
-            parts.append(standardize(batch[features.BOTTLENECK], fitted))
+            parts.append(standardize(batch[features.BOTTLENECK], spread))
             keys += [key.decode("utf-8", "surrogateescape") for key in batch[features.KEY]]
             labels += [text.decode("utf-8", "surrogateescape") for text in batch[features.TEXT]]
         # The bottlenecks of a shard stand in the order of its images.
@@ -121,8 +121,8 @@ def _load(run: RunDir, bottlenecks: Bottlenecks, views: np.ndarray, shards: Sequ
     if not labels:
         return None
     session = BackboneSession(run.backbones / bottlenecks.backbone_id)
-    embeddings, most = np.concatenate(parts)[:MOST_VECTORS], MOST_VECTORS
-    return TrainingImages(session, views, fitted, embeddings, keys[:most], labels[:most], places[:most])
+    directions, most = np.concatenate(parts)[:MOST_VECTORS], MOST_VECTORS
+    return TrainingImages(session, views, spread, directions, keys[:most], labels[:most], places[:most])
 
 
 def _draw(file: str, offset: int) -> str:

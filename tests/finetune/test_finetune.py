@@ -138,7 +138,7 @@ def test_the_nearest_of_a_tuned_model_go_by_the_bottlenecks_of_the_audit(tuned_r
     table = read_bottlenecks(files, bottlenecks.dim)
     count = len(training.keys)
     assert training.keys == table.keys[:count]
-    np.testing.assert_allclose(training.embeddings, to_embeddings(table.vectors)[:count], atol=1e-5)
+    np.testing.assert_allclose(training.directions, to_embeddings(table.vectors)[:count], atol=1e-5)
     encoded = [(Path(blind_config["data"]["path"]) / key).read_bytes() for key in table.keys[:4]]
     np.testing.assert_allclose(training.session.compute_bottlenecks(encoded), table.vectors[:4], atol=1e-4)
 

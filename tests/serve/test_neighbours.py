@@ -37,7 +37,7 @@ def test_a_training_image_is_its_own_nearest_with_its_label_and_place(toy_run):
 def test_no_more_vectors_are_kept_than_the_limit(toy_run, monkeypatch):
     monkeypatch.setattr(neighbours, "MOST_VECTORS", 7)
     training = load_training_images(list_versions(toy_run.exports)[-1])
-    assert len(training.embeddings) == len(training.keys) == len(training.labels) == len(training.places) == 7
+    assert len(training.directions) == len(training.keys) == len(training.labels) == len(training.places) == 7
 
 
 def test_without_the_run_around_it_an_export_has_no_training_images(toy_run, tmp_path):
