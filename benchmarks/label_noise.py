@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from components.audit.label_errors import find_judged, find_label_issues, predict_left_out
+from components.audit.label_errors import find_checked, find_label_issues, predict_left_out
 from components.audit.near_duplicates import find_near_duplicates
-from components.audit.similarity import to_directions
+from components.audit.similarity import to_embeddings
 from components.features import SPLITS
 from components.run_dir import RunDir
 from components.shards.bottlenecks import BottleneckTable, read_bottlenecks
@@ -52,7 +52,7 @@ def main() -> None:
     tables = read_splits(RunDir(options.run))
     labels = np.concatenate([table.labels for table in tables.values()])
     train = np.arange(len(tables["train"].labels))  # the first split
-    directions = to_directions(np.concatenate([table.vectors for table in tables.values()]))
+    embeddings = to_embeddings(np.concatenate([table.vectors for table in tables.values()]))
     sums = [sha256 for table in tables.values() for sha256 in table.sha256]
     _, copies = np.unique(np.array(sums, dtype=object), return_inverse=True)
     splits = np.repeat(np.arange(len(tables)), [len(table.labels) for table in tables.values()])
@@ -61,10 +61,10 @@ def main() -> None:
     for seed in (None, *range(options.seeds)):
         noisy, planted = swap_labels(labels, train, options.share, seed) if seed is not None else (labels, labels < 0)
         start = time.perf_counter()
-        groups = find_near_duplicates(directions, noisy, splits, copies, options.near_duplicate).groups
-        issues = find_label_issues(directions, noisy, groups)
+        groups = find_near_duplicates(embeddings, noisy, splits, copies, options.near_duplicate).groups
+        issues = find_label_issues(embeddings, noisy, groups)
         seconds = time.perf_counter() - start
-        scores = predict_left_out(directions, noisy, groups, find_judged(noisy, groups))
+        scores = predict_left_out(embeddings, noisy, groups, find_checked(noisy, groups))
         margins = scores.max(1) - scores[np.arange(len(noisy)), noisy]
         first = train[np.argsort(-margins[train], kind="stable")][: round(options.share * len(train))]
         named = np.array([issue.row for issue in issues if issue.row < len(train)], int)

@@ -1,11 +1,12 @@
-"""The child of CarefulReader where some images harm it, as their names say; tests name this module in its place."""
+"""The child of IsolatedReader where the names of some images say how they harm it; tests start this module instead."""
 
 import os
 import signal
+import sys
 import time
+from multiprocessing.connection import Connection
 
-from components.ingest import isolated_reader_child as careful_child
-from components.ingest import read_images as image_files
+from components.ingest import isolated_reader, read_images
 
 
 def harm(file):
@@ -17,13 +18,13 @@ def harm(file):
         raise MemoryError("no more")
 
 
-def read_images(files, limits):
-    """Read files as image_files does, where none does harm."""
+def harm_and_read(files, limits):
+    """Read files as read_images does, after the harm of each."""
     for file in files:
         harm(file)
-    return image_files.read_images(files, limits)
+    return read_images.read_images(files, limits)
 
 
 if __name__ == "__main__":
-    careful_child.read_images = read_images
-    careful_child.main()
+    isolated_reader.read_images = harm_and_read
+    isolated_reader.answer_requests(Connection(int(sys.argv[1])))

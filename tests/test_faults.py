@@ -16,11 +16,8 @@ import pytest
 from toys import ingest, paint_images, refusal, write_config
 
 from components.export.export import list_versions, read_facts
-from components.ingest import isolated_reader as careful_reader
-from components.ingest import placement
-from components.ingest import read_images as image_files
-from components.ingest import write_shards as example_shards
-from components.ingest.write_shards import begun_file
+from components.ingest import isolated_reader, placement, read_images, write_shards
+from components.ingest.write_shards import in_progress_marker
 from components.predict.predict import load_export
 from components.rejects import FAILED, UNREADABLE
 from components.run_dir import RunDir
@@ -236,7 +233,7 @@ def shards_of(run):
 
 
 def test_an_image_that_changes_while_it_is_read_is_rejected_and_read_by_the_next_run(images, run, options, monkeypatch):
-    read_file, key = image_files.read_file, "cyan/camera/000.jpg"
+    read_file, key = read_images.read_file, "cyan/camera/000.jpg"
 
     def read_and_change(path, limits):
         content = read_file(path, limits)
@@ -244,7 +241,7 @@ def test_an_image_that_changes_while_it_is_read_is_rejected_and_read_by_the_next
             (images / key).write_bytes((images / "cyan/camera/006.gif").read_bytes() + b"changed")
         return content
 
-    monkeypatch.setattr(image_files, "read_file", read_and_change)
+    monkeypatch.setattr(read_images, "read_file", read_and_change)
     assert ingest(images, run, options).rejected == 1
     reason, detail = rejects_of(run)[key]
     assert reason == UNREADABLE and "changed while the run read it" in detail
@@ -269,7 +266,7 @@ def test_a_run_directory_that_vanishes_before_or_while_shards_are_written_is_not
     ingest(images, run, options)
     assert shards_of(run) == shards_of(RunDir(tmp_path / "undisturbed"))
     monkeypatch.undo()
-    monkeypatch.setattr(example_shards, "write_index", vanish(example_shards.write_index))
+    monkeypatch.setattr(write_shards, "write_index", vanish(write_shards.write_index))
     (images / "cyan" / "new.png").write_bytes((images / "cyan" / "phone" / "001.png").read_bytes() + b"more")
     assert "Shards vanished" in refusal(lambda: ingest(images, run, options))
     monkeypatch.undo()
@@ -281,20 +278,20 @@ def test_a_run_directory_that_vanishes_before_or_while_shards_are_written_is_not
 
 
 def test_a_thread_that_hangs_or_raises_on_an_image_loses_nothing(images, tmp_path, run, options, monkeypatch):
-    """What a child process reads all the same."""
+    """A child process reads them instead."""
     ingest(images, RunDir(tmp_path / "undisturbed"), options)
-    read_images, ended = image_files.read_images, threading.Event()
+    ended = threading.Event()
 
     def read(files, limits):
         if any("000" in file.key for file in files):
             raise SystemError("a decoder's")
         if any("007" in file.key for file in files):
             ended.wait()
-        return read_images(files, limits)
+        return read_images.read_images(files, limits)
 
-    monkeypatch.setattr(example_shards, "BATCH", 3)
-    monkeypatch.setattr(example_shards, "BATCH_SECONDS", 1)
-    monkeypatch.setattr(example_shards, "read_images", read)
+    monkeypatch.setattr(write_shards, "BATCH", 3)
+    monkeypatch.setattr(write_shards, "BATCH_SECONDS", 1)
+    monkeypatch.setattr(write_shards, "read_images", read)
     outcome = ingest(images, run, options)
     ended.set()
     assert (outcome.written, outcome.rejected) == (30, 0)
@@ -302,12 +299,12 @@ def test_a_thread_that_hangs_or_raises_on_an_image_loses_nothing(images, tmp_pat
 
 
 def test_an_image_that_the_child_does_not_survive_either_is_rejected(images, run, options, monkeypatch):
-    """The first writer of the shard was killed: what lies beside it tells of that."""
+    """A marker exists because the first writer of the shard was killed."""
     (images / "cyan" / "killed.png").write_bytes((images / "cyan" / "phone" / "001.png").read_bytes() + b"more")
-    monkeypatch.setattr(careful_reader, "CHILD", "poisoned_child")
+    monkeypatch.setattr(isolated_reader, "CHILD", "poisoned_child")
     run.examples.mkdir(parents=True)
-    begun_file(run.examples, Shard(0, 1)).touch()
-    begun_file(run.examples, Shard(1, 2)).touch()
+    in_progress_marker(run.examples, Shard(0, 1)).touch()
+    in_progress_marker(run.examples, Shard(1, 2)).touch()
     outcome = ingest(images, run, options, shards=1)
     assert (outcome.written, outcome.rejected) == (30, 1)
     assert rejects_of(run) == {"cyan/killed.png": (FAILED, "the process that decoded it was killed by SIGKILL")}

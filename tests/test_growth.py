@@ -10,7 +10,6 @@ from records import compute, read_records
 from toys import COLOURS, SHARES, ingest, paint_images, write_config
 
 from components.features import SPLITS
-from components.images.check import Limits
 from components.ingest import ingest as stage
 from components.run_dir import RunDir
 from components.shards import spans as sharding
@@ -185,7 +184,7 @@ def test_other_limits_read_all_again_but_move_nothing(root, run, read):
     add_images(root, "a", 4)
     read()
     before = read_records(run)
-    examples = read(limits=Limits(max_pixels=10_000))
+    examples = read(max_pixels=10_000)
     assert (examples.shards, examples.work.computed) == ([4, 2], 42)
     assert read_records(run) == before
 

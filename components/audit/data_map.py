@@ -1,4 +1,4 @@
-"""A map of the data: bottlenecks laid out in two dimensions so that images that the network sees as alike lie close."""
+"""A map of the data: bottlenecks projected to two dimensions, so that similar images are close to each other."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ PERPLEXITY = 30.0
 
 
 def sample_rows(count: int, most: int = MOST_POINTS) -> np.ndarray:
-    """Return at most so many of count rows, drawn at random once and for all, in ascending order."""
+    """Return at most `most` of `count` rows as int64, drawn with a fixed seed, in ascending order."""
     return np.sort(np.random.default_rng(0).permutation(count)[:most])
 
 
-def lay_out(directions: np.ndarray) -> np.ndarray:
-    """Return float32[N, 2], the places of float32[N, D], by t-SNE; few or equal rows are laid out as well."""
-    # Loaded on use: a run with nothing to do needs none of it.
+def project_embeddings(embeddings: np.ndarray) -> np.ndarray:
+    """Return t-SNE coordinates float32[N, 2] of float32[N, D]; few or equal rows are allowed."""
+    # Imported on use: a run that reuses its audit does not need it.
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
 
-    count = len(directions)
+    count = len(embeddings)
     if count < 3:
         return np.stack([np.arange(count), np.zeros(count)], axis=1).astype(np.float32)
     with np.errstate(invalid="ignore"):  # equal rows have no variance to explain
-        components = PCA(min(COMPONENTS, *directions.shape), random_state=0).fit_transform(directions)
-    # A perplexity has to be less than the number of points; a third of them is the usual limit.
-    perplexity = min(PERPLEXITY, (count - 1) / 3)
-    places: np.ndarray = TSNE(perplexity=perplexity, init="random", random_state=0, n_jobs=-1).fit_transform(components)
-    return places.astype(np.float32)
+        components = PCA(min(COMPONENTS, *embeddings.shape), random_state=0).fit_transform(embeddings)
+    # The perplexity must be less than the number of points; a third of them is the usual limit.
+    tsne = TSNE(perplexity=min(PERPLEXITY, (count - 1) / 3), init="random", random_state=0, n_jobs=-1)
+    points: np.ndarray = tsne.fit_transform(components)
+    return points.astype(np.float32)

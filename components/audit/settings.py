@@ -1,4 +1,4 @@
-"""Settings of audit: which images look alike, and how many are compared."""
+"""Settings of audit: the similarity of near-duplicates, and the number of images compared."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from components.settings import FractionAboveZero, settings
 
 @settings
 class AuditLimits:
-    """From which cosine on two bottlenecks are those of near-duplicates; a sample of max_images stands for more."""
+    """The cosine from which two images are near-duplicates, and the number of images above which a sample is drawn."""
 
     near_duplicate: FractionAboveZero = 0.92
     max_images: Annotated[int, Field(ge=1000)] = 100_000

@@ -1,4 +1,4 @@
-"""Images that belong together: exact copies, to be reported or left out, and components, to be kept in one split."""
+"""Linked images: exact copies, which are reported or dropped, and connected components, which share a split."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ KEPT, DROPPED = "kept", "dropped"
 
 
 class Member(NamedTuple):
-    """A usable image as splits and duplicates see it."""
+    """The facts about a usable image that decide its split and whether it is a copy."""
 
     key: str
     text: str  # class
-    group: str  # images of one group stay in one split; '' where it stands alone
+    group: str  # images of one group stay in one split; '' without one
     sha256: str
     split: str  # fixed by the user's layout, or ''
-    former: str  # the split in which an earlier run of the same settings put it, or ''
+    former: str  # the split from an earlier run with the same settings, or ''
 
 
 class Copy(NamedTuple):
-    """One row of duplicates.csv: an image and the one that it has its bytes from."""
+    """One row of duplicates.csv: an image, and the image that has the same bytes."""
 
     kind: str  # copy (inside a class), label_conflict (two classes), leak (two fixed splits)
     key: str
@@ -39,34 +39,35 @@ class Copy(NamedTuple):
 
 
 class Component(NamedTuple):
-    """Images that share a split because their group or equal bytes link them."""
+    """Images that share a split because a group or equal bytes link them."""
 
     id: str  # the smallest key
     keys: list[str]
-    sizes: Mapping[str, int]  # images of each class
+    sizes: Mapping[str, int]  # number of images per class
     split: str  # fixed, or ''
-    former: str  # that of most of the images, or ''
+    former: str  # the one of most of the images, or ''
 
 
 def find_copies(members: Sequence[Member], policy: str) -> list[Copy]:
-    """Return the rows of all images that are copies, sorted by kind and key; policy drop or keep says what copies do.
+    """Return the rows of all copies, sorted by kind and key; the policy drop drops copies within a class.
 
-    A label conflict is always kept, as only the user knows the right label, and the less held out side of a leak is
-    always dropped, so that no copies are left in different fixed splits.
+    A label conflict is always kept, as only the user knows the right label. Of a leak, test wins over val, and val over
+    train: the other image is always dropped, so that no copies remain in different fixed splits.
     """
-    firsts: dict[str, Member] = {}
+    counts = Counter(member.sha256 for member in members)
     same: defaultdict[str, list[Member]] = defaultdict(list)
     for member in members:
-        first = firsts.setdefault(member.sha256, member)
-        if first is not member:
+        if counts[member.sha256] > 1:  # a list for each of them would take much memory
             same[member.sha256].append(member)
     action = DROPPED if policy == "drop" else KEPT
-    return sorted(row for sha256, others in same.items() for row in _compare([firsts[sha256], *others], action))
+    return sorted(row for copies in same.values() for row in _compare(copies, action))
 
 
 def _compare(copies: list[Member], action: str) -> Iterator[Copy]:
-    """Yield the rows of images with the same bytes; action is what becomes of a copy inside a class."""
-    original, *others = sorted(copies, key=_rank)
+    """Yield the rows of images with the same bytes; action is that of a copy within a class."""
+    # First test, val, train and no fixed split; then the images of an earlier run; then the smallest key.
+    held_out = ("", *SPLITS).index
+    original, *others = sorted(copies, key=lambda copy: (-held_out(copy.split), not copy.former, copy.key))
     first_of_class = {original.text: original}
     for member in others:
         if member.split not in ("", original.split):
@@ -78,18 +79,12 @@ def _compare(copies: list[Member], action: str) -> Iterator[Copy]:
             yield _make_row(LABEL_CONFLICT, member, original, KEPT)
 
 
-def _rank(member: Member) -> tuple[int, bool, str]:
-    """Sort key: the most held out of fixed splits, then what an earlier run used, then the smallest key."""
-    held_out = ("", *SPLITS).index(member.split)
-    return -held_out, not member.former, member.key
-
-
 def _make_row(kind: str, member: Member, original: Member, action: str) -> Copy:
     return Copy(kind, member.key, member.text, original.key, original.text, action, member.sha256)
 
 
 def link_members(members: Sequence[Member]) -> list[Component]:
-    """Return the components: a fixed image stands alone, any other is linked by its group and its SHA-256."""
+    """Return the connected components of images with the same group or SHA-256; a fixed image is linked to no other."""
     firsts: dict[tuple[int, str], int] = {}
     links = [
         (row, firsts.setdefault(link, row))
@@ -108,7 +103,7 @@ def link_members(members: Sequence[Member]) -> list[Component]:
     single = {text: {text: 1} for text in {member.text for member in members}}
     components = []
     for part in linked.values():
-        if len(part) == 1:  # nearly all are
+        if len(part) == 1:  # nearly all parts: this is faster, and takes less memory
             (member,) = part
             split = member.split or fixed.get(member.sha256, "")
             components.append(Component(member.key, [member.key], single[member.text], split, member.former))
@@ -118,7 +113,7 @@ def link_members(members: Sequence[Member]) -> list[Component]:
 
 
 def _make_components(linked: list[Member], fixed: Mapping[str, str]) -> Iterator[Component]:
-    """Yield linked images as one component, or one a split where they are copies of images fixed in several."""
+    """Yield linked images as one component, or as one per split if they are copies of images fixed in several."""
     pins = [member.split or fixed.get(member.sha256, "") for member in linked]
     most_held_out = max(pins, key=("", *SPLITS).index)
     for split in {pin or most_held_out for pin in pins}:

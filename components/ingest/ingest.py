@@ -1,4 +1,4 @@
-"""Ingest: image files to TFRecord shards; every file is read once, and written, rejected or dropped as a copy."""
+"""Ingest: image files to TFRecord shards. Every file is read once, and written, rejected or dropped as a copy."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import collections
 import itertools
 import json
 import sys
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -17,12 +16,12 @@ from components.data.image_file import Listing
 from components.errors import DamagedFile, UserError
 from components.features import SPLITS
 from components.images.formats import Limits
-from components.ingest.duplicates import Copy, find_copies
-from components.ingest.notes import describe_copies, describe_files, describe_splits
+from components.ingest.duplicates import DROPPED, Copy, find_copies
+from components.ingest.notes import describe_findings
 from components.ingest.placement import Planned, place_files
 from components.ingest.settings import IngestRules
 from components.ingest.split import Member, SplitPlan, assign_splits
-from components.ingest.write_shards import WriteExampleShard, remove_begun
+from components.ingest.write_shards import WriteExampleShard, remove_markers
 from components.outcomes import Examples, Work
 from components.rejects import DUPLICATE, Reject
 from components.run_dir import RunDir
@@ -36,14 +35,7 @@ from components.storage.places import list_files, make_folder
 from components.storage.tables import scan_csv, write_csv
 from components.terminal.progress import Progress
 
-COLUMNS = ("path", "label", "source", "split", "rule", "format", "width", "height", "sha256")
-
-
-class FormerSplits(NamedTuple):
-    """The splits that an earlier run of the same rule settled, by key and, for files since renamed, by SHA-256."""
-
-    by_key: dict[str, str]
-    by_sha256: dict[str, str]
+IMAGES_COLUMNS = ("path", "label", "source", "split", "rule", "format", "width", "height", "sha256")
 
 
 def ingest_images(
@@ -55,69 +47,57 @@ def ingest_images(
     options: PipelineOptions,
     progress: Progress,
 ) -> Examples:
-    """Write shards, labels.txt, images.csv, rejects.jsonl and duplicates.csv of a listing, reading what is new in it.
+    """Write shards, labels.txt, images.csv, rejects.jsonl and duplicates.csv of a listing, and return their counts.
 
     shards is the number of shards of the first span, None for one that suits the data; seed is that of the splits.
-    Raises UserError when too much of it is unusable, or when copies are there and the rules forbid them.
+    Only new and changed files are read. Raises UserError if too many files are unusable, if a class or split has no
+    image, or for copies that the rules forbid.
     """
     plan = SplitPlan(rules.split.fractions, rules.split.train_per_class, seed)
     _check_plan(plan, listing)
     make_folder(run.examples)
     remove_partials(run.examples)
-    former, drop = _read_former(run, plan), rules.duplicates == "drop"
+    former = _read_former(run, plan)
     planned, spans, stay = place_files(listing.files, run, shards, rules.limits)
     claim_files(run.examples, list_artifacts(run, spans))
     if stay and not listing.ordered:
-        # Records that stay hold the numbers of their classes: new classes come behind those.
+        # Existing records have the numbers of their classes, so new classes come after those.
         before = read_labels(str(run.labels)) if run.labels.exists() else []
         listing = listing._replace(labels=append_classes(listing.labels, before))
-    unread = [row.file for row in _flatten(planned) if row.facts is None]
+    unread = [row.file for row in _list_rows(planned) if row.facts is None]
     with progress.watch_folder(run.examples, sum(file.size for file in unread), len(unread), "images"):
-        # By what is known before reading; where no file turns out to be damaged or a copy, it stays as it is.
-        planned, _ = settle_rows(planned, listing, plan, drop, former)
+        # The first plan knows only earlier facts. It stays as it is if no new file is damaged or a copy.
+        planned, _ = resolve_rows(planned, listing, plan, rules.duplicates, former)
         written = write_rows(planned, spans, run, rules.limits, options)
-        planned, copies = settle_rows(written, listing, plan, drop, former)
+        planned, copies = resolve_rows(written, listing, plan, rules.duplicates, former)
         _write_copies(run, copies, rules)
         if planned != written:
             written = write_rows(planned, spans, run, rules.limits, options)
-    settled, new = _flatten(planned), len(unread)
-    _check_unchanged(settled, _flatten(written))
+    _check_written(planned, written, run)
     remove_written(run.examples, keep=list_artifacts(run, spans))
-    remove_begun(run.examples)
-    if not {name for shard in planned for name in shard_names(shard)} <= list_files(run.examples).keys():
-        raise UserError(f"Shards vanished from '{run.examples}' as they were written: run again, which mends that.")
+    remove_markers(run.examples)
 
-    rejects = _list_rejects(settled, listing, copies)
-    write_text(run.rejects, "".join(f"{json.dumps(reject._asdict())}\n" for reject in rejects))
-    write_text(run.labels, "".join(f"{text}\n" for text in listing.labels))
-    kept = sorted(row for row in settled if row.split)
-    if len(kept) + len(rejects) != len(listing.files) + len(listing.rejects):
-        raise RuntimeError(
-            f"ingest accounts for {len(kept) + len(rejects)} of {len(listing.files) + len(listing.rejects)} files"
-        )
-    _write_images(run, kept, describe_rule(plan))
-    _check_share(rejects, len(kept) + len(rejects), rules.max_reject_share, run)
+    rows, new = _list_rows(planned), len(unread)
+    kept, rejects = sorted(row for row in rows if row.split), _list_rejects(rows, listing, copies)
+    found = len(listing.files) + len(listing.rejects)
+    if len(kept) + len(rejects) != found:
+        raise RuntimeError(f"ingest accounts for {len(kept) + len(rejects)} of {found} files")
+    _write_tables(run, listing.labels, rejects, kept, describe_rule(plan))
+    _check_rejects(rejects, found, rules.max_reject_share, run)
     _check_classes(kept, listing, plan)
     splits = collections.Counter(row.split for row in kept)
     images = collections.Counter(row.file.text for row in kept)
-    usable = [row.facts.sha256 for row in settled if row.facts and not row.facts.reason]
-    conflicts = [copy for copy in copies if copy.label != copy.copy_of_label]
     return Examples(
-        work=Work(items=len(kept) + len(rejects), reused=len(settled) - new, computed=new),
-        found=len(kept) + len(rejects),
+        work=Work(items=found, reused=len(rows) - new, computed=new),
+        found=found,
         written=len(kept),
         rejected=len(rejects),
-        duplicates=len(usable) - len(set(usable)),
-        label_conflicts=len(conflicts),
+        duplicates=len(copies),
+        label_conflicts=sum(copy.label != copy.copy_of_label for copy in copies),
         splits={split: splits[split] for split in SPLITS},
         labels=listing.labels,
         shards=spans,
-        warnings=[
-            *listing.notes,
-            *describe_copies(copies),
-            *describe_files(kept, listing),
-            *describe_splits(kept, listing.labels),
-        ],
+        warnings=[*listing.notes, *describe_findings(kept, listing, copies)],
         images={text: images[text] for text in listing.labels},
     )
 
@@ -130,48 +110,49 @@ def _check_plan(plan: SplitPlan, listing: Listing) -> None:
         )
 
 
-def _flatten(planned: Planned) -> list[Row]:
+def _list_rows(planned: Planned) -> list[Row]:
     return [*itertools.chain(*planned.values())]
 
 
-def settle_rows(
-    planned: Planned, listing: Listing, plan: SplitPlan, drop: bool, former: FormerSplits
+def resolve_rows(
+    planned: Planned, listing: Listing, plan: SplitPlan, policy: str, former: Mapping[str, str]
 ) -> tuple[Planned, list[Copy]]:
-    """Return rows with the split and label that follow from their facts, and the copies among them, dropped or kept."""
-    index = {text: number for number, text in enumerate(listing.labels)}
-    members = [_member(row, former) for row in _flatten(planned) if not (row.facts and row.facts.reason)]
-    copies = find_copies(members, "drop" if drop else "keep")
-    dropped = {copy.key for copy in copies if copy.action == "dropped"}
-    kept = [member for member in members if member.key not in dropped]
-    splits = assign_splits(kept, plan, listing.open_splits)
-    settled = {
-        shard: [row._replace(split=splits.get(row.file.key, ""), label=index[row.file.text]) for row in rows]
+    """Return rows with the split and label that follow from their facts, and the copies among them.
+
+    former maps keys and SHA-256 to the splits of an earlier run. Under the policy drop, copies in a class get no split.
+    """
+    members = [_to_member(row, former) for row in _list_rows(planned) if not (row.facts and row.facts.reason)]
+    copies = find_copies(members, policy)
+    dropped = {copy.key for copy in copies if copy.action == DROPPED}
+    splits = assign_splits([member for member in members if member.key not in dropped], plan, listing.open_splits)
+    labels = {text: number for number, text in enumerate(listing.labels)}
+    resolved = {
+        shard: [row._replace(split=splits.get(row.file.key, ""), label=labels[row.file.text]) for row in rows]
         for shard, rows in planned.items()
     }
-    return settled, copies
+    return resolved, copies
 
 
-def _member(row: Row, former: FormerSplits) -> Member:
+def _to_member(row: Row, former: Mapping[str, str]) -> Member:
     file, sha256 = row.file, row.facts.sha256 if row.facts else f"unread {row.file.key}"
-    before = former.by_key.get(file.key) or former.by_sha256.get(sha256, "")
-    return Member(file.key, file.text, file.group, sha256, file.split, before)
+    return Member(file.key, file.text, file.group, sha256, file.split, former.get(file.key) or former.get(sha256, ""))
 
 
 def write_rows(
     planned: Planned, spans: Sequence[int], run: RunDir, limits: Limits, options: PipelineOptions
 ) -> Planned:
-    """Bring the shards of spans into line with their rows; return these with the facts of those just read.
+    """Write the shards that differ from their rows, and return all rows, with the facts of the images just read.
 
-    A shard that holds what it should is left alone.
+    Raises DamagedFile if an index does not have the rows that were planned.
     """
-    there = list_files(run.examples)  # asked for once: each file alone takes an object store a round trip
-    changed = [shard for shard, rows in planned.items() if plan_shard(run.examples, shard, rows, limits, there)]
-    # Now that their plans are there: whatever ends this run, the next one finds each image in its place.
+    present = list_files(run.examples)  # one request: on an object store each file would take a round trip
+    changed = [shard for shard, rows in planned.items() if plan_shard(run.examples, shard, rows, limits, present)]
+    # Written after the plans: if this run is interrupted, the next one finds each image in its shard.
     write_json(run.spans, spans)
     if changed:
         former = list_former(run.examples, spans)
         with beam.Pipeline(options=options) as pipeline:
-            # Only numbers travel: a shard's worker reads its plan and the images and writes straight to its files.
+            # Beam moves only numbers: the worker of a shard reads its plan and the images, and writes its files.
             _ = (
                 pipeline
                 | "List shards" >> beam.Create([tuple(shard) for shard in changed])
@@ -184,9 +165,9 @@ def write_rows(
         found, _ = read_index(index, limits)
         if [row.file.key for row in found] != [row.file.key for row in planned[shard]]:
             raise DamagedFile(str(index))
-        # The files stay those of the caller, so that their names are in memory but once.
+        # The files stay those of the caller, so that memory holds their names only once.
         written[shard] = [
-            row._replace(facts=lies.facts, split=lies.split) for row, lies in zip(planned[shard], found, strict=True)
+            row._replace(facts=new.facts, split=new.split) for row, new in zip(planned[shard], found, strict=True)
         ]
     return written
 
@@ -199,31 +180,35 @@ def list_artifacts(run: RunDir, spans: Sequence[int]) -> list[str]:
 
 
 def describe_rule(plan: SplitPlan) -> str:
-    """Return the split rule in words; splits settled under another rule do not bind."""
-    train, val, test = (plan.shares[split] for split in SPLITS)
+    """Return the text of the split rule in images.csv; the splits of an earlier run stay only under the same text."""
+    train, val, test = (plan.fractions[split] for split in SPLITS)
     if plan.train_per_class:
         return f"{plan.train_per_class} a class, then {val:g}/{test:g}, seed {plan.seed}"
     return f"{train:g}/{val:g}/{test:g}, seed {plan.seed}"
 
 
-def _read_former(run: RunDir, plan: SplitPlan) -> FormerSplits:
-    if not run.images.exists():
-        return FormerSplits({}, {})
-    rule, former = describe_rule(plan), FormerSplits({}, {})
-    for row in scan_csv(run.images):
+def _read_former(run: RunDir, plan: SplitPlan) -> dict[str, str]:
+    """Return the split of each image of an earlier run with the same rule by its key, and by its SHA-256 if renamed."""
+    former: dict[str, str] = {}
+    rule = describe_rule(plan)
+    for row in scan_csv(run.images) if run.images.exists() else ():
         if row["rule"] == rule:
-            former.by_key[row["path"]] = former.by_sha256[row["sha256"]] = sys.intern(row["split"])
+            former[row["path"]] = former[row["sha256"]] = sys.intern(row["split"])
     return former
 
 
-def _write_images(run: RunDir, rows: Iterable[Row], rule: str) -> None:
-    def row_of(row: Row) -> list[object]:
+def _write_tables(
+    run: RunDir, labels: Sequence[str], rejects: Iterable[Reject], rows: Iterable[Row], rule: str
+) -> None:
+    def list_cells(row: Row) -> list[object]:
         file, facts = row.file, row.facts
         assert facts
-        how = "layout" if file.split else rule
-        return [file.key, file.text, file.source, row.split, how, facts.format, facts.width, facts.height, facts.sha256]
+        by = "layout" if file.split else rule
+        return [file.key, file.text, file.source, row.split, by, facts.format, facts.width, facts.height, facts.sha256]
 
-    write_csv(run.images, COLUMNS, map(row_of, rows))
+    write_text(run.rejects, "".join(f"{json.dumps(reject._asdict())}\n" for reject in rejects))
+    write_text(run.labels, "".join(f"{text}\n" for text in labels))
+    write_csv(run.images, IMAGES_COLUMNS, map(list_cells, rows))
 
 
 def _write_copies(run: RunDir, copies: list[Copy], rules: IngestRules) -> None:
@@ -241,31 +226,33 @@ def _write_copies(run: RunDir, copies: list[Copy], rules: IngestRules) -> None:
         )
 
 
-def _check_unchanged(settled: list[Row], written: list[Row]) -> None:
-    for row, found in zip(settled, written, strict=True):
+def _check_written(planned: Planned, written: Planned, run: RunDir) -> None:
+    for row, found in zip(_list_rows(planned), _list_rows(written), strict=True):
         if row != found:
             raise UserError(f"'{row.file.path}' changed while it was being read: run again when nothing writes to it.")
+    if not {name for shard in planned for name in shard_names(shard)} <= list_files(run.examples).keys():
+        raise UserError(f"Shards vanished from '{run.examples}' while they were written: run again to write them.")
 
 
 def _list_rejects(rows: Iterable[Row], listing: Listing, copies: Iterable[Copy]) -> list[Reject]:
-    dropped = {copy.key: copy for copy in copies if copy.action == "dropped"}
-    rejects = list(listing.rejects)
-    for row in rows:
-        if row.facts and row.facts.reason:
-            rejects.append(Reject(row.file.key, row.facts.reason, row.facts.detail))
-        elif row.file.key in dropped:
-            rejects.append(Reject(row.file.key, DUPLICATE, f"the same bytes as '{dropped[row.file.key].copy_of}'"))
-    return sorted(rejects)
+    dropped = [copy for copy in copies if copy.action == DROPPED]
+    return sorted(
+        [
+            *listing.rejects,
+            *(Reject(file.key, facts.reason, facts.detail) for file, facts, *_ in rows if facts and facts.reason),
+            *(Reject(copy.key, DUPLICATE, f"the same bytes as '{copy.copy_of}'") for copy in dropped),
+        ]
+    )
 
 
-def _check_share(rejects: list[Reject], found: int, max_reject_share: float, run: RunDir) -> None:
+def _check_rejects(rejects: list[Reject], found: int, max_reject_share: float, run: RunDir) -> None:
     unusable = [reject for reject in rejects if reject.reason != DUPLICATE]
     if len(unusable) > max_reject_share * found:
         first = unusable[0]
         raise UserError(
             f"{len(unusable)} of {found} files are not usable images (the first: '{first.key}', {first.reason}, "
             f"{first.detail}), "
-            f"more than data.max_reject_share={max_reject_share} allows: read '{run.rejects}', then mend the files."
+            f"more than data.max_reject_share={max_reject_share} allows: read '{run.rejects}', then repair the files."
         )
 
 
@@ -273,7 +260,7 @@ def _check_classes(rows: Sequence[Row], listing: Listing, plan: SplitPlan) -> No
     splits = {row.split for row in rows}
     for split in SPLITS:
         if split not in splits:
-            raise UserError(f"The {split} split has no image at all{_explain_lack(rows, listing, plan)}.")
+            raise UserError(f"The {split} split has no image at all{_explain_empty_split(rows, listing, plan)}.")
     trained = {row.file.text for row in rows if row.split == "train"}
     for text in listing.labels:
         if text not in trained:
@@ -282,19 +269,19 @@ def _check_classes(rows: Sequence[Row], listing: Listing, plan: SplitPlan) -> No
             )
 
 
-def _explain_lack(rows: Sequence[Row], listing: Listing, plan: SplitPlan) -> str:
-    """Return why a split is empty, which assign_splits fills from any class with as many images as there are splits."""
-    apart: dict[str, set[str]] = collections.defaultdict(set)
+def _explain_empty_split(rows: Sequence[Row], listing: Listing, plan: SplitPlan) -> str:
+    """Return the reason of an empty split: assign_splits fills it from any class with enough images."""
+    units: dict[str, set[str]] = collections.defaultdict(set)
     for row in rows:
         if row.facts and not row.file.split:
-            apart[row.file.text].add(row.file.group or row.facts.sha256)
+            units[row.file.text].add(row.file.group or row.facts.sha256)
     if not rows:
         return ": no file is a usable image"
-    if not apart:
+    if not units:
         return ", and the data fixes the splits of all others: add images to it, or leave some without a split"
-    largest = max(apart, key=lambda text: len(apart[text]))
+    largest = max(units, key=lambda text: len(units[text]))
     needed = len(listing.open_splits) - 1 + (plan.train_per_class or 1)
     return (
         f": a class of {needed} images can have one in each of {', '.join(listing.open_splits)} (copies and images of "
-        f"one group count as one), but the largest, '{largest}', has {len(apart[largest])}: add images to it"
+        f"one group count as one), but the largest, '{largest}', has {len(units[largest])}: add images to it"
     )

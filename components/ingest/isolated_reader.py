@@ -1,4 +1,7 @@
-"""Images read in a child process, where one that hangs, crashes or takes all memory harms nothing but itself."""
+"""Read images in a child process, so that an image that hangs, crashes or exhausts memory harms only that process.
+
+python -m components.ingest.isolated_reader DESCRIPTOR is the child.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,24 +18,18 @@ from typing import Any, NamedTuple
 from components.data.image_file import ImageFile
 from components.images.check import CheckedImage
 from components.images.formats import Limits
+from components.ingest.read_images import read_images
 from components.rejects import FAILED, RejectedImage
 
-# An image of 100 megapixels, the most that is let through by default, is decoded in a second or two.
+# An image of 100 megapixels, the default limit, is decoded in one or two seconds.
 IMAGE_SECONDS = 60
-# The child imports TensorFlow, which on a busy machine or a slow disk takes minutes.
+# The child imports TensorFlow, which takes minutes on a busy machine or a slow disk.
 START_SECONDS = 600
-CHILD = "components.ingest.isolated_reader_child"
-# A child that dies may have been taken for memory that others used up.
+# After the limit of the parent: it ends a child whose parent has died.
+GRACE_SECONDS = 10
+CHILD = "components.ingest.isolated_reader"
+# The kernel may kill a child because other processes use too much memory.
 ATTEMPTS = 2
-
-
-class Request(NamedTuple):
-    """What the child is asked: to read and check files within seconds; it answers with as many images or rejects, or
-    with the words of what was raised."""
-
-    files: Sequence[ImageFile]
-    limits: Limits
-    seconds: int
 
 
 class _Failure(NamedTuple):
@@ -39,8 +37,8 @@ class _Failure(NamedTuple):
     died: bool
 
 
-class CarefulReader:
-    """Reads images in a child process, started when first needed; to be used by one thread, closed at the end."""
+class IsolatedReader:
+    """Reads images in a child process that starts on first use; for one thread, which closes it."""
 
     def __init__(self, limits: Limits, image_seconds: int = IMAGE_SECONDS):
         self._limits = limits
@@ -49,12 +47,12 @@ class CarefulReader:
         self._connection: Connection | None = None
 
     def read_batch(self, files: Sequence[ImageFile]) -> list[CheckedImage | RejectedImage]:
-        """Read and check files side by side, as fast as it goes, and one by one where that fails."""
-        answer = self._ask(files, self._image_seconds)
+        """Read and check files side by side, or one by one if that fails."""
+        answer = self._ask(files)
         return self.read_each(files) if isinstance(answer, _Failure) else answer
 
     def read_each(self, files: Sequence[ImageFile]) -> list[CheckedImage | RejectedImage]:
-        """Read and check files one by one; that on which the child fails is a rejected image."""
+        """Read and check files one by one; an image on which the child fails is rejected."""
         return [self._read_alone(file) for file in files]
 
     def close(self) -> None:
@@ -67,24 +65,24 @@ class CarefulReader:
 
     def _read_alone(self, file: ImageFile) -> CheckedImage | RejectedImage:
         for _ in range(ATTEMPTS):
-            answer = self._ask([file], self._image_seconds)
+            answer = self._ask([file])
             if not isinstance(answer, _Failure):
                 return answer[0]
             if not answer.died:
                 break
         return RejectedImage(FAILED, answer.reason)
 
-    def _ask(self, files: Sequence[ImageFile], seconds: int) -> Any:
+    def _ask(self, files: Sequence[ImageFile]) -> Any:
         connection = self._connection or self._start()
         try:
-            connection.send(Request(files, self._limits, seconds))
-            if connection.poll(seconds):
+            connection.send((files, self._limits, self._image_seconds))
+            if connection.poll(self._image_seconds):
                 answer = connection.recv()
             else:
-                answer = _Failure(f"not read and decoded within {seconds} seconds", died=False)
+                answer = _Failure(f"not read and decoded within {self._image_seconds} seconds", died=False)
         except (EOFError, OSError):
             answer = _Failure(f"the process that decoded it {self._describe_end()}", died=True)
-        if isinstance(answer, OSError):  # of the storage: it tells nothing of the image
+        if isinstance(answer, OSError):  # the storage failed, which says nothing about the image
             raise answer
         if isinstance(answer, _Failure):
             self.close()
@@ -92,13 +90,12 @@ class CarefulReader:
 
     def _start(self) -> Connection:
         self._connection, theirs = Pipe()
-        # A new interpreter: forking a process with TensorFlow's threads in it is not safe.
-        command = [sys.executable, "-m", CHILD, str(theirs.fileno())]
-        place = [str(Path(__file__).parents[2]), *filter(None, sys.path)]
+        path = [str(Path(__file__).parents[2]), *filter(None, sys.path)]
+        # A new interpreter: it is not safe to fork a process that has TensorFlow's threads.
         self._child = subprocess.Popen(
-            command,
+            [sys.executable, "-m", CHILD, str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(place)},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
         )
@@ -111,7 +108,7 @@ class CarefulReader:
         except EOFError:
             found = self._describe_end()
         self.close()
-        raise RuntimeError(f"The process that is to read images one by one {found}.")
+        raise RuntimeError(f"The process that reads images one by one {found}.")
 
     def _describe_end(self) -> str:
         assert self._child
@@ -120,3 +117,28 @@ class CarefulReader:
         except subprocess.TimeoutExpired:
             return "does not answer"
         return f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+
+
+def answer_requests(connection: Connection) -> None:
+    """Answer each (files, limits, seconds) with images and rejects, or with an error, until the parent closes."""
+    with suppress(OSError):  # if memory runs out, the kernel ends this process instead of the run (proc(5))
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    # The default action of the kernel also ends a process that hangs in C code.
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    connection.send("ready")
+    with suppress(EOFError):
+        while True:
+            files, limits, seconds = connection.recv()
+            signal.alarm(seconds + GRACE_SECONDS)
+            try:
+                connection.send(read_images(files, limits))
+            except OSError as error:  # the storage failed, which ends the run
+                connection.send(OSError(error.errno, error.strerror, error.filename))
+            except Exception as error:
+                connection.send(f"{type(error).__name__}: {error}"[:200])
+            signal.alarm(0)
+
+
+if __name__ == "__main__":
+    answer_requests(Connection(int(sys.argv[1])))

@@ -1,8 +1,9 @@
-"""Placement: the shard of each listed file, by where an earlier run has put it, or by its key if it is new."""
+"""Placement: the shard of each listed file is that of an earlier run, or follows from the key of a new file."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 
 from components.data.image_file import ImageFile
@@ -22,20 +23,20 @@ def place_files(
 ) -> tuple[Planned, list[int], bool]:
     """Return the rows of files in their shards, the shards of each span, and whether the spans of an earlier run stay.
 
-    If so, what lies in their shards stays there, whatever its key.
+    If they stay, every file that has a record stays in its shard. Raises DamagedFile for a damaged index.
     """
     former = _read_spans(run)
     known = read_known(run.examples, files, former, limits)
     stay = keeps_spans(former, len(files), shards)
     if stay:
-        newest = sum(lies.place is not None and lies.place.span == len(former) - 1 for lies in known)
-        spans = plan_spans(former, newest, sum(lies.place is None for lies in known))
+        in_span = Counter(before.place.span if before.place else None for before in known)
+        spans = plan_spans(former, in_span[len(former) - 1], in_span[None])
     else:
         spans = [shards or choose_shards(len(files))]
     planned: Planned = {shard: [] for shard in list_shards(spans)}
-    for file, lies in zip(files, known, strict=True):
-        place = lies.place if stay and lies.place else place_key(file.key, spans)
-        planned[place].append(Row(file, lies.facts))
+    for file, before in zip(files, known, strict=True):
+        place = before.place if stay and before.place else place_key(file.key, spans)
+        planned[place].append(Row(file, before.facts))
     for rows in planned.values():
         rows.sort(key=lambda row: encode_text(row.file.key))
     return planned, spans, stay

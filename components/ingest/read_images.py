@@ -1,4 +1,4 @@
-"""Image files as they were listed, each read and checked; apart from Beam, which a mere reader does not need."""
+"""Read and check listed image files; without Beam, which the child process of isolated_reader does not need."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from components.storage.reading import try_reading
 
 
 def read_images(files: Sequence[ImageFile], limits: Limits) -> list[CheckedImage | RejectedImage]:
-    """Read and check files; raises OSError where the storage fails."""
+    """Return the checked image or the reject of each file, in order; raises OSError if the storage fails."""
     read = functools.partial(_read_content, limits=limits)
     contents = do_side_by_side(read, files, any(is_remote(file.path) for file in files))
     checked = iter(check_images([content for content in contents if isinstance(content, bytes)], limits))
@@ -25,18 +25,17 @@ def read_images(files: Sequence[ImageFile], limits: Limits) -> list[CheckedImage
 
 def _read_content(file: ImageFile, limits: Limits) -> bytes | RejectedImage:
     try:
-        if file.offset < 0:
-            whole = read_file(file.path, limits)
-            try_reading(lambda: _check_unchanged(file), file.path)
-            return whole
-        content: bytes = read_record(file.path, file.offset)
+        if file.offset >= 0:
+            return read_record(file.path, file.offset)
+        content = read_file(file.path, limits)
+        try_reading(lambda: _check_status(file), file.path)
         return content
     except RejectedImage as rejected:
         return rejected
 
 
-def _check_unchanged(file: ImageFile) -> None:
-    """Raise RejectedImage for a local file that is no longer as it was listed; the next run lists and reads it anew."""
+def _check_status(file: ImageFile) -> None:
+    """Raise RejectedImage for a local file that changed since it was listed; the next run lists and reads it again."""
     if file.modified_ns and "://" not in file.path:
         status = os.stat(file.path)
         if (status.st_size, status.st_mtime_ns) != (file.size, file.modified_ns):

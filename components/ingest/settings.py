@@ -1,4 +1,4 @@
-"""Settings of ingest: how images are split, and which are refused."""
+"""Settings of ingest: the splits of the images, and the images that it rejects."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from components.settings import Count, Fraction, FractionBetween, settings
 
 @settings
 class Split:
-    """Fractions of the images in each split, which sum to 1, or an exact number of training images in each class."""
+    """Fractions of the images in each split, which sum to 1; train_per_class sets an exact number for train instead."""
 
     train: FractionBetween = 0.6
     val: FractionBetween = 0.2
@@ -21,17 +21,17 @@ class Split:
 
     def __post_init__(self) -> None:
         if not math.isclose(self.train + self.val + self.test, 1, abs_tol=1e-6):
-            raise ValueError(f"the shares sum to {self.train + self.val + self.test:g}, expected 1")
+            raise ValueError(f"the fractions sum to {self.train + self.val + self.test:g}, expected 1")
 
     @property
     def fractions(self) -> dict[str, float]:
-        """The fraction of each split."""
+        """The fraction of each split by its name."""
         return {split: getattr(self, split) for split in SPLITS}
 
 
 @settings
 class IngestRules:
-    """What is done with the files: how they are split, what becomes of copies, and which are too large."""
+    """Rules for the files of a data set: splits, treatment of copies, and limits."""
 
     split: Split = Split()
     duplicates: Literal["drop", "keep", "fail"] = "drop"
@@ -42,5 +42,5 @@ class IngestRules:
 
     @property
     def limits(self) -> Limits:
-        """The limits of one image."""
+        """The limits on bytes and pixels of one image."""
         return Limits(self.max_bytes, self.max_pixels)

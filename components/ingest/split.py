@@ -1,7 +1,9 @@
-"""Splits: every class in train, val and test by their shares, linked images together, none moved as data grows."""
+"""Splits: stratified by class, with linked images in one split, and stable as data grows."""
 
 from __future__ import annotations
 
+import bisect
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,39 +14,39 @@ from components.features import SPLITS
 from components.ingest.duplicates import Component, Member, link_members
 from components.shards.spans import hash_fraction
 
-# A class with too few components for every split has one in the first of these.
+# A class with too few components for every split has one in each of the first of these.
 PRIORITY = ("train", "test", "val")
 
 
 @dataclass(frozen=True)
 class SplitPlan:
-    """How images are divided: by shares, or into a number of training images and the rest by shares."""
+    """The fractions of the splits, or a number of training images per class and the fractions of the rest."""
 
-    shares: Mapping[str, float]  # of train, val and test; sum to 1
-    train_per_class: int | None  # exact number of training images in each class
+    fractions: Mapping[str, float]  # of train, val and test; sum to 1
+    train_per_class: int | None  # exact number of training images per class
     seed: int
 
 
-class Tally(NamedTuple):
-    """For each (class, split): images that it lacks of its quota, and components that it has."""
+class SplitCounts(NamedTuple):
+    """For each (class, split): the images that are missing from its quota, and the components that are in it."""
 
-    lacking: Counter[tuple[str, str]]
+    missing: Counter[tuple[str, str]]
     components: Counter[tuple[str, str]]
 
     def add(self, component: Component, split: str, times: int = 1) -> None:
-        """Count a component into a split; times -1 takes it out."""
+        """Add a component to a split, or remove it with times -1."""
         for text, size in component.sizes.items():
-            self.lacking[text, split] -= times * size
+            self.missing[text, split] -= times * size
             self.components[text, split] += times
 
 
 def assign_splits(members: Sequence[Member], plan: SplitPlan, open_splits: Sequence[str] = SPLITS) -> dict[str, str]:
     """Return the split of each key: the fixed one, else that of a fixed copy, else one of the open splits.
 
-    Fixed copies must share a split (find_copies drops those that do not). A former split is left only where the class
-    would lack an open split though it has as many components as there are open splits, or where it would lack some of
-    its train_per_class images. Components are chosen for training in hash order where they fit, so a class with groups
-    or fixed images may get fewer. Raises UserError where a class has train_per_class images or fewer.
+    Fixed copies must share a split (find_copies drops the others). An image leaves its former split only if its class
+    would otherwise have an empty open split, despite enough components, or too few train_per_class images. Components
+    are chosen for training in hash order if they fit, so a class with groups or fixed images may get fewer. Raises
+    UserError for a class that has no more than train_per_class images.
     """
     components = link_members(members)
     splits = [split for split in PRIORITY if split in open_splits]
@@ -56,7 +58,7 @@ def assign_splits(members: Sequence[Member], plan: SplitPlan, open_splits: Seque
 
 
 def _choose_training(components: list[Component], per_class: int, seed: int, splits: list[str]) -> list[Component]:
-    """Return the components with those chosen for training fixed there; raises UserError for too small a class."""
+    """Return the components, those chosen for training fixed in train; raises UserError for a small class."""
     usable: Counter[str] = Counter()
     training: Counter[str] = Counter()
     for component in components:
@@ -68,10 +70,10 @@ def _choose_training(components: list[Component], per_class: int, seed: int, spl
     if short:
         count, text = min(short)
         raise UserError(
-            f"The smallest class, '{text}', has {count} of the {per_class + 1} usable images that every class needs, "
-            f"train_per_class={per_class} and one to test with: add images to it, remove it or lower train_per_class."
+            f"The smallest class, '{text}', has {count} of the {per_class + 1} images that every class needs for "
+            f"train_per_class={per_class} and a test image: add images to it, remove it or lower train_per_class."
         )
-    # What was in train stays; a former test image comes last, as it is what earlier runs were measured on.
+    # Former training images stay. Former test images come last, as they evaluated earlier models.
     ranks = {former: rank for rank, former in enumerate(("train", "", "val", "test"))}
     chosen = []
     for component in sorted(components, key=lambda c: (ranks[c.former], _hash_id(c, seed))):
@@ -84,7 +86,7 @@ def _choose_training(components: list[Component], per_class: int, seed: int, spl
 
 
 def _place_components(components: list[Component], plan: SplitPlan, splits: list[str]) -> dict[str, str]:
-    """Return the split of each component's id: the fixed, else the former, else the one that lacks most."""
+    """Return the split of each component by its id: the fixed, else the former, else the one that misses most."""
     placed: dict[str, str] = {}
     new: list[Component] = []
     totals: Counter[str] = Counter()
@@ -96,65 +98,65 @@ def _place_components(components: list[Component], plan: SplitPlan, splits: list
             new.append(component)
         if split in ("", *splits):
             totals.update(component.sizes)
-    shares = {split: plan.shares[split] for split in splits}
-    tally = Tally(Counter(), Counter())
+    fractions = {split: plan.fractions[split] for split in splits}
+    counts = SplitCounts(Counter(), Counter())
     for text, total in totals.items():
-        tally.lacking.update({(text, split): quota for split, quota in apportion(total, shares).items()})
+        counts.missing.update({(text, split): quota for split, quota in apportion(total, fractions).items()})
     for component in components:
         if component.id in placed:
-            tally.add(component, placed[component.id])
+            counts.add(component, placed[component.id])
 
-    # Large components go first, as small ones then even out what they leave.
+    # Large components are placed first, so that small ones fill the rest of each quota.
     new.sort(key=lambda c: (-len(c.keys), _hash_id(c, plan.seed)))
     waiting = Counter(text for component in new for text in component.sizes)
     for component in new:
-        own = _choose_own_split(_hash_id(component, plan.seed), shares)
-        placed[component.id] = split = _choose_split(component, own, splits, tally, waiting)
-        tally.add(component, split)
+        own = _choose_own_split(_hash_id(component, plan.seed), fractions)
+        placed[component.id] = split = _choose_split(component, own, splits, counts, waiting)
+        counts.add(component, split)
         waiting.subtract(component.sizes.keys())
-    _fill_empty_splits(components, placed, splits, tally, plan.seed)
+    _fill_empty_splits(components, placed, splits, counts, plan.seed)
     return placed
 
 
-def apportion(total: int, shares: Mapping[str, float]) -> dict[str, int]:
-    """Return whole numbers in proportion to shares that sum to total, by largest remainder (Hamilton's method)."""
-    exact = {split: total * share / sum(shares.values()) for split, share in shares.items()}
+def apportion(total: int, fractions: Mapping[str, float]) -> dict[str, int]:
+    """Return whole numbers that sum to total in proportion to fractions, by largest remainder (Hamilton's method)."""
+    exact = {split: total * fraction / sum(fractions.values()) for split, fraction in fractions.items()}
     numbers = {split: int(number) for split, number in exact.items()}
     # Rounding keeps equal remainders equal in floating point, so that the first of them wins.
-    by_remainder = sorted(shares, key=lambda split: round(numbers[split] - exact[split], 9))
+    by_remainder = sorted(fractions, key=lambda split: round(numbers[split] - exact[split], 9))
     for split in by_remainder[: total - sum(numbers.values())]:
         numbers[split] += 1
     return numbers
 
 
-def _choose_own_split(position: float, shares: Mapping[str, float]) -> str:
-    """Return the split into whose share of [0, 1) a position falls."""
-    position *= sum(shares.values())
-    for split, share in shares.items():
-        if position < share:
-            return split
-        position -= share
-    return next(reversed(list(shares)))
+def _choose_own_split(position: float, fractions: Mapping[str, float]) -> str:
+    """Return the split whose part of [0, 1) contains a position."""
+    *ends, total = itertools.accumulate(fractions.values())
+    return list(fractions)[bisect.bisect(ends, position * total)]
 
 
-def _choose_split(component: Component, own: str, splits: list[str], tally: Tally, waiting: Mapping[str, int]) -> str:
-    """Return an empty split where just enough components wait, else the component's own while that lacks so many
-    images (so that grown data is divided much as before, even by a run that knows of no former one), else the one that
-    lacks most."""
+def _choose_split(
+    component: Component, own: str, splits: list[str], counts: SplitCounts, waiting: Mapping[str, int]
+) -> str:
+    """Return an empty split if its class has just enough components left, else the own split of the component if it
+    misses that many images, else the split that misses most.
+
+    The own split keeps grown data divided much as before, even without the splits of an earlier run.
+    """
     forced: Counter[str] = Counter()
     for text in component.sizes:
-        empty = [split for split in splits if not tally.components[text, split]]
+        empty = [split for split in splits if not counts.components[text, split]]
         if waiting[text] <= len(empty):
             forced.update(empty[: waiting[text]])
-    lacking = {split: sum(tally.lacking[text, split] for text in component.sizes) for split in splits}
-    fits = lacking[own] >= len(component.keys)
-    return max(splits, key=lambda split: (forced[split], fits and split == own, lacking[split]))
+    missing = {split: sum(counts.missing[text, split] for text in component.sizes) for split in splits}
+    fits = missing[own] >= len(component.keys)
+    return max(splits, key=lambda split: (forced[split], fits and split == own, missing[split]))
 
 
 def _fill_empty_splits(
-    components: list[Component], placed: dict[str, str], splits: list[str], tally: Tally, seed: int
+    components: list[Component], placed: dict[str, str], splits: list[str], counts: SplitCounts, seed: int
 ) -> None:
-    """Move a component into each split that a class lacks, where the class has enough and no class loses its last."""
+    """Move a component into each empty split of a class that has enough, unless another class loses its last one."""
     movable = defaultdict(list)
     for component in components:
         for text in () if component.split else component.sizes:
@@ -163,18 +165,18 @@ def _fill_empty_splits(
         (text, split)
         for text in sorted(movable)
         for split in splits
-        if not tally.components[text, split] and sum(tally.components[text, s] for s in splits) >= len(splits)
+        if not counts.components[text, split] and sum(counts.components[text, s] for s in splits) >= len(splits)
     ]
     moved = True
-    while moved:  # as one class's move can free a component for another
+    while moved:  # a move for one class can free a component for another
         moved = False
         for text, split in empty:
-            spare = [c for c in movable[text] if all(tally.components[t, placed[c.id]] > 1 for t in c.sizes)]
-            if spare and not tally.components[text, split]:
-                ranks = {c.id: (bool(c.former), tally.lacking[text, placed[c.id]], len(c.keys)) for c in spare}
+            spare = [c for c in movable[text] if all(counts.components[t, placed[c.id]] > 1 for t in c.sizes)]
+            if spare and not counts.components[text, split]:
+                ranks = {c.id: (bool(c.former), counts.missing[text, placed[c.id]], len(c.keys)) for c in spare}
                 chosen = min(spare, key=lambda c: (ranks[c.id], _hash_id(c, seed)))
-                tally.add(chosen, placed[chosen.id], -1)
-                tally.add(chosen, split)
+                counts.add(chosen, placed[chosen.id], -1)
+                counts.add(chosen, split)
                 placed[chosen.id] = split
                 moved = True
 

@@ -1,14 +1,16 @@
-"""Write example shards: a planned shard takes its records from what lies there already, and reads only what is new."""
+"""Write example shards: the records of a planned shard are taken from existing files, and only new images are read."""
 
 from __future__ import annotations
 
+import functools
 import heapq
+import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError
-from contextlib import contextmanager
+from contextlib import closing
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import apache_beam as beam
 import tensorflow as tf
@@ -18,7 +20,7 @@ from components import features
 from components.data.image_file import ImageFile
 from components.images.check import CheckedImage
 from components.images.formats import Limits
-from components.ingest.isolated_reader import CarefulReader
+from components.ingest.isolated_reader import IsolatedReader
 from components.ingest.read_images import read_images
 from components.rejects import RejectedImage
 from components.shards.index import Facts, Row, encode_text, measure_shard, read_index, write_index
@@ -33,29 +35,30 @@ DECODE_THREADS = 4
 BATCH = 16
 # Batches in memory at once.
 BATCHES_AHEAD = 2 * DECODE_THREADS
-# Of a batch that is next in line: after that, a thread is taken to hang. A batch of photos takes 0.1 s.
+# After so many seconds for the next batch, its thread counts as hanging. A batch of photos takes 0.1 s.
 BATCH_SECONDS = 120
+IN_PROGRESS = f"{OWN_PREFIX}-begun-"
+
+# A row of a shard and its record, None while it is not read or if it has none.
+RowRecord = tuple[Row, tf.train.Example | None]
 
 
-BEGUN = f"{OWN_PREFIX}-begun-"
+def in_progress_marker(folder: Path, shard: Shard) -> Path:
+    """Return the file that exists while a shard is written: if it is left, an image may have killed the writer."""
+    return folder / f"{IN_PROGRESS}{index_name(shard)}"
 
 
-def begun_file(folder: Path, shard: Shard) -> Path:
-    """Return what lies beside a shard while it is written: if its writer was killed, an image may have done that."""
-    return folder / f"{BEGUN}{index_name(shard)}"
-
-
-def remove_begun(folder: Path) -> None:
-    """Remove what killed writers of shards, of whatever number of them, have left to tell of."""
+def remove_markers(folder: Path) -> None:
+    """Remove the in-progress markers that killed writers left in a folder, whatever its number of shards."""
     for name in list_files(folder):
-        if name.startswith(BEGUN):
+        if name.startswith(IN_PROGRESS):
             remove_file(folder / name)
 
 
 class WriteExampleShard(beam.DoFn):
-    """Turns a shard, whose index is a plan, into its three TFRecord files and their index.
+    """Writes the three TFRecord files of a shard and their index, according to the plan in the present index.
 
-    former are the names of shard files of other spans, from which records are taken over.
+    former lists the names of shard files of other spans, whose records are copied.
     """
 
     def __init__(self, folder: Path, former: Sequence[str], limits: Limits):
@@ -70,13 +73,13 @@ class WriteExampleShard(beam.DoFn):
         index = self._folder / index_name(shard)
         rows, _ = read_index(index, self._limits)
         written: list[Row] = []
-        lying = LyingRecords(find_overlapping(self._folder, shard, self._former))
+        existing = match_records(rows, find_overlapping(self._folder, shard, self._former))
         with (
-            _reading(begun_file(self._folder, shard), self._limits) as reader,
+            closing(BatchReader(in_progress_marker(self._folder, shard), self._limits)) as reader,
             writing_shards(self._folder, shard) as write,
         ):
-            for row, record, facts in reader.complete(rows, lying):
-                written.append(row._replace(facts=facts, split="" if facts.reason else row.split))
+            for row, record in reader.complete(existing):
+                written.append(row)
                 if record:
                     write[row.split](serialize_labelled(record, row))
         write_index(index, written, self._limits, measure_shard(self._folder, shard))
@@ -85,96 +88,67 @@ class WriteExampleShard(beam.DoFn):
         yield from ()
 
 
-class _Complete(NamedTuple):
-    row: Row
-    record: tf.train.Example | None
-    facts: Facts
-
-
-Batch = Sequence[tuple[Row, tf.train.Example | None]]
-Read = Callable[[Sequence[ImageFile]], list[CheckedImage | RejectedImage]]
-
-
 class BatchReader:
-    """Completes the rows of a shard with their records and facts, reading in threads, or carefully."""
+    """Reads the images of a shard in threads, or in a child process if its in-progress marker is left from before."""
 
-    def __init__(self, limits: Limits, careful: bool):
-        self._read: Read = lambda files: read_images(files, limits)
-        self._child = CarefulReader(limits)
-        self._careful = careful
+    def __init__(self, marker: Path, limits: Limits):
+        self._read_files = functools.partial(read_images, limits=limits)
+        self._child = IsolatedReader(limits)
+        self._marker = marker
+        self._isolated = marker.exists()
         self._pool = ThreadPoolExecutor(DECODE_THREADS)
+        write_text(marker, "")
 
-    def complete(self, rows: list[Row], lying: LyingRecords) -> Iterator[_Complete]:
-        """Yield rows in their order, with what lies there already, or else is read."""
-        ahead: deque[tuple[Batch, Future[list[_Complete]]]] = deque()
-        for start in range(0, len(rows), BATCH):
-            # Records come from the files in order, images are read side by side.
-            batch = [
-                (row, lying.find_record(row) if row.facts and row.split else None)
-                for row in rows[start : start + BATCH]
-            ]
-            if self._careful:
+    def complete(self, rows: Iterator[RowRecord]) -> Iterator[RowRecord]:
+        """Yield the rows in their order with their facts and, if they have a split, their records."""
+        ahead: deque[tuple[list[RowRecord], Future[list[RowRecord]]]] = deque()
+        # Records come from the files in order; images are read side by side.
+        while batch := list(itertools.islice(rows, BATCH)):
+            if self._isolated:
                 yield from complete_batch(batch, self._child.read_batch)
                 continue
-            ahead.append((batch, self._pool.submit(complete_batch, batch, self._read)))
+            ahead.append((batch, self._pool.submit(complete_batch, batch, self._read_files)))
             if len(ahead) == BATCHES_AHEAD:
                 yield from self._finish(ahead)
         while ahead:
             yield from self._finish(ahead)
 
-    def _finish(self, ahead: deque[tuple[Batch, Future[list[_Complete]]]]) -> list[_Complete]:
+    def _finish(self, ahead: deque[tuple[list[RowRecord], Future[list[RowRecord]]]]) -> list[RowRecord]:
         batch, future = ahead.popleft()
         try:
             return future.result(BATCH_SECONDS)
         except TimeoutError:
-            # A thread cannot be ended: others take over what it would have done.
+            # A thread cannot be ended: new threads take over its waiting batches.
             self._pool.shutdown(wait=False)
             self._pool = ThreadPoolExecutor(DECODE_THREADS)
             for place, (waiting, later) in enumerate(ahead):
                 if later.cancel():
-                    ahead[place] = (waiting, self._pool.submit(complete_batch, waiting, self._read))
-        except OSError:  # the storage fails: that tells nothing of the images
+                    ahead[place] = (waiting, self._pool.submit(complete_batch, waiting, self._read_files))
+        except OSError:  # the storage failed, which says nothing about the images
             raise
-        except Exception:  # whatever a decoder raises: which of the images it was, the child tells
+        except Exception:  # of any decoder: the child finds the image that raised it
             pass
         return complete_batch(batch, self._child.read_each)
 
     def close(self) -> None:
-        """End threads and child."""
+        """End the threads and the child, and remove the marker."""
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._child.close()
+        self._marker.unlink(missing_ok=True)
 
 
-@contextmanager
-def _reading(begun: Path, limits: Limits) -> Iterator[BatchReader]:
-    reader = BatchReader(limits, careful=begun.exists())
-    write_text(begun, "")
-    try:
-        yield reader
-    finally:
-        reader.close()
-        begun.unlink(missing_ok=True)
-
-
-class LyingRecords:
-    """The records of some shard files, in order of key; a damaged file ends where its damage begins."""
-
-    def __init__(self, files: list[Path]):
-        self._records = heapq.merge(*map(_read_records, files), key=lambda pair: pair[0])
-        self._next = next(self._records, None)
-
-    def find_record(self, row: Row) -> tf.train.Example | None:
-        """Return the record of a row's image, if it lies here; rows must come in order of key."""
+def match_records(rows: Sequence[Row], files: Sequence[Path]) -> Iterator[RowRecord]:
+    """Yield rows in order of key, each with the record of the same checksum in shard files, None without one."""
+    records = heapq.merge(*map(_read_records, files), key=lambda pair: pair[0])
+    following = next(records, None)
+    for row in rows:
         key, found = encode_text(row.file.key), None
-        while self._next is not None and self._next[0] <= key:
-            if (
-                self._next[0] == key
-                and row.facts
-                and _bytes(self._next[1], features.SHA256) == row.facts.sha256.encode()
-            ):
-                found = self._next[1]
-            self._next = next(self._records, None)
-        return found
+        checksum = row.facts.sha256.encode() if row.facts and row.split else None
+        while following and following[0] <= key:
+            if following[0] == key and _get_bytes(following[1], features.SHA256) == checksum:
+                found = following[1]
+            following = next(records, None)
+        yield row, found
 
 
 def _read_records(file: Path) -> Iterator[tuple[bytes, tf.train.Example]]:
@@ -182,38 +156,39 @@ def _read_records(file: Path) -> Iterator[tuple[bytes, tf.train.Example]]:
         for batch in tf.data.TFRecordDataset(str(file)).batch(BATCH).prefetch(2).as_numpy_iterator():
             for serialized in batch:
                 record = tf.train.Example.FromString(serialized)
-                yield _bytes(record, features.KEY), record
-    except tf.errors.DataLossError:  # the images behind the damage are read again
+                yield _get_bytes(record, features.KEY), record
+    except tf.errors.DataLossError:  # the images after the damage are read again
         return
 
 
-def _bytes(record: tf.train.Example, name: str) -> bytes:
+def _get_bytes(record: tf.train.Example, name: str) -> bytes:
     value: bytes = record.features.feature[name].bytes_list.value[0]
     return value
 
 
-def complete_batch(batch: Batch, read_files: Read) -> list[_Complete]:
-    """Return rows with their facts and, where they have a split, their records, having read what is missing."""
+def complete_batch(
+    batch: list[RowRecord], read_files: Callable[[Sequence[ImageFile]], list[CheckedImage | RejectedImage]]
+) -> list[RowRecord]:
+    """Return rows with their facts and, if they have a split, their records; read_files reads the missing images."""
     unread = [row.file for row, record in batch if row.facts is None or (row.split and record is None)]
-    read = iter(read_files(unread) if unread else ())
-    completed = []
+    read = dict(zip(unread, read_files(unread) if unread else (), strict=True))
+    completed: list[RowRecord] = []
     for row, record in batch:
-        if row.facts is not None and (record or not row.split):
-            completed.append(_Complete(row, record, row.facts))
-            continue
-        checked = next(read)
+        checked = read.get(row.file)
         if isinstance(checked, RejectedImage):
-            completed.append(_Complete(row, None, Facts(*checked.args)))
-            continue
-        size = (checked.height, checked.width)
-        facts = Facts("", "", checked.sha256, checked.found_format, *size, checked.orientation, int(checked.uniform))
-        record = make_record(row.file, checked) if row.split else None
-        completed.append(_Complete(row, record, facts))
+            row, record = row._replace(facts=Facts(*checked.args), split=""), None
+        elif checked:
+            size = (checked.height, checked.width)
+            facts = Facts(
+                "", "", checked.sha256, checked.found_format, *size, checked.orientation, int(checked.uniform)
+            )
+            row, record = row._replace(facts=facts), make_record(row.file, checked) if row.split else None
+        completed.append((row, record))
     return completed
 
 
 def make_record(file: ImageFile, checked: CheckedImage) -> tf.train.Example:
-    """Return the record of an image that has just been read, all but its class."""
+    """Return the record of an image that has just been read, without its class and source."""
     record = tf.train.Example()
     columns = record.features.feature
     columns[features.KEY].bytes_list.value.append(encode_text(file.key))
@@ -226,7 +201,7 @@ def make_record(file: ImageFile, checked: CheckedImage) -> tf.train.Example:
 
 
 def serialize_labelled(record: tf.train.Example, row: Row) -> bytes:
-    """Serialize a record with the class and source of its row, which may have changed since it was written."""
+    """Return the bytes of a record with the class and source of its row, which may differ from an earlier run."""
     for name, value in ((features.TEXT, row.file.text), (features.SOURCE, row.file.source)):
         record.features.feature[name].bytes_list.value[:] = [encode_text(value)]
     record.features.feature[features.LABEL].int64_list.value[:] = [row.label]

@@ -1,4 +1,4 @@
-"""Scores of a classifier by class, from its confusion matrix int[C, C], row actual, column predicted."""
+"""Scores per class from a confusion matrix int[C, C], row actual, column predicted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from components.terminal.text import join_names
 
 
 class ClassRow(NamedTuple):
-    """One row of classes.csv; precision and recall are 0 where nothing was predicted or nothing was there."""
+    """One row of classes.csv: scores in [0, 1], 0 where a class is never predicted or has no images."""
 
     label: str
     precision: float
@@ -23,25 +23,21 @@ class ClassRow(NamedTuple):
 
 
 def score_classes(confusion: np.ndarray, labels: Sequence[str]) -> list[ClassRow]:
-    """Return per-class scores from a confusion matrix."""
+    """Return the scores of each of C classes from a confusion matrix int[C, C]."""
     hits, actual, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
-    precision = np.divide(hits, predicted, out=np.zeros(len(labels)), where=predicted > 0)
-    recall = np.divide(hits, actual, out=np.zeros(len(labels)), where=actual > 0)
-    both = precision + recall
-    f1 = np.divide(2 * precision * recall, both, out=np.zeros(len(labels)), where=both > 0)
+    precision, recall, f1 = hits / np.maximum([predicted, actual, (actual + predicted) / 2], 1)
     scores = (column.tolist() for column in (precision, recall, f1, actual))
     return [ClassRow(*row) for row in zip(labels, *scores, strict=True)]
 
 
 def list_recalls(confusion: np.ndarray) -> np.ndarray:
-    """Return float64[K], the recalls of the K classes that have images, in the order of classes."""
-    there = confusion.sum(1) > 0
-    recalls: np.ndarray = np.diag(confusion)[there] / confusion.sum(1)[there]
-    return recalls
+    """Return the recalls float64[K] of the K classes that have images, in the order of classes."""
+    actual = confusion.sum(1)
+    return (np.diag(confusion) / np.maximum(actual, 1))[actual > 0]
 
 
 def describe_weakest(confusion: np.ndarray, labels: Sequence[str]) -> str:
-    """Return the class of least recall among those that have images, with their number; of equal ones the largest."""
+    """Return the class of lowest recall with its number of images, the largest class of equal recall, as text."""
     actual, recalls = confusion.sum(1), list_recalls(confusion)
     weakest = np.flatnonzero(actual)[recalls == recalls.min()]
     largest = weakest[actual[weakest].argmax()]
@@ -50,7 +46,7 @@ def describe_weakest(confusion: np.ndarray, labels: Sequence[str]) -> str:
 
 
 def describe_unanswered(confusion: np.ndarray, labels: Sequence[str]) -> list[str]:
-    """Return a sentence on the classes that have images and are never the answer to one; none where all are."""
+    """Return a sentence on the classes that have images and are never predicted, [] without such classes."""
     actual = confusion.sum(1)
     silent = np.flatnonzero((actual > 0) & (confusion.sum(0) == 0))
     if not silent.size:
@@ -65,24 +61,22 @@ def _count_images(count: int) -> str:
 
 
 def most_confused(confusion: np.ndarray, labels: Sequence[str], count: int = 10) -> list[dict[str, Any]]:
-    """Return the off-diagonal cells with the most images, as actual, predicted and count."""
+    """Return the `count` largest off-diagonal cells of a confusion matrix int[C, C], as actual, predicted and count."""
     off = confusion - np.diag(np.diag(confusion))
     cells = sorted(zip(*np.nonzero(off), strict=True), key=lambda cell: (-off[cell], cell))[:count]
     return [{"actual": labels[a], "predicted": labels[p], "count": int(off[a, p])} for a, p in cells]
 
 
 def order_by_confusion(confusion: np.ndarray) -> list[int]:
-    """Return the classes in an order in which those that are taken for each other stand together.
+    """Return the C classes of a confusion matrix int[C, C] in an order that puts confused classes next to each other.
 
-    It is that of the leaves of average linkage, turned so that neighbours are close: Bar-Joseph, Gifford and Jaakkola,
-    "Fast optimal leaf ordering for hierarchical clustering" (2001).
+    It is the optimal leaf order of average linkage: Bar-Joseph, Gifford and Jaakkola, "Fast optimal leaf ordering for
+    hierarchical clustering" (2001).
     """
     if len(confusion) < 3:
         return list(range(len(confusion)))
-    shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
-    distances = 1 - (shares + shares.T) / 2
+    fractions = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+    distances = 1 - (fractions + fractions.T) / 2
     np.fill_diagonal(distances, 0)
-    order: list[int] = leaves_list(
-        linkage(squareform(distances, checks=False), "average", optimal_ordering=True)
-    ).tolist()
-    return order
+    tree = linkage(squareform(distances, checks=False), "average", optimal_ordering=True)
+    return [int(label) for label in leaves_list(tree)]

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from components.features import SPLITS
 from components.metrics.calibration import Abstention, Bins, confidence_interval
 
-# More class names than these along an axis are written small, and thinned out until the plot is zoomed.
+# With more classes, Plotly writes their names small and leaves some out until a person zooms in.
 NAMES_IN_FULL = 30
 SIDE = 760  # pixels
 
@@ -23,7 +23,7 @@ def set_layout(figure: go.Figure, height: int, margins: tuple[int, int, int, int
 
 
 def plot_history(history: Sequence[Mapping[str, str]], key: str, title: str = "") -> go.Figure:
-    """Draw loss or accuracy of train and validation over the epochs."""
+    """Draw a column of history.csv, loss or accuracy, of train and validation over the epochs."""
     figure = go.Figure()
     for split, style in (("train", "dot"), ("val", "solid")):
         values = [float(row[f"{split}_{key}"]) for row in history]
@@ -95,10 +95,7 @@ def plot_calibration(bins: Bins) -> go.Figure:
 
 
 def plot_confusion(confusion: np.ndarray, labels: Sequence[str]) -> go.Figure:
-    """Draw the confusion matrix int[C, C], each row as shares of its class; counts on hover.
-
-    The page gives it colours that suit its theme.
-    """
+    """Draw a confusion matrix int[C, C] as fractions of each actual class, counts on hover; the page adds colours."""
     few = len(labels) <= NAMES_IN_FULL
     shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
     heatmap = go.Heatmap(
@@ -124,7 +121,7 @@ def plot_confusion(confusion: np.ndarray, labels: Sequence[str]) -> go.Figure:
 
 
 def plot_map(places: Sequence[Mapping[str, str]], wrong: set[str]) -> go.Figure:
-    """Draw rows of map.csv, a colour a split and the test images in wrong, by their paths, as crosses."""
+    """Draw rows of map.csv in one colour per split, and the test images whose paths are in `wrong` as crosses."""
     groups: dict[str, list[Mapping[str, str]]] = {split: [] for split in (*SPLITS, "test, wrong")}
     for row in places:
         groups["test, wrong" if row["path"] in wrong else row["split"]].append(row)

@@ -1,4 +1,4 @@
-"""Self-contained HTML pages: their templates, pictures as data URIs, and figures."""
+"""Parts of self-contained HTML pages: templates, images as data URIs, and figures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def load_template(name: str) -> Template:
-    """Load a template of this package; what is put into it is escaped unless it is marked as safe."""
+    """Return a template of this package by its file name; it escapes every value that is not marked as safe."""
     environment = Environment(
         loader=PackageLoader("components.pages"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
@@ -22,14 +22,14 @@ def load_template(name: str) -> Template:
 
 
 def encode_uri(image: Image.Image) -> str:
-    """Return an RGB image as the data URI of a JPEG."""
+    """Return the data URI of an RGB image as JPEG."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=80)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def embed_figure(figure: go.Figure, name: str | None = None) -> str:
-    """Return where the page's script draws the figure once it is seen; one with a name can be zoomed by scrolling."""
+    """Return an element that the script of the page draws once it is visible; a named figure zooms by scrolling."""
     named = f' id="{name}" data-zoom' if name else ""
     content = figure.to_json().replace("<", "\\u003c")  # no name in it can end the script element
     script = f'<script type="application/json">{content}</script>'

@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from components import features
-from components.audit.similarity import Spread, find_nearest, measure_spread, standardise
+from components.audit.similarity import Standardization, find_nearest, fit_standardization, standardize
 from components.backbones.prepare import BackboneSession
 from components.backbones.settings import Augment
 from components.backbones.views import WHOLE, list_views, serve_views
@@ -52,14 +52,14 @@ class TrainingImages(NamedTuple):
 
     session: BackboneSession
     views: np.ndarray
-    spread: Spread
+    spread: Standardization
     directions: np.ndarray
     images: list[tuple[str, str, str, int]]
 
     def find_nearest(self, encoded: bytes) -> list[Neighbour]:
         """Return the training images nearest to an encoded image, the nearest first."""
         vectors = self.session.compute_bottlenecks([encoded], self.views)
-        query = standardise(serve_views(vectors, len(vectors) > 1)[None], self.spread)
+        query = standardize(serve_views(vectors, len(vectors) > 1)[None], self.spread)
         nearest = find_nearest(query, self.directions, SHOWN)
         images = [self.images[row] for row in nearest.rows[0]]
         return [
@@ -94,7 +94,7 @@ def _read_json(path: Path) -> Any:
 def _load(run: RunDir, bottlenecks: Bottlenecks, views: np.ndarray, shards: Sequence[int]) -> TrainingImages | None:
     folder, spec = bottlenecks.folder(run), {features.BOTTLENECK: tf.io.FixedLenFeature([bottlenecks.dim], tf.float32)}
     everything = [file for split in SPLITS for file in shard_files(folder, split, shards)]
-    spread = measure_spread(batch[features.BOTTLENECK] for batch in read_batches(everything, spec))
+    spread = fit_standardization(batch[features.BOTTLENECK] for batch in read_batches(everything, spec))
     parts: list[np.ndarray] = []
     images: list[tuple[str, str, str, int]] = []
     for file, examples in zip(*(shard_files(place, "train", shards) for place in (folder, run.examples)), strict=True):
@@ -102,7 +102,7 @@ def _load(run: RunDir, bottlenecks: Bottlenecks, views: np.ndarray, shards: Sequ
         table, offsets = read_bottlenecks([file], bottlenecks.dim), find_offsets(as_path(examples))
         if len(offsets) != len(table.keys):
             return None  # a run in the same directory has begun to change them
-        parts.append(standardise(table.vectors, spread))
+        parts.append(standardize(table.vectors, spread))
         images += zip(table.keys, table.texts, [examples] * len(offsets), offsets, strict=True)
         if len(images) >= MOST_VECTORS:
             break

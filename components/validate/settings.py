@@ -15,8 +15,8 @@ from components.settings import FractionAboveZero, Place, settings
 class Gate:
     """Limits of the data gate.
 
-    split_skew and drift are how far the distributions of classes, formats and sizes may differ between two splits and
-    from those of the run at baseline (the largest difference of a fraction), chance allowed for.
+    split_skew and drift limit the largest difference between the fractions of a class, format or size in two splits,
+    and in this run and the baseline. An allowance for chance is added.
     """
 
     split_skew: FractionAboveZero = 0.1
@@ -27,6 +27,6 @@ class Gate:
 
     @property
     def inputs(self) -> list[Path]:
-        """The schema, and the statistics of the run to compare with."""
+        """The files that the gate reads: the schema, and the statistics of the baseline."""
         baseline = self.baseline and RunDir(self.baseline).validation
         return [path for path in (self.schema_path, baseline) if path]

@@ -1,4 +1,4 @@
-"""Validate: TFDV statistics of each split, a schema, and the anomalies that stop a run."""
+"""Validate: TFDV statistics per split, a schema, and the anomalies that stop a run."""
 
 from __future__ import annotations
 
@@ -28,35 +28,33 @@ from components.storage.ownership import replacing_shared_folder
 from components.storage.places import plain_folder
 from components.validate.settings import Gate
 
-# Below this many values TFDV does not look at the formats of images (ImageStatsGenerator's values_threshold).
+# With fewer values, TFDV does not count the formats of images (ImageStatsGenerator's values_threshold).
 IMAGES_FOR_FORMATS = 100
-# A column for statistics alone: TFDV's divergence of numbers compares histograms with different edges, which tells
-# apart two halves of photos that are 240 or 320 pixels wide.
+# A column for statistics alone. TFDV's divergence of numbers compares histograms with different edges, so two random
+# halves of photos that are 240 or 320 pixels wide differ.
 SIZE_CLASS = "image/size"
-STATISTICS = "statistics.tfrecord"
+STATISTICS_FILE = "statistics.tfrecord"
 
 
 def validate_examples(examples: Examples, run: RunDir, gate: Gate, options: PipelineOptions) -> Validation:
-    """Write statistics, schema and anomalies of every split; raises UserError naming anomalies of severity error.
+    """Write statistics, schema and anomalies of every split, and return the anomalies as warnings.
 
-    With gate.on_anomaly at warn these become warnings too.
+    Raises UserError for anomalies of severity error, unless gate.on_anomaly is warn.
     """
     baseline = RunDir(gate.baseline) if gate.baseline else None
     previous = _load_baseline(baseline) if baseline else None
     with plain_folder(run.examples) as records, replacing_shared_folder(run.validation) as folder:
-        _compute_statistics(records, examples.shards, folder / STATISTICS, options)
-        statistics = load_statistics(folder / STATISTICS)
+        _compute_statistics(records, examples.shards, folder / STATISTICS_FILE, options)
+        statistics = load_statistics(folder / STATISTICS_FILE)
         for split, count in examples.splits.items():
             check_count(statistics[split].datasets[0].num_examples, count, run.examples / f"{split}-*.tfrecord")
-        if gate.schema_path:
-            schema = _load_schema(gate.schema_path)
-        else:
-            schema = infer_schema(statistics, previous, examples.labels, gate)
+        path, labels = gate.schema_path, examples.labels
+        schema = _load_schema(path) if path else infer_schema(statistics, previous, labels, gate)
         write_text(folder / "schema.pbtxt", text_format.MessageToString(schema, as_utf8=True))
-        anomalies = {"train": tfdv.validate_statistics(statistics["train"], schema, previous_statistics=previous)}
+        train = statistics["train"]
+        anomalies = {"train": tfdv.validate_statistics(train, schema, previous_statistics=previous)}
         for split in SPLITS[1:]:
-            against_train = statistics["train"]
-            anomalies[split] = tfdv.validate_statistics(statistics[split], schema, serving_statistics=against_train)
+            anomalies[split] = tfdv.validate_statistics(statistics[split], schema, serving_statistics=train)
         write_json(folder / "anomalies.json", {split: MessageToDict(found) for split, found in anomalies.items()})
 
     findings = [finding for split in SPLITS for finding in describe_anomalies(split, anomalies[split])]
@@ -64,7 +62,7 @@ def validate_examples(examples: Examples, run: RunDir, gate: Gate, options: Pipe
     if errors and gate.on_anomaly == "stop":
         raise UserError(
             f"The data has {len(errors)} anomal{'y' if len(errors) == 1 else 'ies'}: {'; '.join(errors[:3])}: "
-            f"see '{run.validation / 'anomalies.json'}', then mend the data or the limits under validation."
+            f"read '{run.validation / 'anomalies.json'}', then correct the data or the limits under validation."
         )
     changes = describe_changes(baseline, examples.labels) if baseline else []
     warnings = [*changes, *(f"{sentence}." for _, sentence in findings)]
@@ -72,7 +70,7 @@ def validate_examples(examples: Examples, run: RunDir, gate: Gate, options: Pipe
 
 
 def _compute_statistics(folder: Path, shards: Sequence[int], file: Path, options: PipelineOptions) -> None:
-    # Told that they are images, TFDV counts formats and sizes of the bytes instead of ranking them as strings.
+    # The domain makes TFDV count formats and sizes of the images instead of ranking the bytes as strings.
     images = schema_pb2.Feature(name=features.ENCODED, type=schema_pb2.BYTES, image_domain=schema_pb2.ImageDomain())
     settings = tfdv.StatsOptions(schema=schema_pb2.Schema(feature=[images]), enable_semantic_domain_stats=True)
     with beam.Pipeline(options=options) as pipeline:
@@ -87,21 +85,22 @@ def _compute_statistics(folder: Path, shards: Sequence[int], file: Path, options
             batches
             | "Join splits" >> beam.Flatten()
             | "Add size classes" >> beam.MapTuple(lambda split, batch: (split, add_size_class(batch)))
-            # What tfdv.GenerateStatistics does behind its slicing functions, which add a slice of all splits, and
-            # without them once a split: a third of the graph, of which small data spends most of its time.
+            # tfdv.GenerateStatistics applies this after slicing functions, which add a slice of all splits. Without
+            # slicing it would run once per split, with a graph of three times the size, and small data spends most of
+            # its time on the graph.
             | "Compute statistics" >> GenerateSlicedStatisticsImpl(settings, is_slicing_enabled=True)
             | "Write statistics" >> tfdv.WriteStatisticsToTFRecord(str(file))
         )
 
 
 def load_statistics(file: Path) -> dict[str, statistics_pb2.DatasetFeatureStatisticsList]:
-    """Return TFDV's statistics of each split."""
+    """Return the statistics of each split from a TFRecord file that TFDV wrote."""
     datasets = tfdv.load_statistics(str(file)).datasets
     return {data.name: statistics_pb2.DatasetFeatureStatisticsList(datasets=[data]) for data in datasets}
 
 
 def add_size_class(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Add a column that names the octave of each image's size, the square root of its pixels."""
+    """Return the batch with a column that names the octave of the size of each image, the square root of its pixels."""
     height, width = (batch.column(batch.schema.get_field_index(name)) for name in (features.HEIGHT, features.WIDTH))
     pixels = height.flatten().to_numpy() * width.flatten().to_numpy().astype(np.float64)
     octaves = np.floor(np.log2(pixels) / 2).astype(int)
@@ -117,9 +116,9 @@ def infer_schema(
     labels: Sequence[str],
     gate: Gate,
 ) -> schema_pb2.Schema:
-    """Return the schema of the train split: every record a readable image of a known class, all splits alike.
+    """Return the schema of the train split: every record is a readable image of a known class, all splits alike.
 
-    previous are the statistics of the baseline's train split.
+    previous holds the statistics of the train split of the baseline.
     """
     train, *others = (statistics[split].datasets[0].num_examples for split in SPLITS)
     before = previous.datasets[0].num_examples if previous else train
@@ -140,13 +139,13 @@ def infer_schema(
 
 
 def _allow_chance(images: int, others: int) -> float:
-    # A share among n images has a variance of at most 1/4n, the difference of two shares the sum of theirs; four
-    # standard errors are hardly chance.
+    # A fraction of n images has a variance of at most 1/4n, and the difference of two fractions has the sum of their
+    # variances. A difference of four standard errors is hardly chance.
     return 4 * math.sqrt(0.25 / images + 0.25 / others)
 
 
 def describe_changes(baseline: RunDir, labels: Sequence[str]) -> list[str]:
-    """Return a sentence on the classes that a former run did not have, and one on those that have gone since."""
+    """Return a sentence on the classes that the baseline does not have, and one on its classes that are missing now."""
     before = baseline.labels.read_text(encoding="utf-8", errors="surrogateescape").split("\n")[:-1]
     changes = {"New": sorted(set(labels) - set(before)), "Vanished": sorted(set(before) - set(labels))}
     return [
@@ -157,11 +156,9 @@ def describe_changes(baseline: RunDir, labels: Sequence[str]) -> list[str]:
 
 
 def _load_baseline(baseline: RunDir) -> statistics_pb2.DatasetFeatureStatisticsList:
-    file = baseline.validation / STATISTICS
+    file = baseline.validation / STATISTICS_FILE
     if not file.exists():
-        raise UserError(
-            f"There is no '{file}': set validation.baseline to the run directory of a run that has passed validate."
-        )
+        raise UserError(f"The file '{file}' does not exist: set validation.baseline to a run directory that has it.")
     return load_statistics(file)["train"]
 
 
@@ -175,14 +172,12 @@ def _load_schema(path: Path) -> schema_pb2.Schema:
 
 
 def describe_anomalies(split: str, anomalies: anomalies_pb2.Anomalies) -> list[tuple[str, str]]:
-    """Return (severity, sentence) of each anomaly of a split, the feature named first."""
-    described = [
-        (info, f"{split} split, {name}: {info.description or info.short_description}")
-        for name, info in sorted(anomalies.anomaly_info.items())
-    ]
+    """Return (severity, sentence) for each anomaly of a split, the sentence without its full stop."""
+    infos = [(f"{split} split, {name}", info) for name, info in sorted(anomalies.anomaly_info.items())]
     if anomalies.HasField("dataset_anomaly_info"):
-        info = anomalies.dataset_anomaly_info
-        described.append((info, f"{split} split: {info.description}"))
+        infos.append((f"{split} split", anomalies.dataset_anomaly_info))
+    severity_of = anomalies_pb2.AnomalyInfo.Severity.Name
     return [
-        (anomalies_pb2.AnomalyInfo.Severity.Name(info.severity), sentence.rstrip(".")) for info, sentence in described
+        (severity_of(info.severity), f"{place}: {info.description or info.short_description}".rstrip("."))
+        for place, info in infos
     ]

@@ -74,7 +74,7 @@ def test_clean_data_has_empty_tables(audit):
     assert audit(draw_images()) == (Audit(Work(90, computed=90), 0, 0, 0, []), [], [])
 
 
-def test_pairs_are_told_apart_by_class_and_split(audit):
+def test_pairs_are_classified_by_class_and_split(audit):
     images = draw_images()
     vector = {key: row[2] for key, row in images.items()}
     images["ant/copy.jpg"] = ("ant", "train", vector["ant/01.jpg"])
@@ -139,7 +139,7 @@ def test_images_of_two_classes_with_equal_bottlenecks_are_counted_and_the_first_
     images["cat/like bee.jpg"] = ("cat", "test", images["bee/02.jpg"][2])
     images["cat/like cat.jpg"] = ("cat", "test", images["cat/02.jpg"][2])
     assert audit(images)[0].warnings == [
-        "4 images of different classes have equal bottlenecks, so that the model cannot tell them apart: the first are "
+        "4 images of different classes have equal bottlenecks, so the model cannot distinguish them: the first are "
         "'ant/01.jpg' (ant) and 'bee/like ant.jpg' (bee)."
     ]
 
@@ -160,7 +160,7 @@ def test_empty_splits_and_odd_names_are_no_trouble(audit):
     assert {pairs[0].path, pairs[0].other_path} == {"ant/01.jpg", "ant/odd,\\udcff\n.jpg"}
 
 
-def test_a_sample_is_audited_as_if_there_were_no_other_images_and_said_to_be_one(audit):
+def test_a_sample_is_audited_as_if_there_were_no_other_images_and_the_warnings_say_so(audit):
     images = draw_images()
     for key in [*images]:
         text, split, vector = images[key]

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 from toys import COLOURS, paint_images, quiet_progress, refusal, write_config
 
-from components.audit.similarity import to_directions
+from components.audit.similarity import to_embeddings
 from components.backbones.prepare import BackboneSession, load_graph, read_backbone
 from components.errors import DamagedShard
 from components.export.export import list_versions
@@ -139,7 +139,7 @@ def test_the_nearest_of_a_tuned_model_go_by_the_bottlenecks_of_the_audit(tuned_r
     table = read_bottlenecks(files, bottlenecks.dim)
     count = len(training.images)
     assert [key for key, *_ in training.images] == table.keys[:count]
-    np.testing.assert_allclose(training.directions, to_directions(table.vectors)[:count], atol=1e-5)
+    np.testing.assert_allclose(training.directions, to_embeddings(table.vectors)[:count], atol=1e-5)
     encoded = [(Path(blind_config["data"]["path"]) / key).read_bytes() for key in table.keys[:4]]
     np.testing.assert_allclose(training.session.compute_bottlenecks(encoded), table.vectors[:4], atol=1e-4)
 

@@ -33,7 +33,7 @@ def leave_out_dropped(members, copies):
 
 
 def find_straddling(members, place):
-    """Sums of images that lie in several places."""
+    """Return the checksums of images in several places."""
     places = defaultdict(set)
     for member in members:
         places[member.sha256].add(place(member))
@@ -121,13 +121,13 @@ def test_originals_are_never_dropped(members, policy):
 
 
 @given(copied_images)
-def test_dropping_leaves_one_image_of_each_sum_and_class(members):
+def test_dropping_leaves_one_image_of_each_checksum_and_class(members):
     left = leave_out_dropped(members, find_copies(members, "drop"))
     assert all(copy.kind == "label_conflict" for copy in find_copies(left, "drop"))
 
 
 @given(copied_images, policies)
-def test_what_is_left_straddles_no_splits(members, policy):
+def test_the_remaining_copies_straddle_no_splits(members, policy):
     left = leave_out_dropped(members, find_copies(members, policy))
     assert not find_straddling(left, lambda member: member.split)
     splits = assign_splits(left, PLAN)

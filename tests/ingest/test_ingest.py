@@ -214,7 +214,7 @@ def test_a_damaged_shard_is_noticed_and_only_what_is_lost_is_read_again(root, ru
     else:
         content[len(content) // 2] ^= 4
         shard.write_bytes(content)
-        # An index that vouches for the size would be believed.
+        # An index with this size would be trusted.
         (run.examples / index_name(Shard(1, 2))).unlink()
     outcome = ingest(root, run, options)
     assert outcome.written == 30
@@ -222,9 +222,9 @@ def test_a_damaged_shard_is_noticed_and_only_what_is_lost_is_read_again(root, ru
 
 
 def test_a_killed_ingest_leaves_what_it_has_read(root, run, options, monkeypatch):
-    from components.ingest import write_shards as example_shards
+    from components.ingest import write_shards
 
-    serialize, calls = example_shards.serialize_labelled, []
+    serialize, calls = write_shards.serialize_labelled, []
 
     def fail_late(record, row):
         calls.append(row)
@@ -232,7 +232,7 @@ def test_a_killed_ingest_leaves_what_it_has_read(root, run, options, monkeypatch
             raise SystemError("killed")
         return serialize(record, row)
 
-    monkeypatch.setattr(example_shards, "serialize_labelled", fail_late)
+    monkeypatch.setattr(write_shards, "serialize_labelled", fail_late)
     with pytest.raises(Exception, match="killed"):
         ingest(root, run, options, shards=4)
     monkeypatch.undo()

@@ -6,8 +6,8 @@ from toys import paint_images
 
 from components.data.listing import list_images
 from components.images.check import Limits
-from components.ingest import isolated_reader as careful_reader
-from components.ingest.isolated_reader import CarefulReader
+from components.ingest import isolated_reader
+from components.ingest.isolated_reader import IsolatedReader
 from components.rejects import FAILED, RejectedImage
 
 
@@ -22,14 +22,14 @@ def files(tmp_path_factory):
 
 @pytest.fixture
 def reader(request, monkeypatch):
-    monkeypatch.setattr(careful_reader, "CHILD", request.param)
-    reader = CarefulReader(Limits(), image_seconds=2)
+    monkeypatch.setattr(isolated_reader, "CHILD", request.param)
+    reader = IsolatedReader(Limits(), image_seconds=2)
     yield reader
     reader.close()
 
 
 @pytest.mark.parametrize("reader", ["poisoned_child"], indirect=True)
-def test_what_the_child_does_not_survive_is_rejected_and_the_rest_read(reader, files):
+def test_images_that_harm_the_child_are_rejected_and_the_others_read(reader, files):
     read = {file.key: image for file, image in zip(files, reader.read_batch(files), strict=True)}
     failed = {key: image.args for key, image in read.items() if isinstance(image, RejectedImage)}
     assert failed == {

@@ -9,8 +9,8 @@ from components.ingest.duplicates import Member, link_members
 from components.ingest.split import SplitPlan, apportion, assign_splits
 from components.shards.spans import assign_shard
 
-SHARES = {"train": 0.6, "val": 0.2, "test": 0.2}
-PLAN = SplitPlan(SHARES, None, 0)
+FRACTIONS = {"train": 0.6, "val": 0.2, "test": 0.2}
+PLAN = SplitPlan(FRACTIONS, None, 0)
 keys = st.text(st.characters(), min_size=1)
 seeds = st.integers(0, 2**31)
 weights = st.integers(1, 20)
@@ -30,7 +30,7 @@ plans = st.builds(
 def image(text, number, group="", copy="", split="", former=""):
     """A member whose bytes are its own unless it is a copy."""
     key = f"{text}/{number}.jpg"
-    return Member(key, text, group, copy or f"sum of {key}", split, former)
+    return Member(key, text, group, copy or f"checksum of {key}", split, former)
 
 
 def single_images(classes, per_class, start=0):
@@ -69,10 +69,10 @@ def find_unserved(members, splits):
 
 
 def find_straddling(members, splits):
-    """Groups and sums whose unfixed images are not all in one split."""
+    """Groups and checksums whose unfixed images are not all in one split."""
     places = defaultdict(set)
     for member in members:
-        places["sum", member.sha256].add(splits[member.key])
+        places["checksum", member.sha256].add(splits[member.key])
         if member.group and not member.split:
             places["group", member.group].add(splits[member.key])
     return [link for link, found in places.items() if len(found) > 1]
@@ -86,14 +86,14 @@ def test_every_image_gets_a_split(members, plan):
 
 
 def test_no_images_have_no_splits():
-    assert assign_splits([], PLAN) == assign_splits([], SplitPlan(SHARES, 5, 0)) == {}
+    assert assign_splits([], PLAN) == assign_splits([], SplitPlan(FRACTIONS, 5, 0)) == {}
 
 
 @given(linked_images(spanning=True), plans, st.none() | st.integers(1, 4))
 def test_groups_and_copies_never_straddle_splits(members, plan, train_per_class):
     smallest = min(Counter(member.text for member in members).values())
     if train_per_class is None or smallest > train_per_class:
-        splits = assign_splits(members, SplitPlan(plan.shares, train_per_class, plan.seed))
+        splits = assign_splits(members, SplitPlan(plan.fractions, train_per_class, plan.seed))
         assert not find_straddling(members, splits)
 
 
@@ -109,14 +109,14 @@ def test_a_class_of_one_or_two_images_has_train_then_test(images, plan):
 
 
 @given(st.integers(1, 60), plans)
-def test_each_class_is_divided_by_the_shares(images, plan):
+def test_each_class_is_divided_by_the_fractions(images, plan):
     members = single_images(2, images)
     counts = count_images(members, assign_splits(members, plan))
     for text in ("class 0", "class 1"):
-        for split, share in plan.shares.items():
-            if min(plan.shares.values()) * images >= 1:
-                assert abs(counts[text, split] - share * images) < 1
-            elif images >= 3 and share * images < 1:
+        for split, fraction in plan.fractions.items():
+            if min(plan.fractions.values()) * images >= 1:
+                assert abs(counts[text, split] - fraction * images) < 1
+            elif images >= 3 and fraction * images < 1:
                 assert counts[text, split] == 1
 
 
@@ -151,7 +151,7 @@ def test_the_order_of_images_does_not_matter(members, plan, random):
 
 def test_another_seed_gives_another_split():
     members = single_images(1, 1000)
-    first, second = (assign_splits(members, SplitPlan(SHARES, None, seed)) for seed in (0, 1))
+    first, second = (assign_splits(members, SplitPlan(FRACTIONS, None, seed)) for seed in (0, 1))
     tests = {key for key, split in first.items() if split == "test"}
     assert len([key for key in tests if second[key] == "test"]) < 0.5 * len(tests)
 
@@ -193,7 +193,7 @@ def test_adding_images_moves_none(images, plan):
 
 
 @given(linked_images(spanning=False), plans, st.data())
-def test_removing_images_moves_only_what_fills_an_empty_split(members, plan, data):
+def test_removing_images_moves_only_images_that_fill_an_empty_split(members, plan, data):
     before = assign_splits(members, plan)
     left = data.draw(st.lists(st.sampled_from(members), unique=True))
     after = assign_splits(with_former(left, before), plan)
@@ -239,7 +239,7 @@ def test_filling_an_empty_split_empties_no_other(members, plan, data):
     assert not find_straddling(left, after)
 
 
-def test_what_one_class_frees_for_another_moves_at_once():
+def test_an_image_that_one_class_frees_for_another_moves_at_once():
     sessions = {"1": ("val", "bd"), "3": ("test", "da"), "6": ("train", "a"), "7": ("train", "b"), "8": ("val", "db")}
     sessions["9"] = ("test", "ac")
     members = [
@@ -269,16 +269,17 @@ def test_257_classes_of_30_have_all_splits_and_none_moves_when_10_are_added_to_e
 
 @given(linked_images(spanning=True), plans, st.data())
 def test_fixed_images_stay_and_their_copies_follow_them(members, plan, data):
-    fixed_sums = data.draw(st.dictionaries(st.sampled_from([m.sha256 for m in members]), st.sampled_from(SPLITS)))
+    fixed_checksums = data.draw(st.dictionaries(st.sampled_from([m.sha256 for m in members]), st.sampled_from(SPLITS)))
     some = data.draw(st.lists(st.booleans(), min_size=len(members), max_size=len(members)))
     members = [
-        m._replace(split=fixed_sums.get(m.sha256, "") if fixed else "") for m, fixed in zip(members, some, strict=True)
+        m._replace(split=fixed_checksums.get(m.sha256, "") if fixed else "")
+        for m, fixed in zip(members, some, strict=True)
     ]
     splits = assign_splits(members, plan)
     assert all(splits[member.key] == member.split for member in members if member.split)
     pinned = {member.sha256 for member in members if member.split}
     straddling = find_straddling([m for m in members if m.sha256 in pinned or not m.group], splits)
-    assert not [link for link in straddling if link[0] == "sum"]
+    assert not [link for link in straddling if link[0] == "checksum"]
 
 
 def test_images_in_the_group_of_a_copy_of_a_fixed_image_follow_it():
@@ -293,13 +294,13 @@ def test_a_group_does_not_draw_images_to_a_fixed_one():
     assert Counter(splits.values()) == {"train": 9, "test": 1}
 
 
-def test_open_splits_share_what_is_not_fixed():
+def test_open_splits_share_the_images_that_are_not_fixed():
     fixed = [image("a", number, split="test") for number in range(100, 150)]
     splits = assign_splits([*single_images(1, 80), *fixed], PLAN, ("train", "val"))
     assert Counter(splits.values()) == {"train": 60, "val": 20, "test": 50}
 
 
-def test_fixed_images_count_into_the_shares_of_open_splits():
+def test_fixed_images_count_into_the_fractions_of_open_splits():
     fixed = [image("class 0", number, split="test") for number in range(100, 115)]
     splits = assign_splits([*single_images(1, 85), *fixed], PLAN)
     assert Counter(splits.values()) == {"train": 60, "val": 20, "test": 20}
@@ -310,18 +311,18 @@ def test_train_per_class_is_exact(per_class, extra, plan):
     members = [
         image(text, number) for text, more in zip("abcd", extra, strict=False) for number in range(per_class + more)
     ]
-    counts = count_images(members, assign_splits(members, SplitPlan(plan.shares, per_class, plan.seed)))
-    rest = plan.shares["val"] + plan.shares["test"]
+    counts = count_images(members, assign_splits(members, SplitPlan(plan.fractions, per_class, plan.seed)))
+    rest = plan.fractions["val"] + plan.fractions["test"]
     for text, more in zip("abcd", extra, strict=False):
         assert counts[text, "train"] == per_class
         assert counts[text, "test"] >= 1
         assert counts[text, "val"] >= min(1, more - 1)
-        assert abs(counts[text, "test"] - more * plan.shares["test"] / rest) <= 1
+        assert abs(counts[text, "test"] - more * plan.fractions["test"] / rest) <= 1
 
 
 def test_training_images_are_drawn_anew_with_another_seed():
     members = single_images(1, 100)
-    first, second = (assign_splits(members, SplitPlan(SHARES, 15, seed)) for seed in (0, 1))
+    first, second = (assign_splits(members, SplitPlan(FRACTIONS, 15, seed)) for seed in (0, 1))
     drawn = {key for key, split in first.items() if split == "train"}
     assert len([key for key in drawn if second[key] == "train"]) < 10
 
@@ -329,7 +330,7 @@ def test_training_images_are_drawn_anew_with_another_seed():
 @given(st.integers(1, 8), grown_images(), seeds)
 def test_train_per_class_moves_none_when_images_are_added(per_class, images, seed):
     members, added = images
-    plan = SplitPlan(SHARES, per_class, seed)
+    plan = SplitPlan(FRACTIONS, per_class, seed)
     padding = [image(text, f"more {number}") for text in "abcde" for number in range(9)]
     members = members + padding
     added = [member for member in added if member.text != "new"]
@@ -339,7 +340,7 @@ def test_train_per_class_moves_none_when_images_are_added(per_class, images, see
 
 
 def test_train_per_class_is_restored_after_removal_from_val_before_test():
-    plan = SplitPlan(SHARES, 10, 0)
+    plan = SplitPlan(FRACTIONS, 10, 0)
     members = single_images(1, 16)
     before = assign_splits(members, plan)
     training = [member for member in members if before[member.key] == "train"]
@@ -355,33 +356,33 @@ def test_train_per_class_is_restored_after_removal_from_val_before_test():
 def test_fixed_images_count_into_train_per_class():
     fixed = [image("class 0", number, split=split) for number, split in enumerate(["train"] * 4 + ["test"] * 3, 100)]
     members = single_images(1, 20) + fixed
-    splits = assign_splits(members, SplitPlan(SHARES, 10, 0))
+    splits = assign_splits(members, SplitPlan(FRACTIONS, 10, 0))
     assert Counter(splits.values()) == {"train": 10, "val": 8, "test": 9}
     assert all(splits[member.key] == member.split for member in fixed)
 
 
 def test_groups_are_chosen_for_training_as_far_as_they_fit():
     members = [image("a", f"{group} {number}", f"{group}") for group in range(10) for number in range(4)]
-    assert Counter(assign_splits(members, SplitPlan(SHARES, 10, 0)).values())["train"] == 8
+    assert Counter(assign_splits(members, SplitPlan(FRACTIONS, 10, 0)).values())["train"] == 8
 
 
 def test_a_class_without_an_image_to_spare_from_training_is_refused():
     members = [image("wren", number) for number in range(15)] + [image("robin", number) for number in range(16)]
-    message = refusal(assign_splits, members, SplitPlan(SHARES, 15, 0))
+    message = refusal(assign_splits, members, SplitPlan(FRACTIONS, 15, 0))
     assert "'wren'" in message
     assert "15 of the 16" in message
 
 
 def test_no_class_is_refused_with_one_image_to_spare():
     members = [image("wren", number) for number in range(16)]
-    assert Counter(assign_splits(members, SplitPlan(SHARES, 15, 0)).values()) == {"train": 15, "test": 1}
+    assert Counter(assign_splits(members, SplitPlan(FRACTIONS, 15, 0)).values()) == {"train": 15, "test": 1}
 
 
 @given(st.integers(0, 10_000), plans)
-def test_apportioned_numbers_sum_to_the_total_and_are_within_one_of_the_share(total, plan):
-    numbers = apportion(total, plan.shares)
+def test_apportioned_numbers_sum_to_the_total_and_are_within_one_of_the_fraction(total, plan):
+    numbers = apportion(total, plan.fractions)
     assert sum(numbers.values()) == total
-    assert all(abs(numbers[split] - plan.shares[split] * total) < 1 for split in SPLITS)
+    assert all(abs(numbers[split] - plan.fractions[split] * total) < 1 for split in SPLITS)
 
 
 def test_equal_remainders_go_to_the_first_split():

@@ -80,7 +80,7 @@ def test_a_threshold_on_other_images_is_counted_there():
 
 
 @pytest.mark.parametrize("hits, trials", [(1, 1), (0, 7), (95, 100), (100, 100), (431, 1000)])
-def test_the_interval_holds_the_shares_that_no_tail_of_the_binomial_rejects(hits, trials):
+def test_the_interval_contains_the_fractions_that_no_tail_of_the_binomial_rejects(hits, trials):
     low, high = confidence_interval(hits, trials)
     assert low == 0 if hits == 0 else binom.sf(hits - 1, trials, low) == pytest.approx(0.025)
     assert high == 1 if hits == trials else binom.cdf(hits, trials, high) == pytest.approx(0.025)
@@ -109,9 +109,9 @@ def test_the_curve_counts_the_answers_at_each_threshold(drawn):
     confidences, correct = drawn
     coverage, accuracy, threshold = coverage_curve(confidences, correct)
     assert list(threshold) == sorted(set(confidences), reverse=True)
-    for share, right, lowest in zip(coverage, accuracy, threshold, strict=True):
+    for fraction, right, lowest in zip(coverage, accuracy, threshold, strict=True):
         answers = [hit for confidence, hit in zip(confidences, correct, strict=True) if confidence >= lowest]
-        assert share == len(answers) / len(correct)
+        assert fraction == len(answers) / len(correct)
         assert right == sum(answers) / len(answers)
 
 

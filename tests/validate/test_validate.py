@@ -13,7 +13,7 @@ from components.errors import UserError
 from components.features import ENCODED, SPLITS, TEXT
 from components.run_dir import RunDir
 from components.validate.settings import Gate
-from components.validate.validate import SIZE_CLASS, STATISTICS, infer_schema, load_statistics, validate_examples
+from components.validate.validate import SIZE_CLASS, STATISTICS_FILE, infer_schema, load_statistics, validate_examples
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def ingested(tmp_path_factory, options):
 def test_statistics_schema_and_anomalies_are_written(ingested, options):
     run, examples = ingested
     assert validate_examples(examples, run, Gate(split_skew=0.5), options).warnings == []
-    statistics = load_statistics(run.validation / STATISTICS)
+    statistics = load_statistics(run.validation / STATISTICS_FILE)
     assert {split: found.datasets[0].num_examples for split, found in statistics.items()} == examples.splits
     schema = tfdv.load_schema_text(str(run.validation / "schema.pbtxt"))
     assert tfdv.get_feature(schema, "image/encoded").image_domain.minimum_supported_image_fraction == 1.0
@@ -37,10 +37,10 @@ def test_statistics_schema_and_anomalies_are_written(ingested, options):
 def test_statistics_of_a_split_are_those_that_tfdv_computes_of_its_files_alone(ingested, options, tmp_path):
     run, examples = ingested
     validate_examples(examples, run, Gate(), options)
-    for split, found in load_statistics(run.validation / STATISTICS).items():
+    for split, found in load_statistics(run.validation / STATISTICS_FILE).items():
         alone = tfdv.generate_statistics_from_tfrecord(str(run.examples / f"{split}-*.tfrecord"))
         (expected,), (data,) = alone.datasets, found.datasets
-        # Of the bytes TFDV counts formats here, and ranks them as strings where nothing tells it what they are.
+        # TFDV counts the formats of the bytes here; without the domain of images it ranks them as strings.
         here = {feature.path.step[0]: feature for feature in data.features}
         there = {feature.path.step[0]: feature for feature in expected.features}
         assert here.keys() - there.keys() == {SIZE_CLASS}
@@ -89,7 +89,7 @@ def limits(statistics, previous, gate):
 def test_chance_is_allowed_for_in_small_splits(ingested, options):
     run, examples = ingested
     validate_examples(examples, run, Gate(), options)
-    statistics = load_statistics(run.validation / STATISTICS)
+    statistics = load_statistics(run.validation / STATISTICS_FILE)
     for count, low, high in ((20, 0.5, 1), (20_000, 0.1, 0.13)):
         assert all(
             low < limit < high
@@ -101,7 +101,7 @@ def test_chance_is_allowed_for_in_small_splits(ingested, options):
 def test_a_baseline_drawn_from_the_same_images_is_no_drift_whatever_its_size(ingested, options, now, before):
     run, examples = ingested
     validate_examples(examples, run, Gate(), options)
-    statistics = load_statistics(run.validation / STATISTICS)
+    statistics = load_statistics(run.validation / STATISTICS_FILE)
     counted = count_examples(statistics, train=now, val=now // 4, test=now // 4)
     previous = count_examples(statistics, train=before)["train"]
     _, limit = limits(counted, previous, Gate(drift=0.0))
