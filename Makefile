@@ -1,6 +1,7 @@
-# make demo: install and run the built-in example.   make test: lint and all tests.   make coverage: all tests, and which
-# lines they run.   make bench DATA=folder: all benchmarks.   Each sets up .venv first.
-.PHONY: demo test lint coverage bench
+# make demo: install and run the built-in example.   make test: lint and all tests.   make quick: lint and the tests
+# without Beam, TFDV and TFMA.   make coverage: all tests, and which lines they run.   make bench DATA=folder: all
+# benchmarks.   Each sets up .venv first.
+.PHONY: demo test quick lint coverage bench
 
 # Where uv can be had it installs the 270 packages of the lock in seconds; plain pip needs minutes and does the same.
 # Compiled now, as pip does: else each run compiles 20,000 modules where PYTHONDONTWRITEBYTECODE is set, as in containers.
@@ -12,6 +13,10 @@ demo: .venv/installed
 # A worker process that dies ends the tests: with another in its place xdist 3.8 waits for ever.
 test: lint
 	.venv/bin/python -m pytest -n 2 --dist loadfile --max-worker-restart 0
+
+# Lint, and the tests without Beam, TFDV and TFMA.
+quick: lint
+	.venv/bin/python -m pytest -q -n 2 --dist loadfile --max-worker-restart 0 -m "not heavy"
 
 # Without what runs in other processes, such as Beam's workers: the figure is too low rather than too high.
 coverage: .venv/installed

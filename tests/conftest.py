@@ -22,6 +22,17 @@ settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
 
 
+# Fixtures by which a test runs stages, on Beam, TFDV and TFMA, or needs a browser or another process.
+HEAVY = {"options", "toy_config", "toy_run", "storage", "browser", "lite"}
+
+
+def pytest_collection_modifyitems(items):
+    """Mark the tests that `make quick` leaves out."""
+    for item in items:
+        if HEAVY.intersection(item.fixturenames):
+            item.add_marker("heavy")
+
+
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory):
     os.environ["TOPGRAFT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
