@@ -20,7 +20,7 @@ def test_what_systems_leave_behind_is_skipped_and_strays_are_rejected(tmp_path):
     listing = list_images(root)
     assert keys(listing) == ["a/1.jpg", "b/1.jpg"]
     assert listing.labels == ["a", "b"]
-    assert listing.rejects == [("LICENSE", "no_class", "lies beside the class folders, not in one")]
+    assert listing.rejects == [("LICENSE", "no_class", "is beside the class folders, not in one")]
 
 
 def test_folders_between_class_and_file_are_the_source_at_any_depth(tmp_path):

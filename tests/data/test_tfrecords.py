@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from toys import fill, keys, paint_images, refusal
 
 from components.data.listing import list_images
-from components.data.tfrecords import find_split, read_record
+from components.data.split_words import SPLIT_WORDS, last_split_word
+from components.data.tfrecords import read_record
 from components.images.check import RejectedImage
 
 
@@ -123,7 +124,7 @@ def test_files_of_several_folders_keep_what_tells_them_apart(tmp_path):
     ],
 )
 def test_the_split_is_a_word_of_the_files_name(name, split):
-    assert find_split(name) == split
+    assert SPLIT_WORDS.get(last_split_word(name), "") == split
 
 
 def test_splits_of_the_files_are_kept_where_all_are_there(tmp_path):

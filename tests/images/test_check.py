@@ -275,7 +275,7 @@ def test_scans_are_limited_by_the_pixels_that_each_goes_over():
     assert check_image(content[:-2] + 10 * last + content[-2:], Limits(max_pixels=45 * 33)).height == 33
     reason, detail = rejection(check_image, content[:-2] + 11 * last + content[-2:], Limits(max_pixels=45 * 33))
     assert reason == "too_large"
-    assert detail == "21 scans of 45x33 pixels, more than 20 of the most pixels allowed"
+    assert detail == "21 scans of 45x33 pixels, more than 20 times the 1,485 allowed"
 
 
 def test_what_looks_like_scans_inside_segments_and_behind_the_end_is_not_counted():
@@ -303,7 +303,7 @@ def test_tags_that_share_their_data_are_not_read():
     shared = {40000 + number: (1000, 0) for number in range(70)}
     assert check_image(grey_tiff(8, 8), LIMITS).height == 8
     reason, detail = rejection(check_image, grey_tiff(8, 8, tags=shared), LIMITS)
-    assert (reason, detail) == ("corrupt", "its tags claim more than the file holds")
+    assert (reason, detail) == ("corrupt", "its tags claim more than the file contains")
 
 
 def test_exif_inside_a_tiff_is_not_read():
@@ -449,12 +449,12 @@ def test_a_read_at_which_the_storage_fails_is_tried_again_and_then_an_error(tmp_
 
     monkeypatch.setattr(images, "_read_file", fail)
     monkeypatch.setattr(reading.time, "sleep", waits.append)
-    if failures <= len(images.WAITS):
+    if failures <= len(reading.WAITS):
         assert read_file(str(tmp_path / "a.jpg"), LIMITS) == JPEGS["grey"]
     else:
         with pytest.raises(OSError, match="Input/output error.*a.jpg"):
             read_file(str(tmp_path / "a.jpg"), LIMITS)
-    assert waits == list(images.WAITS[:failures])
+    assert waits == list(reading.WAITS[:failures])
 
 
 def test_a_cmyk_jpeg_without_adobes_marker_gets_it():
