@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import struct
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -76,7 +77,7 @@ def check_image(content: bytes, limits: Limits) -> CheckedImage:
 
 def check_images(contents: Sequence[bytes], limits: Limits) -> list[CheckedImage | RejectedImage]:
     """Check each content as check_image does; all are decoded in one call, during which other threads can run."""
-    images = [_catch(inspect_image, content, limits) for content in contents]
+    images = [_inspect(content, limits) for content in contents]
     for is_jpeg, decode_sizes in ((True, _decode_jpegs), (False, _decode_others)):
         usable = {number: image for number, image in enumerate(images) if isinstance(image, CheckedImage)}
         chosen = {number: image for number, image in usable.items() if (image.format == "jpeg") == is_jpeg}
@@ -89,14 +90,26 @@ def check_images(contents: Sequence[bytes], limits: Limits) -> list[CheckedImage
 def _decode_all(images: Sequence[CheckedImage], decode_sizes: DecodeSizes) -> list[CheckedImage | RejectedImage]:
     try:
         sizes = decode_sizes(tf.constant([image.encoded for image in images])).numpy().tolist()
-        return [_catch(_set_sizes, *pair) for pair in zip(images, sizes, strict=True)]
-    except tf.errors.OpError:  # one damaged image fails all
-        return [_catch(_decode_alone, image, decode_sizes) for image in images]
+    except tf.errors.OpError as error:
+        if len(images) > 1:  # one damaged image fails all
+            return [checked for image in images for checked in _decode_all([image], decode_sizes)]
+        if isinstance(error, tf.errors.ResourceExhaustedError):  # an error of the machine, not of the image
+            raise
+        words = _explain(error)
+        refused = REFUSED.fullmatch(words)
+        damage = f"damaged {images[0].format.upper()}: {words}"
+        return [RejectedImage(UNSUPPORTED, refused[1]) if refused else RejectedImage(CORRUPT, damage)]
+    return [
+        image._replace(height=height, width=width, uniform=bool(uniform))
+        if height and width
+        else RejectedImage(CORRUPT, f"{width}x{height} pixels")
+        for image, (height, width, uniform) in zip(images, sizes, strict=True)
+    ]
 
 
-def _catch(check: Callable[..., CheckedImage], *arguments: Any) -> CheckedImage | RejectedImage:
+def _inspect(content: bytes, limits: Limits) -> CheckedImage | RejectedImage:
     try:
-        return check(*arguments)
+        return inspect_image(content, limits)
     except RejectedImage as rejected:
         return rejected
 
@@ -118,27 +131,6 @@ def inspect_image(content: bytes, limits: Limits) -> CheckedImage:
         raise RejectedImage(CORRUPT, f"damaged {image_format.upper()}: {_explain(error)}") from error
     orientation = read_orientation(find_exif(content))
     return CheckedImage(encoded, image_format, found_format, hashlib.sha256(content).hexdigest(), 0, 0, orientation)
-
-
-def _decode_alone(image: CheckedImage, decode_sizes: DecodeSizes) -> CheckedImage:
-    try:
-        (sizes,) = decode_sizes(tf.constant([image.encoded])).numpy().tolist()
-    except tf.errors.ResourceExhaustedError:  # an error of the machine, not of the image
-        raise
-    except tf.errors.OpError as error:
-        words = _explain(error)
-        refused = REFUSED.fullmatch(words)
-        if refused:
-            raise RejectedImage(UNSUPPORTED, refused[1]) from error
-        raise RejectedImage(CORRUPT, f"damaged {image.format.upper()}: {words}") from error
-    return _set_sizes(image, sizes)
-
-
-def _set_sizes(image: CheckedImage, sizes: Sequence[int]) -> CheckedImage:
-    height, width, uniform = sizes
-    if not height or not width:
-        raise RejectedImage(CORRUPT, f"{width}x{height} pixels")
-    return image._replace(height=height, width=width, uniform=bool(uniform))
 
 
 def _make_decoder(decode: Callable[[tf.Tensor], tf.Tensor]) -> DecodeSizes:
@@ -177,8 +169,11 @@ def _read_sizes(encoded: bytes, image_format: str) -> Iterable[tuple[int, int]]:
         width, height = formats.read_jpeg_size(encoded) or tf.image.extract_jpeg_shape(encoded).numpy().tolist()[1::-1]
         return [(width, height)]
     if image_format == "gif":  # TensorFlow decodes all frames of a GIF and uses only the first
-        return formats.read_gif_sizes(encoded)
-    return [formats.read_png_size(encoded) if image_format == "png" else formats.read_bmp_size(encoded)]
+        return ((width, height) for _, _, width, height in formats.list_gif_frames(encoded))
+    if image_format == "png":
+        return [struct.unpack(">II", encoded[16:24].ljust(8, b"\0"))]
+    width, height = struct.unpack("<ii", encoded[18:26].ljust(8, b"\0"))
+    return [(width, abs(height))]  # in a BMP, a negative height means rows from the top
 
 
 def _check_header(encoded: bytes, image_format: str, limits: Limits) -> None:

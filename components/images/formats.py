@@ -7,6 +7,7 @@ import struct
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 
 from components.images.exif import APP1, START_OF_SCAN
 from components.rejects import EMPTY, TOO_LARGE, RejectedImage
@@ -97,20 +98,22 @@ def find_format(content: bytes, patterns: dict[str, bytes]) -> str | None:
     return next((name for name, pattern in patterns.items() if re.match(pattern, content, re.DOTALL)), None)
 
 
+def _list_segments(jpeg: bytes, pattern: re.Pattern[bytes]) -> Iterator[tuple[int, int, int]]:
+    """Yield the second byte of the marker, the start and the end of each segment that a pattern finds in a JPEG."""
+    end = 2
+    while marker := pattern.search(jpeg, end):
+        end = marker.end() + max(int.from_bytes(jpeg[marker.end() : marker.end() + 2], "big"), 2)
+        yield jpeg[marker.end() - 1], marker.start(), end
+
+
 def count_scans(jpeg: bytes) -> int:
     """Return the number of scans of a JPEG; up to FEW_SCANS it is an upper bound."""
     hits = jpeg.count(bytes((0xFF, START_OF_SCAN)))
     if hits <= FEW_SCANS:
         return hits
     # Thumbnails in segments and a video after the end contain such bytes too.
-    scans, at = 0, 2
-    while marker := MARKER.search(jpeg, at):
-        at = marker.end()
-        if jpeg[at - 1] == END_OF_IMAGE:
-            break
-        scans += jpeg[at - 1] == START_OF_SCAN
-        at += int.from_bytes(jpeg[at : at + 2], "big")
-    return scans
+    kinds = takewhile(END_OF_IMAGE.__ne__, (kind for kind, _, _ in _list_segments(jpeg, MARKER)))
+    return sum(kind == START_OF_SCAN for kind in kinds)
 
 
 def is_cut_off(jpeg: bytes) -> bool:
@@ -118,13 +121,11 @@ def is_cut_off(jpeg: bytes) -> bool:
 
     For such a file libjpeg also writes to the terminal that it was called improperly.
     """
-    at, progressive = 2, False
-    while marker := SEGMENT.search(jpeg, at):
-        at = marker.end()
-        if jpeg[at - 1] == START_OF_SCAN:
-            return progressive and jpeg.find(bytes((0xFF, END_OF_IMAGE)), at) < 0
-        progressive |= jpeg[at - 1] in PROGRESSIVE
-        at += max(int.from_bytes(jpeg[at : at + 2], "big"), 2)
+    progressive = False
+    for kind, start, _ in _list_segments(jpeg, SEGMENT):
+        if kind == START_OF_SCAN:
+            return progressive and jpeg.find(bytes((0xFF, END_OF_IMAGE)), start) < 0
+        progressive |= kind in PROGRESSIVE
     return True
 
 
@@ -160,18 +161,13 @@ def mark_cmyk(jpeg: bytes) -> bytes:
 def drop_jpeg_metadata(jpeg: bytes) -> bytes:
     """Return a JPEG without EXIF, profiles and the like before its first scan; it keeps the markers of JFIF and Adobe,
     which define its colours."""
-    kept, at = [jpeg[:2]], 2
-    while (marker := SEGMENT.search(jpeg, at)) and jpeg[marker.end() - 1] != START_OF_SCAN:
-        at = marker.end() + max(int.from_bytes(jpeg[marker.end() : marker.end() + 2], "big"), 2)
-        if jpeg[marker.end() - 1] not in METADATA:
-            kept.append(jpeg[marker.end() - 2 : at])
-    return b"".join([*kept, jpeg[marker.start() :] if marker else b""])
-
-
-def read_png_size(png: bytes) -> tuple[int, int]:
-    """Return the (width, height) in the header of a PNG, zeros if the header is incomplete."""
-    width, height = struct.unpack(">II", png[16:24].ljust(8, b"\0"))
-    return width, height
+    kept = [jpeg[:2]]
+    for kind, start, end in _list_segments(jpeg, SEGMENT):
+        if kind == START_OF_SCAN:
+            return b"".join([*kept, jpeg[start:]])
+        if kind not in METADATA:
+            kept.append(jpeg[start:end])
+    return b"".join(kept)
 
 
 def inflate_png_text(png: bytes, most: int) -> int:
@@ -200,17 +196,12 @@ def _inflate(chunk: bytes, kind: bytes, most: int) -> int:
 def read_gif_canvas(gif: bytes) -> tuple[int, int]:
     """Return the (width, height) of the canvas of a GIF: that in its header, enlarged to contain its first frame."""
     width, height = struct.unpack("<HH", gif[6:10].ljust(4, b"\0"))
-    frame = next(_list_gif_frames(gif), (0, 0, 0, 0))
+    frame = next(list_gif_frames(gif), (0, 0, 0, 0))
     return max(width, frame[0] + frame[2]), max(height, frame[1] + frame[3])
 
 
-def read_gif_sizes(gif: bytes) -> Iterator[tuple[int, int]]:
-    """Yield the (width, height) of every frame of a GIF, up to the first damage."""
-    return ((width, height) for _, _, width, height in _list_gif_frames(gif))
-
-
-def _list_gif_frames(gif: bytes) -> Iterator[tuple[int, int, int, int]]:
-    """Yield left, top, width and height of every frame."""
+def list_gif_frames(gif: bytes) -> Iterator[tuple[int, int, int, int]]:
+    """Yield left, top, width and height, in pixels, of every frame of a GIF up to the first damage."""
 
     def colours(flags: int) -> int:
         return 3 << (flags & 7) + 1 if flags & 0x80 else 0
@@ -226,12 +217,6 @@ def _list_gif_frames(gif: bytes) -> Iterator[tuple[int, int, int, int]]:
         while at < len(gif) and gif[at]:  # blocks of data, each after its size; the last is empty
             at += gif[at] + 1
         at += 1
-
-
-def read_bmp_size(bmp: bytes) -> tuple[int, int]:
-    """Return the (width, height) in the header of a BMP, where a negative height means rows from the top."""
-    width, height = struct.unpack("<ii", bmp[18:26].ljust(8, b"\0"))
-    return width, abs(height)
 
 
 def is_plain_bmp(bmp: bytes) -> bool:
