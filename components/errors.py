@@ -1,15 +1,15 @@
-"""The errors that a user is meant to see."""
+"""The errors that a user sees."""
 
 
 class UserError(Exception):
-    """A mistake that the user can mend: one sentence with what was found, what was expected and what to do."""
+    """A mistake that the user can correct: one sentence with the finding, the expectation and the next step."""
 
 
 class DamagedFile(UserError):
-    """A file that is not as it was written; removed, it is computed again by the stage that wrote it."""
+    """A file whose content has changed since a stage wrote it; the stage writes a removed file again."""
 
     def __init__(self, path: str):
-        super().__init__(f"The file '{path}' is damaged: remove it and run again, which computes it anew.")
+        super().__init__(f"The file '{path}' is damaged: remove it and run again, and the run computes it again.")
         self.path = path
 
 

@@ -1,14 +1,15 @@
-"""The contract between stages: every feature key, artifact name and stage outcome stands here once."""
+"""The contract between stages: splits, engines, feature keys, tensors and signatures, each defined once."""
 
 from __future__ import annotations
 
-# A change of what stages write invalidates what earlier versions left.
+# A new version invalidates the results that stages of earlier versions wrote.
 VERSION = "0.5.0"
 
 SPLITS = ("train", "val", "test")
 
-# Engines that compute bottlenecks; a config may leave the choice to a trial.
+# Engines that compute bottlenecks.
 TENSORFLOW, TENSORFLOW_BF16, OPENVINO, OPENVINO_BF16 = "tensorflow", "tensorflow_bf16", "openvino", "openvino_bf16"
+# The value of a config key that leaves the choice to the program.
 AUTO = "auto"
 
 # Keys of the image record and of the bottleneck record (both are tf.Example).
@@ -35,5 +36,5 @@ ABSTAINED = "abstained"
 SERVING_SIGNATURE = "serving_default"
 BOTTLENECK_SIGNATURE = "bottleneck"
 
-# What two images of one content are to each other: of one class and split, of two classes, of one class in two splits.
+# Relations of two images with the same content: same class and split, two classes, same class in two splits.
 COPY, LABEL_CONFLICT, LEAK = "copy", "label_conflict", "leak"

@@ -1,22 +1,13 @@
-"""Why a file did not become a record: the reasons, and a row of rejects.jsonl; apart, so that listing stays light."""
+"""The reasons for which a file becomes no record, and the rows of rejects.jsonl."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-# The fixed list of reasons in rejects.jsonl.
-NO_CLASS, BAD_NAME, UNREADABLE, EMPTY, TOO_LARGE, NOT_AN_IMAGE, UNSUPPORTED, CORRUPT, FAILED, DUPLICATE = (
-    "no_class",
-    "bad_name",
-    "unreadable",
-    "empty",
-    "too_large",
-    "not_an_image",
-    "unsupported",
-    "corrupt",
-    "failed",  # its decoder raised, crashed or did not end
-    "duplicate",
-)
+# All reasons in rejects.jsonl; "failed" means that the decoder raised an error, crashed or did not end.
+NO_CLASS, BAD_NAME, UNREADABLE, EMPTY, TOO_LARGE = "no_class", "bad_name", "unreadable", "empty", "too_large"
+NOT_AN_IMAGE, UNSUPPORTED, CORRUPT, FAILED = "not_an_image", "unsupported", "corrupt", "failed"
+DUPLICATE = "duplicate"
 
 
 class Reject(NamedTuple):
@@ -28,4 +19,4 @@ class Reject(NamedTuple):
 
 
 class RejectedImage(Exception):
-    """A file that cannot become a record: args are the reason and a detail."""
+    """Raised for a file that cannot become a record; args are (reason, detail)."""

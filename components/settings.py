@@ -1,4 +1,4 @@
-"""What the settings of all stages have in common: frozen records, checked by pydantic where a config is read."""
+"""Types and checks that the settings of all stages share; pydantic applies them when it reads a config."""
 
 from __future__ import annotations
 
@@ -18,35 +18,33 @@ def _read_place(value: Any) -> Any:
     return as_path(expand_home(value)) if isinstance(value, str) else value
 
 
-# A local path or one in Google Cloud Storage.
+# A path, local or in Google Cloud Storage.
 Place = Annotated[Path, BeforeValidator(_read_place)]
-# The same as text, which may be a pattern.
+# The same as a string, which may be a pattern.
 PlaceText = Annotated[str, AfterValidator(expand_home)]
 
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
-# Within 0 and 1, with both, without 0, without 1, and without either.
+# From 0 to 1: with both ends, without 0, without 1, without both.
 Fraction = Annotated[float, Field(ge=0, le=1)]
 FractionAboveZero = Annotated[float, Field(gt=0, le=1)]
 FractionBelowOne = Annotated[float, Field(ge=0, lt=1)]
 FractionBetween = Annotated[float, Field(gt=0, lt=1)]
 
-FORBID = ConfigDict(extra="forbid", allow_inf_nan=False)
-
 
 @dataclass_transform(frozen_default=True)
 def settings(kind: type[T]) -> type[T]:
-    """Make a class a frozen dataclass of which a config knows every key: others are errors, numbers are finite.
+    """Make a class a frozen dataclass; a config may set only its fields, and all numbers must be finite.
 
-    A method __post_init__ may raise ValueError. A property `inputs` names the files that decide a stage's result beside
-    the values, where these are not the class's own paths.
+    A method __post_init__ may raise ValueError. A property `inputs` lists the files on which the stage's result
+    depends, if these are not the class's own paths.
     """
-    kind.__pydantic_config__ = FORBID  # type: ignore[attr-defined]
+    kind.__pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)  # type: ignore[attr-defined]
     return dataclass(frozen=True)(kind)
 
 
 def is_number(value: Any) -> bool:
-    """Tell whether a value is a finite number."""
+    """Return whether a value is a finite int or float; bool is not a number."""
     try:
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     except OverflowError:  # an integer of 400 digits

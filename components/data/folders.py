@@ -1,9 +1,10 @@
-"""List a folder tree: class folders, or folders named train, val and test that hold class folders."""
+"""List a folder tree of images: class folders, or split folders that contain class folders."""
 
 from __future__ import annotations
 
 import errno
 import os
+import stat
 import sys
 from collections.abc import Mapping, Sequence
 from itertools import chain
@@ -11,7 +12,7 @@ from typing import NamedTuple
 
 from components.data.class_names import check_spelling, is_one_line, natural_key, order_classes
 from components.data.image_file import Excluded, ImageFile, Listing, open_train
-from components.data.keys import is_litter
+from components.data.keys import is_system_file
 from components.data.split_words import CLASSES, find_splits
 from components.errors import UserError
 from components.rejects import BAD_NAME, NO_CLASS, UNREADABLE, Reject
@@ -19,7 +20,7 @@ from components.storage.places import as_path, describe_error, is_remote, storag
 
 
 class Entry(NamedTuple):
-    """Whatever is not a folder: its path below the root, the path to it, bytes and time of change (0 if unknown)."""
+    """A file or other non-folder: key below the root, path, bytes and time of change (0 if unknown)."""
 
     key: str
     path: str
@@ -28,9 +29,10 @@ class Entry(NamedTuple):
 
 
 def list_folder(root: str, excluded: Excluded, layout: str) -> Listing:
-    """List <root>/<class>/.../<file> or <root>/<split>/<class>/.../<file>, as layout says or, at auto, the names.
+    """List <root>/<class>/.../<file> or <root>/<split>/<class>/.../<file>.
 
-    Raises UserError for splits that cannot be used, and where the names leave it in doubt.
+    The layout is classes, splits, or auto, which decides by the folder names. Raises UserError for splits that cannot
+    be used, and for names that allow both readings.
     """
     entries, rejects = (walk_remote if is_remote(root) else walk)(root, excluded)
     folders = {entry.key.rpartition("/")[0] for entry in entries if "/" in entry.key}
@@ -45,10 +47,10 @@ def list_folder(root: str, excluded: Excluded, layout: str) -> Listing:
 
 
 def walk(root: str, excluded: Excluded) -> tuple[list[Entry], list[Reject]]:
-    """Return all below a folder that is not a folder, sorted by key, and a reject for each link to a folder above it.
+    """Return all files below a folder, sorted by key, and a reject for each link to a folder above it.
 
-    Other links to folders are followed. Raises UserError for a folder that cannot be read: nobody knows which images it
-    holds, so the data set is not known.
+    Other links to folders are followed. Raises UserError for a folder that cannot be read: its images would be missing
+    from the data set.
     """
     entries, rejects = [], []
     waiting: list[tuple[str, str, tuple[tuple[int, int], ...]]] = [("", root, ())]
@@ -64,24 +66,31 @@ def walk(root: str, excluded: Excluded) -> tuple[list[Entry], list[Reject]]:
                 found = list(scan)
             for entry in found:
                 key = prefix + entry.name
-                if is_litter(entry.name) or excluded(key):
+                if is_system_file(entry.name) or excluded(key):
                     continue
-                if _is_folder(entry):
+                try:
+                    status = entry.stat()
+                except OSError as error:
+                    if error.errno not in (errno.ENOENT, errno.ELOOP):
+                        raise
+                    entries.append(Entry(key, entry.path, 0, 0))  # a broken link, which ingest rejects
+                    continue
+                if stat.S_ISDIR(status.st_mode):
                     waiting.append((f"{key}/", entry.path, (*above, identity)))
                 else:
-                    entries.append(_measure(key, entry))
+                    entries.append(Entry(key, entry.path, status.st_size, status.st_mtime_ns))
         except OSError as error:
-            cure = f"mend that, or name {prefix[:-1]!r} in data.exclude" if prefix else "check its permissions"
+            cure = f"correct that, or name {prefix[:-1]!r} in data.exclude" if prefix else "check its permissions"
             raise UserError(f"Cannot read {folder!r} ({error.strerror or error}): {cure}.") from error
     return sorted(entries), sorted(rejects)
 
 
 def walk_remote(root: str, excluded: Excluded) -> tuple[list[Entry], list[Reject]]:
-    """Return all below a folder of an object store as walk does; there nothing is rejected."""
+    """Return all objects below a folder of an object store as walk does, without rejects."""
     entries = []
     try:
         for key, (size, changed) in walk_objects(as_path(root)):
-            if not any(map(is_litter, key.split("/"))) and not excluded(key):
+            if not any(map(is_system_file, key.split("/"))) and not excluded(key):
                 entries.append(Entry(key, f"{root.rstrip('/')}/{key}", size, changed))
     except storage_errors() as error:
         raise UserError(
@@ -90,70 +99,51 @@ def walk_remote(root: str, excluded: Excluded) -> tuple[list[Entry], list[Reject
     return sorted(entries), []
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError as error:
-        if error.errno != errno.ELOOP:
-            raise
-        return False  # a link to itself: ingest cannot read it either and gives it its reject row
-
-
-def _measure(key: str, entry: os.DirEntry[str]) -> Entry:
-    try:
-        status = entry.stat()
-    except OSError as error:
-        if error.errno not in (errno.ENOENT, errno.ELOOP):
-            raise
-        return Entry(key, entry.path, 0, 0)  # a broken link: as above
-    return Entry(key, entry.path, status.st_size, status.st_mtime_ns)
-
-
 def _assign_classes(entries: Sequence[Entry], depth: int, split: str) -> tuple[list[ImageFile], list[Reject]]:
-    """Make files of entries whose class is the folder at a depth of their keys, and rejects of the rest."""
+    """Return files for entries with a folder at a depth of their key, the class, and rejects for the others."""
     files, rejects = [], []
     for key, path, size, modified_ns in entries:
         folders = key.split("/")[depth:-1]
         if not folders:
-            rejects.append(Reject(key, NO_CLASS, "lies beside the class folders, not in one"))
+            rejects.append(Reject(key, NO_CLASS, "is beside the class folders, not in one"))
         elif not is_one_line(folders[0]):
-            detail = f"its class folder {folders[0]!r} is not UTF-8 or holds a line break, rename that folder"
+            detail = f"its class folder {folders[0]!r} is not UTF-8 or has a line break, rename that folder"
             rejects.append(Reject(key, BAD_NAME, detail))
         else:
-            # Interned, as a million files share a few names.
+            # Interned, because a million files share few names.
             text, source = sys.intern(folders[0]), sys.intern("/".join(folders[1:]))
             files.append(ImageFile(key, path, text, source, "", split, size, modified_ns))
     return files, rejects
 
 
 def _list_splits(root: str, entries: Sequence[Entry], splits: Mapping[str, str]) -> Listing:
-    """List class folders below split folders, given what each is named; a test folder without classes is unlabelled."""
+    """List the class folders below split folders; splits maps folder names to splits."""
     within: dict[str, list[Entry]] = {top: [] for top in splits}
     files, rejects = _assign_classes([entry for entry in entries if "/" not in entry.key], depth=0, split="")
     for entry in entries:
         if "/" in entry.key:
             within[entry.key.partition("/")[0]].append(entry)
-    classes: set[str] = set()
+    classes: set[str] = set()  # of train, which comes first
     unlabelled: list[Entry] = []
     for top, split in sorted(splits.items(), key=lambda item: (item[1] != "train", item)):
         found, strays = _assign_classes(within[top], depth=1, split=split)
         inside = {file.text for file in found}
         check_spelling({file.text: file.key for file in chain(found, files)})
-        # Without class folders, or with a single one as in Kaggle's test/unknown.
+        # A test folder without classes is unlabelled, and so is one with a single folder, as Kaggle's test/unknown.
         if split == "test" and within[top] and len(inside) < 2 and not inside & classes:
             unlabelled += within[top]
             continue
         if not inside:
             raise UserError(
-                f"{os.path.join(root, top)!r} has no readable class folder with images: expected one sub-folder of "
-                f"images per class in it, as data.path has folders for the splits."
+                f"{os.path.join(root, top)!r} has no readable class folder with images: data.path has split folders, "
+                f"so expected one sub-folder of images per class in each."
             )
         if split == "train":
             classes |= inside
         elif inside - classes:
-            stranger = min(inside - classes, key=natural_key)
+            unknown = min(inside - classes, key=natural_key)
             raise UserError(
-                f"Class {stranger!r} of {os.path.join(root, top)!r} is not among the classes of train: add images of "
+                f"Class {unknown!r} of {os.path.join(root, top)!r} is not among the classes of train: add images of "
                 f"it there, or name it in data.exclude."
             )
         files += found

@@ -1,4 +1,4 @@
-"""An image as it is listed, and the list of all."""
+"""The entries of a data set's list of images, and the list itself."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from components.features import SPLITS
 from components.rejects import Reject
 
 TFRECORD = ".tfrecord"
-# Tells of a key, or of a folder above one, whether to leave it out.
+# Maps a key, or a folder above one, to whether the list leaves it out.
 Excluded = Callable[[str], bool]
 
 
 class ImageFile(NamedTuple):
-    """An image as it was listed, not yet read."""
+    """An image in the list, not read yet."""
 
     key: str  # identity in the data set: path below the root, '/' separated
-    path: str  # where to read it: a local path or a URL such as gs://
+    path: str  # a local path or a URL such as gs://
     text: str  # class
-    source: str  # the folders between class and file, or the manifest's column, or ''
-    group: str  # images of one group must stay in one split; '' where an image stands alone
-    split: str  # train, val or test where the layout fixes it, else ''
-    size: int  # bytes, 0 where unknown
-    modified_ns: int  # 0 where unknown
+    source: str  # the folders between class and file, the manifest's column, or ''
+    group: str  # images of one group stay in one split; '' for an image without a group
+    split: str  # train, val or test if the layout fixes it, else ''
+    size: int  # bytes, 0 if unknown
+    modified_ns: int  # 0 if unknown
     offset: int = -1  # of its record in a TFRecord file, -1 for a file of its own
 
 
 class Listing(NamedTuple):
-    """What was found at one place or several."""
+    """The images at one place or several."""
 
     files: list[ImageFile]  # sorted by their keys, which are unique
-    labels: list[str]  # natural order, or that of the user's labels.txt or of the label numbers of TFRecords
-    rejects: list[Reject]  # what was found but cannot be listed as an image of a class
+    labels: list[str]  # in natural order, or in that of labels.txt or of the class numbers of TFRecords
+    rejects: list[Reject]  # files that cannot be listed as an image of a class
     unlabelled: list[str]  # paths of images without a class, for prediction only
-    open_splits: tuple[str, ...] = SPLITS  # among which the images without a split are divided
-    ordered: bool = False  # whether the order of the labels is the user's own, not the natural one
-    notes: tuple[str, ...] = ()  # what a person should know of it, a sentence each
+    open_splits: tuple[str, ...] = SPLITS  # the images without a split are divided among these
+    ordered: bool = False  # the labels are in the user's order, not the natural one
+    notes: tuple[str, ...] = ()  # sentences for the user
 
     def fingerprint(self) -> str:
-        """Hash of all that was listed, each file with its path, size and time of change."""
+        """Return the SHA-256 of the whole list, as hex digits; a changed path, size or time of a file changes it."""
         digest = hashlib.sha256(ascii(self[1:]).encode())
         for file in self.files:
             digest.update(ascii(file[:]).encode())
@@ -48,9 +48,9 @@ class Listing(NamedTuple):
 
 
 def open_train(files: Sequence[ImageFile]) -> tuple[list[ImageFile], tuple[str, ...]]:
-    """Return files with those of train freed from their split where val or test has none, and the open splits.
+    """Return files and the open splits; if val or test has no file, files of train lose their split.
 
-    So val is carved out of train where a data set comes with train and test, and its test images stay what they are.
+    So a data set with train and test gets its val from train, and its test stays unchanged.
     """
     given = {file.split for file in files}
     missing = [split for split in SPLITS[1:] if split not in given]

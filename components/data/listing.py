@@ -6,17 +6,17 @@ import collections
 import os
 from collections.abc import Sequence
 
-from components.data.class_names import check_spelling, describe_doubtful, match_labels, order_classes, read_labels
-from components.data.image_file import TFRECORD, Excluded, ImageFile, Listing
+from components.data.class_names import check_spelling, describe_doubtful, match_labels, order_classes, read_labels_file
+from components.data.folders import list_folder
+from components.data.image_file import TFRECORD, Excluded, Listing
 from components.data.keys import find_patterns, group_finder, name_roots
-from components.data.split_words import AUTO
+from components.data.manifests import list_manifest
 from components.errors import UserError
-from components.features import SPLITS
+from components.features import AUTO, SPLITS
 from components.storage.places import as_path, describe_error, storage_errors
 from components.storage.tables import escape_name
 
 MANIFESTS = (".csv", ".tsv", ".jsonl")
-# A file of these is taken for one that is not unpacked.
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
 EXPECTED = "set data.path to a folder with one sub-folder of images per class, or to a .csv, .tsv or .jsonl manifest"
 
@@ -29,19 +29,19 @@ def list_images(
     layout: str = AUTO,
     runs: Sequence[str] = (),
 ) -> Listing:
-    """List a folder, a manifest or a pattern of TFRecord files; of a list of them, each one's name begins its keys.
+    """List the images of a folder, a manifest, a pattern of TFRecord files, or a list of these.
 
-    What matches a pattern of exclude, itself or by a folder above it, is left out; labels_file names and orders the
-    classes; group_pattern finds the group in a key; layout says what the folders directly in a folder are: classes,
-    splits, or auto, as their names tell; runs are patterns of run directories, which are left out as well. Raises
-    UserError for data that cannot be used.
+    With a list, each key begins with the name of its root. Keys that match a pattern of exclude, or below a folder that
+    does, are left out; so are run directories, by the patterns in runs. labels_file is a file with the classes in
+    order. group_pattern finds the group in a key. layout says whether the folders directly in a folder are classes or
+    splits, or auto, which decides by their names. Raises UserError for data that cannot be used.
     """
     find_group = group_finder(group_pattern)
-    idle = set(exclude)
+    unused = set(exclude)
 
     def excluded(key: str) -> bool:
         found = find_patterns(key, exclude)
-        idle.difference_update(found)
+        unused.difference_update(found)
         return bool(found or find_patterns(key, runs))
 
     if isinstance(path, (str, os.PathLike)):
@@ -54,18 +54,21 @@ def list_images(
         )
     if not listing.files:
         raise UserError(f"{shown} has no image of a class: {EXPECTED}.")
-    files = [file if file.group else file._replace(group=find_group(file.key)) for file in listing.files]
-    files = _escape_sources(files)
+    # TFMA makes no slice of text that is not Unicode.
+    sources = {source: escape_name(source) for source in {file.source for file in listing.files}}
+    files = [
+        file._replace(group=file.group or find_group(file.key), source=sources[file.source]) for file in listing.files
+    ]
     check_spelling({file.text: file.key for file in reversed(files)})
     notes = [
         f"The pattern {pattern!r} of data.exclude leaves nothing out: patterns are compared with whole paths below the "
         f"root, such as {files[0].key!r}."
         for pattern in exclude
-        if pattern in idle
+        if pattern in unused
     ]
     labels = listing.labels
     if labels_file:
-        labels = read_labels(labels_file)
+        labels = read_labels_file(labels_file)
         match_labels(labels, collections.Counter(file.text for file in files), labels_file)
     if len(labels) == 1:
         raise UserError(f"{shown} has the single class {labels[0]!r}: a classifier needs two or more classes.")
@@ -75,52 +78,39 @@ def list_images(
     )
 
 
-def _escape_sources(files: list[ImageFile]) -> list[ImageFile]:
-    """Return files with escapes for what is not Unicode in their sources: TFMA makes no slice of anything else."""
-    escaped = {source: escape_name(source) for source in {file.source for file in files}}
-    return [
-        file if escaped[file.source] == file.source else file._replace(source=escaped[file.source]) for file in files
-    ]
-
-
 def _list_root(root: str, excluded: Excluded, layout: str) -> Listing:
-    # The readers load when their layout is met: they need the types above, and TensorFlow is slow to load.
     name = os.path.basename(root)
     try:
-        is_folder, is_there = as_path(root).is_dir(), as_path(root).exists()
+        is_folder, exists = as_path(root).is_dir(), as_path(root).exists()
     except storage_errors() as error:
         raise UserError(f"Cannot read {root!r} ({describe_error(error)}): check its permissions.") from error
     if is_folder:
-        from components.data import folders
-
-        listing = folders.list_folder(root, excluded, layout)
+        listing = list_folder(root, excluded, layout)
         if not listing.files and any(TFRECORD in reject.key for reject in listing.rejects):
-            from components.data import tfrecords as example_sets
-
-            listing = example_sets.list_examples(root, excluded)
+            listing = _list_tfrecords(root, excluded)
     elif name.lower().endswith(MANIFESTS):
-        from components.data import manifests
-
-        listing = manifests.list_manifest(root, excluded)
+        listing = list_manifest(root, excluded)
     elif TFRECORD in name:
-        from components.data import tfrecords as example_sets
-
-        listing = example_sets.list_examples(root, excluded)
-    elif is_there and name.lower().endswith(ARCHIVES):
+        listing = _list_tfrecords(root, excluded)
+    elif exists and name.lower().endswith(ARCHIVES):
         raise UserError(f"{root!r} is an archive: unpack it, then {EXPECTED}.")
-    elif is_there:
+    elif exists:
         raise UserError(f"{root!r} is a file, not a folder, a manifest or TFRecords: {EXPECTED}.")
     else:
         raise UserError(f"There is no folder {root!r}: {EXPECTED}.")
     if not listing.files and not listing.unlabelled:
         first = listing.rejects[0] if listing.rejects else None
         if first and all(reject.key.lower().endswith(ARCHIVES) for reject in listing.rejects):
-            raise UserError(
-                f"{root!r} holds nothing but archives, the first {first.key!r}: unpack them, then {EXPECTED}."
-            )
+            raise UserError(f"{root!r} contains only archives, the first {first.key!r}: unpack them, then {EXPECTED}.")
         found = f" (rejected: {len(listing.rejects)}, the first {first.key!r}, {first.detail})" if first else ""
         raise UserError(f"{root!r} has no image in any sub-folder, row or record{found}: {EXPECTED}.")
     return listing
+
+
+def _list_tfrecords(root: str, excluded: Excluded) -> Listing:
+    from components.data.tfrecords import list_tfrecords  # TensorFlow loads slowly, and only these need it
+
+    return list_tfrecords(root, excluded)
 
 
 def _list_below(root: str, name: str, excluded: Excluded, layout: str) -> Listing:
@@ -134,16 +124,16 @@ def _list_below(root: str, name: str, excluded: Excluded, layout: str) -> Listin
 
 
 def _join(listings: Sequence[Listing]) -> Listing:
+    """Return one listing of several; it keeps the order of labels only if one listing has all labels."""
     found = {text for listing in listings for text in listing.labels}
     longest = max((listing.labels for listing in listings), key=len)
-    whole = len(longest) == len(found)
+    complete = len(longest) == len(found)
     open_splits = {split for listing in listings for split in listing.open_splits}
     return Listing(
         files=sorted(file for listing in listings for file in listing.files),
-        # Records keep the numbers of their classes where one root knows them all.
-        labels=longest if whole else order_classes(found),
+        labels=longest if complete else order_classes(found),
         rejects=sorted(reject for listing in listings for reject in listing.rejects),
         unlabelled=[path for listing in listings for path in listing.unlabelled],
         open_splits=tuple(split for split in SPLITS if split in open_splits),
-        ordered=whole and any(listing.ordered for listing in listings),
+        ordered=complete and any(listing.ordered for listing in listings),
     )

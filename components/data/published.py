@@ -1,10 +1,11 @@
-"""Data sets by name: a built-in one, and published ones that are fetched on first use."""
+"""Data sets by name: one that is built in, and published ones that are downloaded at the first use."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
+from components.data.keys import is_system_file
 from components.errors import UserError
 from components.storage.archives import unpack
 from components.storage.downloads import Remote, cache_folder, fetch
@@ -13,17 +14,16 @@ from components.storage.ownership import replacing_folder
 from components.terminal.progress import Progress
 
 
-@dataclass(frozen=True)
-class Published:
-    """A data set's archive; inner is the archive inside that holds the images, where they are packed twice."""
+class Published(NamedTuple):
+    """The archive of a data set; inner names an archive in it that has the images."""
 
     remote: Remote
     inner: str | None = None
 
 
 CALTECH = "https://data.caltech.edu/records"
-# Sizes and sums: the checksums of TensorFlow Datasets. Where none are published, the sum of the first use is recorded.
-PUBLISHED = {
+# Sizes in bytes and SHA-256 checksums of TensorFlow Datasets; None: the first download records its checksum.
+PUBLISHED_DATASETS = {
     "flowers": Published(
         Remote(
             "http://download.tensorflow.org/example_images/flower_photos.tgz",
@@ -59,48 +59,48 @@ DIGITS = "digits"
 
 
 def locate_dataset(name: str, progress: Progress) -> Path:
-    """Return the folder of class folders of a named data set, made or fetched into the cache on first use."""
-    return _make_digits() if name == DIGITS else _fetch_dataset(name, progress)
-
-
-def _make_digits() -> Path:
-    """Write scikit-learn's 1797 handwritten digits as 8x8 PNG files into folders '0' to '9'."""
+    """Return the folder of class folders of a named data set; the first use writes or downloads it into the cache."""
+    if name != DIGITS:
+        return _fetch_dataset(name, progress)
     folder = cache_folder() / DIGITS
-    if folder.is_dir():
-        return folder
+    if not folder.is_dir():
+        with locked(folder):  # only one of two simultaneous first runs writes
+            if not folder.is_dir():
+                _write_digits(folder)
+    return folder
+
+
+def _write_digits(folder: Path) -> None:
+    """Write scikit-learn's 1797 handwritten digits as 8x8 PNG files into folders '0' to '9'."""
     from PIL import Image
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    with locked(folder):  # of two first runs at once, one writes
-        if folder.is_dir():
-            return folder
-        with replacing_folder(folder) as partial:
-            for number, (pixels, digit) in enumerate(zip(digits.images, digits.target, strict=True)):
-                (partial / str(digit)).mkdir(exist_ok=True)
-                grey = (pixels * 255 / 16).astype("uint8")  # values run from 0 to 16
-                Image.fromarray(grey).save(partial / str(digit) / f"{number:04d}.png")
-    return folder
+    with replacing_folder(folder) as partial:
+        for number, (pixels, digit) in enumerate(zip(digits.images, digits.target, strict=True)):
+            (partial / str(digit)).mkdir(exist_ok=True)
+            grey = (pixels * 255 / 16).astype("uint8")  # values are from 0 to 16
+            Image.fromarray(grey).save(partial / str(digit) / f"{number:04d}.png")
 
 
 def _fetch_dataset(name: str, progress: Progress) -> Path:
-    published, folder = PUBLISHED[name], cache_folder() / "datasets" / name
+    published, folder = PUBLISHED_DATASETS[name], cache_folder() / "datasets" / name
     if not folder.is_dir():
         archive = fetch(published.remote, progress.report_bytes)
         if published.inner:
             outer = unpack(archive, folder.with_name(f"{name}-archive"))
             found = sorted(outer.rglob(published.inner))
             if not found:
-                raise UserError(f"'{archive}' holds no {published.inner}: expected {name} as published; delete it.")
+                raise UserError(
+                    f"'{archive}' contains no {published.inner}: expected {name} as published, delete the file."
+                )
             archive = found[0]
         unpack(archive, folder)
     return find_class_root(folder)
 
 
 def find_class_root(folder: Path) -> Path:
-    """Return the first folder, from the top, that has two or more sub-folders."""
-    while True:
-        inside = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(("__", "."))]
-        if len(inside) != 1:
-            return folder
+    """Return the first folder, from the top, that does not have exactly one sub-folder."""
+    while len(inside := [path for path in folder.iterdir() if path.is_dir() and not is_system_file(path.name)]) == 1:
         folder = inside[0]
+    return folder

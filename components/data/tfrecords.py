@@ -1,4 +1,4 @@
-"""List and read the images of ready-made TFRecord files, in the conventions of TF-Slim and TensorFlow Datasets."""
+"""List and read the images of TFRecord files that follow TF-Slim or TensorFlow Datasets."""
 
 from __future__ import annotations
 
@@ -12,42 +12,43 @@ import tensorflow as tf
 
 from components.data.class_names import order_classes, parse_labels
 from components.data.image_file import TFRECORD, Excluded, ImageFile, Listing, open_train
-from components.data.keys import is_litter
+from components.data.keys import is_system_file
 from components.data.split_words import SPLIT_WORDS, check_evaluation, last_split_word
 from components.data.tf_examples import FRAME_BYTES, find_class, find_image, parse_features, read_content
 from components.errors import UserError
 from components.rejects import UNREADABLE, Reject, RejectedImage
-from components.storage.places import as_path, find_matches, is_remote, measure, walk_objects
+from components.storage.places import as_path, describe_error, find_matches, is_remote, measure, walk_objects
 from components.storage.reading import try_reading
 
-# The files beside the records that name the classes, first TF-Slim's, then those of TensorFlow Datasets.
+# Files with class names beside the records: that of TF-Slim, then those of TensorFlow Datasets.
 LABEL_FILES = ("labels.txt", "label.labels.txt", "*.labels.txt")
 
-# How gzip and zlib begin.
-COMPRESSED = (b"\x1f\x8b", b"\x78")
+# The first bytes of gzip and zlib.
+COMPRESSION_MARKS = (b"\x1f\x8b", b"\x78")
 
 
 class Record(NamedTuple):
-    """The image of one record, with the number of its class and its name as far as the record gives them."""
+    """The image of one record, and the number and name of its class, None or '' if absent."""
 
     file: ImageFile
     number: int | None
     text: str
 
 
-def list_examples(place: str, excluded: Excluded) -> Listing:
-    """List the records of the TFRecord files in a folder, or of those that a pattern matches, reading all of them.
+def list_tfrecords(place: str, excluded: Excluded) -> Listing:
+    """List the records of the TFRecord files in a folder, or of those that a pattern matches; reads all records.
 
-    Raises UserError for compressed files, and for numbers and names of classes that contradict each other.
+    Raises UserError for compressed files, and for class numbers and names that contradict each other.
     """
-    paths = find_files(place)
+    paths = find_tfrecords(place)
     shared = len(os.path.commonprefix([path.split("/")[:-1] for path in paths]))
     records: list[Record] = []
     rejects: list[Reject] = []
     names = ["/".join(path.split("/")[shared:]) for path in paths]
-    check_evaluation(map(last_split_word, names), place)
-    for path, name in zip(paths, names, strict=True):
-        for found in () if excluded(name) else _scan_file(path, name):
+    words = [last_split_word(name) for name in names]
+    check_evaluation(words, place)
+    for path, name, word in zip(paths, names, words, strict=True):
+        for found in () if excluded(name) else _scan_file(path, name, SPLIT_WORDS.get(word, "")):
             if isinstance(found, Reject):
                 rejects.append(found)
             elif not excluded(found.file.key):
@@ -62,8 +63,8 @@ def list_examples(place: str, excluded: Excluded) -> Listing:
     return Listing(files, labels, sorted(rejects), [], open_splits, ordered=True)
 
 
-def find_files(place: str) -> list[str]:
-    """Return the TFRecord files in a folder, or those that a pattern matches; raises UserError where there are none."""
+def find_tfrecords(place: str) -> list[str]:
+    """Return the TFRecord files in a folder, or those that a pattern matches; raises UserError for none."""
     if is_remote(place) and as_path(place).is_dir():
         names = [name for name, _ in walk_objects(as_path(place), nested=False) if TFRECORD in name]
         paths = [f"{place.rstrip('/')}/{name}" for name in names]
@@ -76,18 +77,13 @@ def find_files(place: str) -> list[str]:
         try:
             paths = tf.io.gfile.glob(place) if "://" in place else [str(path) for path in find_matches(place)]
         except tf.errors.OpError as error:
-            raise UserError(f"Cannot list {place!r} ({_describe(error)}): check the address.") from error
-    paths = [path for path in paths if not is_litter(path.rpartition("/")[2])]
+            raise UserError(f"Cannot list {place!r} ({describe_error(error)}): check the address.") from error
+    paths = [path for path in paths if not is_system_file(path.rpartition("/")[2])]
     if not paths:
         raise UserError(
             f"There is no TFRecord file {place!r}: expected a folder of them, or a pattern that finds them."
         )
     return sorted(paths)
-
-
-def find_split(name: str) -> str:
-    """Return the split that the last word for one in a file's name tells, '' where there is none."""
-    return SPLIT_WORDS.get(last_split_word(name), "")
 
 
 def read_record(path: str, offset: int) -> bytes:
@@ -102,9 +98,9 @@ def read_record(path: str, offset: int) -> bytes:
     return try_reading(read, path)
 
 
-def _scan_file(path: str, name: str) -> Iterator[Record | Reject]:
-    """Yield each record of a file, or its reject, up to the first that is damaged; texts of the files are still ''."""
-    split, number, offset = find_split(name), 0, 0
+def _scan_file(path: str, name: str, split: str) -> Iterator[Record | Reject]:
+    """Yield each record of a file, or its reject, up to the first damaged one; the text of each file is ''."""
+    number = offset = 0
     try:
         size, modified_ns = _measure(path)
         with _open(path) as file:
@@ -116,7 +112,7 @@ def _scan_file(path: str, name: str) -> Iterator[Record | Reject]:
                     if not offset:
                         _check_uncompressed(path, file)
                     reason, detail = rejected.args
-                    yield Reject(key, reason, f"{detail}, and the rest of the file is lost with it")
+                    yield Reject(key, reason, f"{detail}, and the rest of the file cannot be read")
                     return
                 try:
                     features = parse_features(content)
@@ -127,7 +123,7 @@ def _scan_file(path: str, name: str) -> Iterator[Record | Reject]:
                     yield Reject(key, *rejected.args)
                 number, offset = number + 1, offset + FRAME_BYTES + len(content)
     except (OSError, tf.errors.OpError) as error:
-        yield Reject(f"{name}#{number}", UNREADABLE, _describe(error))
+        yield Reject(f"{name}#{number}", UNREADABLE, describe_error(error))
 
 
 def _open(path: str) -> BinaryIO:
@@ -138,32 +134,27 @@ def _open(path: str) -> BinaryIO:
 
 
 def _measure(path: str) -> tuple[int, int]:
-    """Return bytes and time of change of a file."""
+    """Return bytes and time of change (ns) of a file."""
     if "://" in path and not is_remote(path):
         other = tf.io.gfile.stat(path)
         return other.length, other.mtime_nsec
     return measure(as_path(path))  # TensorFlow would round the time to seconds
 
 
-def _describe(error: Exception) -> str:
-    text = getattr(error, "message", None) or getattr(error, "strerror", None) or str(error)
-    return text.splitlines()[0]
-
-
 def _check_uncompressed(path: str, file: BinaryIO) -> None:
     file.seek(0)
-    if file.read(2).startswith(COMPRESSED):
-        raise UserError(f"{path!r} is a compressed TFRecord file: decompress it, as with 'gzip -d', and run again.")
+    if file.read(2).startswith(COMPRESSION_MARKS):
+        raise UserError(f"{path!r} is a compressed TFRecord file: decompress it (gzip -d) and run again.")
 
 
 def _name_classes(records: Sequence[Record], folder: str) -> dict[int, str]:
-    """Return the name of each number: that in the records, else in the folder's labels file, else the number itself."""
+    """Return class names by number: from the records, else from the labels file, else the number itself."""
     names: dict[int, str] = {}
     for file, number, text in records:
         if number is not None and text and names.setdefault(number, text) != text:
             raise UserError(
                 f"Class {number} is named {names[number]!r}, but {text!r} in the record {file.key!r}: expected one "
-                f"name for each number, write the records anew."
+                f"name for each number, write the records again."
             )
     unnamed = {number: file.key for file, number, _ in records if number is not None and number not in names}
     place, listed = _read_label_file(folder) if unnamed else ("", {})
@@ -176,16 +167,16 @@ def _name_classes(records: Sequence[Record], folder: str) -> dict[int, str]:
         if numbers.setdefault(names[number], number) != number:
             raise UserError(
                 f"Classes {numbers[names[number]]} and {number} of the records in {folder or '.'!r} are both named "
-                f"{names[number]!r}: expected a name of its own for each number, write the records anew."
+                f"{names[number]!r}: expected a different name for each number, write the records again."
             )
     return names
 
 
 def _read_label_file(folder: str) -> tuple[str, dict[int, str]]:
-    """Return the path of the file that names the classes ('' if there is none) and the names by number."""
+    """Return the path of the labels file, '' for none, and the class names by number."""
     try:
-        there = sorted(tf.io.gfile.listdir(folder) if "://" in folder else os.listdir(folder or "."))
-        found = [name for pattern in LABEL_FILES for name in there if fnmatchcase(name, pattern)]
+        present = sorted(tf.io.gfile.listdir(folder) if "://" in folder else os.listdir(folder or "."))
+        found = [name for pattern in LABEL_FILES for name in present if fnmatchcase(name, pattern)]
         if not found:
             return "", {}
         path = os.path.join(folder, found[0])
@@ -193,7 +184,7 @@ def _read_label_file(folder: str) -> tuple[str, dict[int, str]]:
             lines = parse_labels(file.read(), path)
     except (OSError, tf.errors.OpError) as error:
         raise UserError(
-            f"Cannot read the labels beside the records in {folder or '.'!r} ({_describe(error)}): check permissions."
+            f"Cannot read the labels of the records in {folder or '.'!r} ({describe_error(error)}): check permissions."
         ) from error
     pairs = [re.fullmatch("([0-9]+):(.*)", line) for line in lines]
     if all(pairs):

@@ -1,6 +1,6 @@
-"""The EXIF of an image file, found by walking over its parts without decoding it, and the orientation that it tells.
+"""The EXIF of an image file, found without decoding, and the orientation in it.
 
-components.images.exif_graph does the same inside the graph for JPEG and PNG, where it costs a hundred times more.
+components.images.exif_graph does the same in the graph for JPEG and PNG, where it takes a hundred times as long.
 """
 
 from __future__ import annotations
@@ -16,32 +16,32 @@ START_OF_SCAN, APP1, FILL = 0xDA, 0xE1, 0xFF
 PNG_MARK, PNG_EXIF, PNG_END = b"\x89PNG", b"eXIf", b"IEND"
 # EXIF 2.3, 4.6.4: the tag of the first directory and the type of its value.
 ORIENTATION_TAG, SHORT = 0x0112, 3
-# A PNG of 64 MiB has 8,192 chunks of libpng's size. In the graph, so many parts take half a second.
-MAX_PARTS = 10_000
-TOO_MANY_PARTS = f"its EXIF is not among its first {MAX_PARTS:,} parts: save it anew"
+# A PNG of 64 MiB has 8,192 chunks of libpng's size. In the graph, 10,000 parts take half a second.
+MAX_EXIF_PARTS = 10_000
+TOO_MANY_PARTS = f"its EXIF is not among its first {MAX_EXIF_PARTS:,} parts: save it anew"
 
 
 def find_exif(content: bytes) -> bytes:
-    """Return the TIFF structure that a JPEG, PNG or WebP has as EXIF or that a TIFF is; empty where there is none.
+    """Return the EXIF of a JPEG, PNG or WebP, a TIFF structure, or a TIFF itself; empty for all other content.
 
-    Raises RejectedImage where it lies behind MAX_PARTS parts.
+    Raises RejectedImage for EXIF that is not among the first MAX_EXIF_PARTS parts.
     """
     if content.startswith((b"II*\0", b"MM\0*")):
         return content
-    for start, mark, first, look in FORMATS:
+    for start, mark, first, read_part in EXIF_FORMATS:
         if content.startswith(start) and mark in content:
-            return _walk(content, first, look).removeprefix(EXIF_MARK)
+            return _walk(content, first, read_part).removeprefix(EXIF_MARK)
     return b""
 
 
-# Maps a file's content and the place of a part of it to where the EXIF in it begins and ends, if it has one, and to the
-# place of the next part; None at the end of what may come before EXIF.
-Look = Callable[[bytes, int], "tuple[slice | None, int] | None"]
+# Maps a file's content and the offset of a part to the slice of the EXIF in the part, None without EXIF, and the offset
+# of the next part; returns None if no later part can have EXIF.
+ReadPart = Callable[[bytes, int], "tuple[slice | None, int] | None"]
 
 
-def _walk(content: bytes, at: int, look: Look) -> bytes:
-    for _ in range(MAX_PARTS):
-        part = look(content, at)
+def _walk(content: bytes, at: int, read_part: ReadPart) -> bytes:
+    for _ in range(MAX_EXIF_PARTS):
+        part = read_part(content, at)
         if part is None:
             return b""
         found, at = part
@@ -52,41 +52,41 @@ def _walk(content: bytes, at: int, look: Look) -> bytes:
     return b""
 
 
-def _look_in_jpeg(jpeg: bytes, at: int) -> tuple[slice | None, int] | None:
+def _read_jpeg_part(jpeg: bytes, at: int) -> tuple[slice | None, int] | None:
     head = jpeg[at : at + 10]
     if head[:1] != b"\xff" or head[1:2] == bytes([START_OF_SCAN]):
         return None
     if head[1:2] == bytes([FILL]):
         return None, at + 1
-    behind = at + 2 + int.from_bytes(head[2:4], "big")
-    return (slice(at + 10, behind) if head[1:2] == bytes([APP1]) and head[4:] == EXIF_MARK else None), behind
+    end = at + 2 + int.from_bytes(head[2:4], "big")
+    return (slice(at + 10, end) if head[1:2] == bytes([APP1]) and head[4:] == EXIF_MARK else None), end
 
 
-def _look_in_png(png: bytes, at: int) -> tuple[slice | None, int] | None:
+def _read_png_part(png: bytes, at: int) -> tuple[slice | None, int] | None:
     length, kind = int.from_bytes(png[at : at + 4], "big"), png[at + 4 : at + 8]
     if len(kind) < 4 or kind == PNG_END:
         return None
-    behind = min(at + 12 + length, len(png))
-    return (slice(at + 8, behind - 4) if kind == PNG_EXIF else None), behind
+    end = min(at + 12 + length, len(png))
+    return (slice(at + 8, end - 4) if kind == PNG_EXIF else None), end
 
 
-def _look_in_webp(webp: bytes, at: int) -> tuple[slice | None, int] | None:
+def _read_webp_part(webp: bytes, at: int) -> tuple[slice | None, int] | None:
     length, kind = int.from_bytes(webp[at + 4 : at + 8], "little"), webp[at : at + 4]
     if len(kind) < 4:
         return None
     return (slice(at + 8, at + 8 + length) if kind == b"EXIF" else None), at + 8 + length + length % 2
 
 
-# How a file of each format begins, what stands in one that has EXIF, and where its first part is.
-FORMATS: list[tuple[bytes, bytes, int, Look]] = [
-    (b"\xff\xd8", EXIF_MARK, 2, _look_in_jpeg),
-    (PNG_MARK, PNG_EXIF, 8, _look_in_png),
-    (b"RIFF", b"EXIF", 12, _look_in_webp),
+# Per format: the first bytes of a file, bytes that a file with EXIF contains, and the offset of the first part.
+EXIF_FORMATS: list[tuple[bytes, bytes, int, ReadPart]] = [
+    (b"\xff\xd8", EXIF_MARK, 2, _read_jpeg_part),
+    (PNG_MARK, PNG_EXIF, 8, _read_png_part),
+    (b"RIFF", b"EXIF", 12, _read_webp_part),
 ]
 
 
 def read_orientation(tiff: bytes) -> int:
-    """Return the orientation 1 to 8 that the first directory of a TIFF structure tells, 1 where it tells none."""
+    """Return the orientation, 1 to 8, in the first directory of a TIFF structure, 1 if it has none."""
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
     if order is None or len(tiff) < 10:
         return 1

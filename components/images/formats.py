@@ -1,4 +1,4 @@
-"""What the headers of image files tell without decoding them, and the limits that they must keep."""
+"""The format and size of image files, from their headers without decoding, and the limits of an image."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import struct
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 
 from components.images.exif import APP1, START_OF_SCAN
 from components.rejects import EMPTY, TOO_LARGE, RejectedImage
 
-# How files begin. A BMP's two letters are too few: the size of its second header, one of eight, is asked for too.
-FORMATS = {
+# The first bytes of files. The two letters of a BMP are too few: its second header must have one of eight sizes too.
+READ_FORMATS = {
     "jpeg": rb"\xff\xd8\xff",
     "png": rb"\x89PNG\r\n\x1a\n",
     "gif": rb"GIF8[79]a",
@@ -36,38 +37,38 @@ UNREAD_FORMATS = {
 END_OF_IMAGE = 0xD9
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 PROGRESSIVE = frozenset((0xC2, 0xCA))
-STANDALONE = frozenset(range(0xD0, 0xDB))  # without a length, or the scans that must come behind the frame
+STANDALONE = frozenset(range(0xD0, 0xDB))  # without a length, or scans, which follow the frame
 
-# Adobe Technical Note 5116, section 18. Viewers take CMYK for inverted, TensorFlow only where this marker stands. One
-# of the file's own comes later and overrides the transform, 0, that is said here.
+# Adobe Technical Note 5116, section 18. Viewers read CMYK as inverted, TensorFlow only with this marker. The file's own
+# marker comes later and overrides the transform 0 of this one.
 ADOBE_MARKER = b"\xff\xee" + struct.pack(">H5sHHHB", 14, b"Adobe", 100, 0, 0, 0)
 
 METADATA = frozenset(range(APP1, 0xF0)) - {0xEE}
-# What begins a segment or a scan, whatever stands before it.
+# The first bytes of a segment or a scan.
 SEGMENT = re.compile(rb"\xff[\xc0-\xcf\xda-\xfe]")
-# What begins a segment or ends the image; in the data of a scan, zeros and restarts alone follow 0xFF.
+# The first bytes of a segment or the end of the image; in the data of a scan, 0xFF precedes only zeros and restarts.
 MARKER = re.compile(rb"\xff[\x02-\xcf\xd9-\xfe]")
-# Writers make ten or so.
+# Writers make about ten.
 FEW_SCANS = 12
 
-# The blocks before the first image of a GIF: XMP has some hundreds. In the graph, so many take half a second.
+# Blocks before the first image of a GIF: XMP has some hundreds. In the graph, 10,000 take half a second.
 MAX_GIF_BLOCKS = 10_000
 
-# Of the upper 8 of 16 bits. Cameras and scanners of 10, 12 or 14 bits store numbers below a quarter of the range, and
-# who takes them for numbers of 16 bits sees black.
+# In the upper 8 of 16 bits. Cameras and scanners of 10, 12 or 14 bits store numbers below a quarter of the range, which
+# look black as numbers of 16 bits.
 LEAST_BRIGHT = 64
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one image may have at most; the pixels are those of all its frames."""
+    """The most bytes of an image file, and the most pixels of all its frames together."""
 
     max_bytes: int = 64 * 2**20
     max_pixels: int = 100_000_000
 
 
 def check_bytes(size: int, limits: Limits) -> None:
-    """Raise RejectedImage for a file of no bytes or of too many."""
+    """Raise RejectedImage for a file of 0 bytes or of more than the limit."""
     if not size:
         raise RejectedImage(EMPTY, "0 bytes")
     if size > limits.max_bytes:
@@ -75,7 +76,7 @@ def check_bytes(size: int, limits: Limits) -> None:
 
 
 def check_pixels(sizes: Iterable[tuple[int, int]], limits: Limits) -> None:
-    """Raise RejectedImage where frames (width, height), or the canvas that holds them all, have too many pixels."""
+    """Raise RejectedImage if frames (width, height), or the canvas that contains them all, have too many pixels."""
     width = height = pixels = 0
     for frames, size in enumerate(sizes, 1):
         width, height = max(width, size[0]), max(height, size[1])
@@ -87,49 +88,49 @@ def check_pixels(sizes: Iterable[tuple[int, int]], limits: Limits) -> None:
 
 
 def describe_dark(brightest: int) -> str:
-    """Return why an image of 16 bits is refused, the upper 8 bits of whose brightest value are below LEAST_BRIGHT."""
+    """Return the reason to refuse a 16-bit image; brightest, below LEAST_BRIGHT, is the upper 8 bits of its maximum."""
     most = 256 * brightest + 255
     return f"no value of its 16 bits is above {most:,} of 65,535: scale it to the full range, or to 8 bits"
 
 
 def find_format(content: bytes, patterns: dict[str, bytes]) -> str | None:
-    """Return the name of the first pattern with which a file's content begins."""
+    """Return the name of the first pattern that matches the start of a file's content, None if none does."""
     return next((name for name, pattern in patterns.items() if re.match(pattern, content, re.DOTALL)), None)
 
 
+def _list_segments(jpeg: bytes, pattern: re.Pattern[bytes]) -> Iterator[tuple[int, int, int]]:
+    """Yield the second byte of the marker, the start and the end of each segment that a pattern finds in a JPEG."""
+    end = 2
+    while marker := pattern.search(jpeg, end):
+        end = marker.end() + max(int.from_bytes(jpeg[marker.end() : marker.end() + 2], "big"), 2)
+        yield jpeg[marker.end() - 1], marker.start(), end
+
+
 def count_scans(jpeg: bytes) -> int:
-    """Count the scans of a JPEG up to its end; at most the few that writers make are counted with chance hits."""
+    """Return the number of scans of a JPEG; up to FEW_SCANS it is an upper bound."""
     hits = jpeg.count(bytes((0xFF, START_OF_SCAN)))
     if hits <= FEW_SCANS:
         return hits
-    # Thumbnails inside segments and a video behind the end have such bytes too.
-    scans, at = 0, 2
-    while marker := MARKER.search(jpeg, at):
-        at = marker.end()
-        if jpeg[at - 1] == END_OF_IMAGE:
-            break
-        scans += jpeg[at - 1] == START_OF_SCAN
-        at += int.from_bytes(jpeg[at : at + 2], "big")
-    return scans
+    # Thumbnails in segments and a video after the end contain such bytes too.
+    kinds = takewhile(END_OF_IMAGE.__ne__, (kind for kind, _, _ in _list_segments(jpeg, MARKER)))
+    return sum(kind == START_OF_SCAN for kind in kinds)
 
 
 def is_cut_off(jpeg: bytes) -> bool:
-    """Tell a JPEG that ends before libjpeg begins to decode: before its first scan or, of a progressive one, its end.
+    """Return whether a JPEG ends before libjpeg starts to decode: before its first scan or, if progressive, its end.
 
-    Of these libjpeg also writes to the terminal that it was called improperly.
+    For such a file libjpeg also writes to the terminal that it was called improperly.
     """
-    at, progressive = 2, False
-    while marker := SEGMENT.search(jpeg, at):
-        at = marker.end()
-        if jpeg[at - 1] == START_OF_SCAN:
-            return progressive and jpeg.find(bytes((0xFF, END_OF_IMAGE)), at) < 0
-        progressive |= jpeg[at - 1] in PROGRESSIVE
-        at += max(int.from_bytes(jpeg[at : at + 2], "big"), 2)
+    progressive = False
+    for kind, start, _ in _list_segments(jpeg, SEGMENT):
+        if kind == START_OF_SCAN:
+            return progressive and jpeg.find(bytes((0xFF, END_OF_IMAGE)), start) < 0
+        progressive |= kind in PROGRESSIVE
     return True
 
 
 def find_jpeg_frame(jpeg: bytes) -> int | None:
-    """Return where the frame of a JPEG begins, None where its segments do not follow each other up to it."""
+    """Return the offset of the frame of a JPEG, None if there are other bytes between the segments before it."""
     at = 2
     while at + 9 < len(jpeg) and jpeg[at] == 0xFF:
         if jpeg[at + 1] in FRAMES:
@@ -141,7 +142,7 @@ def find_jpeg_frame(jpeg: bytes) -> int | None:
 
 
 def read_jpeg_size(jpeg: bytes) -> tuple[int, int] | None:
-    """Return the (width, height) of a JPEG, None where it cannot be told without decoding."""
+    """Return the (width, height) of a JPEG, None if only decoding can find it."""
     frame = find_jpeg_frame(jpeg)
     if frame is None:
         return None
@@ -150,7 +151,7 @@ def read_jpeg_size(jpeg: bytes) -> tuple[int, int] | None:
 
 
 def mark_cmyk(jpeg: bytes) -> bytes:
-    """Return a JPEG, with Adobe's marker where it has four components and none."""
+    """Return a JPEG, with Adobe's marker added if it has four components and no such marker."""
     frame = find_jpeg_frame(jpeg)
     if frame is None or jpeg[frame + 9] != 4 or re.search(rb"\xff\xee..Adobe", jpeg, re.DOTALL):
         return jpeg
@@ -158,26 +159,19 @@ def mark_cmyk(jpeg: bytes) -> bytes:
 
 
 def drop_jpeg_metadata(jpeg: bytes) -> bytes:
-    """Return a JPEG without the segments before its first scan that say nothing of its pixels: EXIF, profiles, others'.
-
-    Those that say how colours are meant, JFIF's and Adobe's, stay.
-    """
-    kept, at = [jpeg[:2]], 2
-    while (marker := SEGMENT.search(jpeg, at)) and jpeg[marker.end() - 1] != START_OF_SCAN:
-        at = marker.end() + max(int.from_bytes(jpeg[marker.end() : marker.end() + 2], "big"), 2)
-        if jpeg[marker.end() - 1] not in METADATA:
-            kept.append(jpeg[marker.end() - 2 : at])
-    return b"".join([*kept, jpeg[marker.start() :] if marker else b""])
-
-
-def read_png_size(png: bytes) -> tuple[int, int]:
-    """Return the (width, height) that a PNG claims, zeros where its header is cut off."""
-    width, height = struct.unpack(">II", png[16:24].ljust(8, b"\0"))
-    return width, height
+    """Return a JPEG without EXIF, profiles and the like before its first scan; it keeps the markers of JFIF and Adobe,
+    which define its colours."""
+    kept = [jpeg[:2]]
+    for kind, start, end in _list_segments(jpeg, SEGMENT):
+        if kind == START_OF_SCAN:
+            return b"".join([*kept, jpeg[start:]])
+        if kind not in METADATA:
+            kept.append(jpeg[start:end])
+    return b"".join(kept)
 
 
 def inflate_png_text(png: bytes, most: int) -> int:
-    """Return how many bytes the compressed texts and profiles of a PNG unpack to, up to the first that exceeds most."""
+    """Return the unpacked bytes of the compressed texts and profiles of a PNG; counting stops above most."""
     inflated, at = 0, 8
     while at + 12 <= len(png) and inflated <= most:
         length, kind = struct.unpack_from(">I4s", png, at)
@@ -188,10 +182,10 @@ def inflate_png_text(png: bytes, most: int) -> int:
 
 
 def _inflate(chunk: bytes, kind: bytes, most: int) -> int:
-    _, _, packed = chunk.partition(b"\0")  # behind the name
+    _, _, packed = chunk.partition(b"\0")  # after the name
     if kind == b"iTXt" and not packed.startswith(b"\1"):
         return len(packed)
-    # Behind the method, and in an iTXt behind the language and the name in it too.
+    # After the method, and in an iTXt also after the language and the translated name.
     packed = packed[2:].split(b"\0", 2)[-1] if kind == b"iTXt" else packed[1:]
     try:
         return len(zlib.decompressobj().decompress(packed, most + 1))
@@ -200,19 +194,14 @@ def _inflate(chunk: bytes, kind: bytes, most: int) -> int:
 
 
 def read_gif_canvas(gif: bytes) -> tuple[int, int]:
-    """Return the (width, height) of the canvas of a GIF, which is what it claims and has room for its first frame."""
+    """Return the (width, height) of the canvas of a GIF: that in its header, enlarged to contain its first frame."""
     width, height = struct.unpack("<HH", gif[6:10].ljust(4, b"\0"))
-    frame = next(_list_gif_frames(gif), (0, 0, 0, 0))
+    frame = next(list_gif_frames(gif), (0, 0, 0, 0))
     return max(width, frame[0] + frame[2]), max(height, frame[1] + frame[3])
 
 
-def read_gif_sizes(gif: bytes) -> Iterator[tuple[int, int]]:
-    """Yield the (width, height) of every frame of a GIF up to where it is damaged."""
-    return ((width, height) for _, _, width, height in _list_gif_frames(gif))
-
-
-def _list_gif_frames(gif: bytes) -> Iterator[tuple[int, int, int, int]]:
-    """Yield left, top, width and height of every frame."""
+def list_gif_frames(gif: bytes) -> Iterator[tuple[int, int, int, int]]:
+    """Yield left, top, width and height, in pixels, of every frame of a GIF up to the first damage."""
 
     def colours(flags: int) -> int:
         return 3 << (flags & 7) + 1 if flags & 0x80 else 0
@@ -225,20 +214,16 @@ def _list_gif_frames(gif: bytes) -> Iterator[tuple[int, int, int, int]]:
             at += 11 + colours(flags)
         else:
             at += 2
-        while at < len(gif) and gif[at]:  # blocks of data, each behind its size; the last is empty
+        while at < len(gif) and gif[at]:  # blocks of data, each after its size; the last is empty
             at += gif[at] + 1
         at += 1
 
 
-def read_bmp_size(bmp: bytes) -> tuple[int, int]:
-    """Return the (width, height) that a BMP claims; a negative height means rows from the top."""
-    width, height = struct.unpack("<ii", bmp[18:26].ljust(8, b"\0"))
-    return width, abs(height)
-
-
 def is_plain_bmp(bmp: bytes) -> bool:
-    """Tell the BMPs whose colours TensorFlow reads as they are meant: it takes the bytes behind the headers for rows of
-    blue, green, red and no more, whatever the headers say of palettes, masks and compression."""
+    """Return whether TensorFlow reads the colours of a BMP correctly.
+
+    It reads the bytes after the headers as rows of blue, green and red, and ignores palettes, masks and compression.
+    """
     if len(bmp) < 34:
         return False
     start, header, width, height, _, bits, compression = struct.unpack_from("<IIiiHHI", bmp, 10)
@@ -247,9 +232,9 @@ def is_plain_bmp(bmp: bytes) -> bool:
 
 
 def count_tag_values(tiff: bytes) -> int:
-    """Return how many values the tags of a TIFF's first page claim to have; raises struct.error for a cut off one."""
+    """Return the number of values that the tags of a TIFF's first page claim; raises struct.error for a short file."""
     order = "<" if tiff.startswith(b"II") else ">"
-    is_big = b"+" in tiff[2:4]  # BigTIFF: 64 bits for places and counts
+    is_big = b"+" in tiff[2:4]  # BigTIFF: 64 bits for offsets and counts
     (directory,) = struct.unpack_from(order + ("Q" if is_big else "I"), tiff, 8 if is_big else 4)
     (tags,) = struct.unpack_from(order + ("Q" if is_big else "H"), tiff, directory)
     tag = struct.Struct(order + ("4xQ8x" if is_big else "4xI4x"))

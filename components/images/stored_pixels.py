@@ -1,7 +1,7 @@
-"""The pixels of a JPEG, PNG, GIF or BMP as TensorFlow operations: transparency on white, and no silent misreading.
+"""The pixels of a JPEG, PNG, GIF or BMP in TensorFlow operations, with transparent parts on white.
 
-TensorFlow's decoders alone drop the alpha of a PNG, paint the transparent parts of a GIF black and cut its canvas off,
-take CMYK without Adobe's marker for not inverted, and read the palette of a BMP as pixels.
+TensorFlow's decoders alone drop the alpha of a PNG, paint the transparent parts of a GIF black and crop its canvas,
+read CMYK without Adobe's marker as not inverted, and read the palette of a BMP as pixels.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from components.images.formats import ADOBE_MARKER, LEAST_BRIGHT, MAX_GIF_BLOCKS
 BMP_REFUSED = "a BMP with a palette, masks or compression: convert it to PNG, or give it to topgraft predict"
 GIF_REFUSED = f"more than {MAX_GIF_BLOCKS:,} blocks stand before the first image of a GIF: save it anew"
 CANVAS_REFUSED = "the canvas of a GIF is too large: crop it"
-MAX_CANVAS = 2**29  # pixels, as many as TensorFlow's decoder allows a PNG
+MAX_CANVAS = 2**29  # pixels, the limit of TensorFlow's decoder for PNG
 
 
 def decode_stored(encoded: tf.Tensor) -> tf.Tensor:
-    """Map a JPEG, PNG, GIF or BMP string[] to its pixels uint8[H, W, 3] on white, those of a GIF's first frame.
+    """Map a JPEG, PNG, GIF (its first frame) or BMP string[] to its stored pixels uint8[H, W, 3] on white.
 
-    Fails with InvalidArgumentError for other bytes and for what would be misread, 16-bit images of few bits included.
+    Raises InvalidArgumentError for other bytes and for images that TensorFlow misreads or that are too dark in 16 bits.
     """
     start = tf.strings.substr(encoded, 0, 3)
     image = tf.cond(
@@ -36,15 +36,15 @@ def decode_stored(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def find_ordinary(image_bytes: tf.Tensor) -> tf.Tensor:
-    """Tell of each of string[N] whether it is a JPEG without EXIF and not of four components: bool[N]."""
+    """Map encoded images string[N] to bool[N]: whether each is a JPEG without EXIF and without four components."""
     is_jpeg = tf.equal(tf.strings.substr(image_bytes, 0, 3), b"\xff\xd8\xff")
-    # T.81, B.2.2: the frame's length and precision, its sides, and how many components it has.
+    # T.81, B.2.2: the frame's length and precision, its height and width, and its number of components.
     has_four = contains(image_bytes, r"\x00\x14\x08\C\C\C\C\x04")
     return is_jpeg & ~has_four & ~contains(image_bytes, EXIF_PATTERN)
 
 
 def decode_ordinary(encoded: tf.Tensor) -> tf.Tensor:
-    """Map an image string[] of which nothing but its colours must be looked at to uint8[H, W, 3]."""
+    """Map an image string[] that TensorFlow decodes correctly to uint8[H, W, 3]."""
     image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
     return tf.ensure_shape(image, [None, None, 3])
 
@@ -53,7 +53,7 @@ def _decode_jpeg(encoded: tf.Tensor) -> tf.Tensor:
     def decode_cmyk() -> tf.Tensor:
         rest = tf.strings.substr(encoded, 2, tf.strings.length(encoded))
         marked = tf.strings.join([b"\xff\xd8", ADOBE_MARKER, rest])
-        # Four inks multiply the error of the fast method, which TensorFlow takes by default.
+        # Four inks multiply the error of the fast method, TensorFlow's default.
         return tf.io.decode_jpeg(marked, channels=3, dct_method="INTEGER_ACCURATE")
 
     components = tf.image.extract_jpeg_shape(encoded)[2]
@@ -74,7 +74,7 @@ def _decode_png(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def _check_bits(image: tf.Tensor, depth: tf.Tensor) -> tf.Operation:
-    """Refuse an image uint8[H, W, 4] of 16 bits whose colours, or whose alpha, stay below a quarter of the range."""
+    """Return an assertion against a 16-bit image uint8[H, W, 4] with all colours, or all alpha, below LEAST_BRIGHT."""
     brightest = tf.cast(tf.minimum(tf.reduce_max(image[..., :3]), tf.reduce_max(image[..., 3])), tf.int32)
     sentence = tf.gather(
         [describe_dark(value) for value in range(LEAST_BRIGHT)], tf.minimum(brightest, LEAST_BRIGHT - 1)
@@ -83,20 +83,20 @@ def _check_bits(image: tf.Tensor, depth: tf.Tensor) -> tf.Operation:
 
 
 def _put_on_white(image: tf.Tensor) -> tf.Tensor:
-    """Map an image uint8[H, W, 4] with alpha to uint8[H, W, 3] on a white ground."""
+    """Map an image uint8[H, W, 4] with alpha to uint8[H, W, 3] on white."""
     colours, alpha = image[..., :3], image[..., 3:]
 
     def blend() -> tf.Tensor:
-        colour, share = tf.cast(colours, tf.uint16), tf.cast(alpha, tf.uint16)
-        return tf.cast((colour * share + 255 * (255 - share) + 127) // 255, tf.uint8)
+        colour, opacity = tf.cast(colours, tf.uint16), tf.cast(alpha, tf.uint16)
+        return tf.cast((colour * opacity + 255 * (255 - opacity) + 127) // 255, tf.uint8)
 
     return tf.cond(tf.reduce_min(alpha) < 255, blend, lambda: colours)
 
 
 def _decode_gif(encoded: tf.Tensor) -> tf.Tensor:
-    """Decode the first frame at its place on the canvas, what is transparent being white.
+    """Decode the first frame of a GIF at its position on the canvas, with white for transparent parts.
 
-    TensorFlow's canvas is as large as the largest frame, so the frame goes to its corner and is cut out of it.
+    TensorFlow's canvas is only as large as the largest frame, so the frame is moved to its corner and then cropped.
     """
     padded, end = tf.strings.join([encoded, PADDING]), tf.strings.length(encoded)
 
@@ -106,12 +106,12 @@ def _decode_gif(encoded: tf.Tensor) -> tf.Tensor:
     def shorts(at: tf.Tensor, count: int) -> list[tf.Tensor]:
         return tf.unstack(read_numbers(padded, at, count, tf.uint16, little=True), count)
 
-    def palette(flags: tf.Tensor) -> tf.Tensor:  # how many colours follow
+    def palette(flags: tf.Tensor) -> tf.Tensor:  # the number of colours
         return tf.where(flags >= 128, tf.bitwise.left_shift(2, flags % 8), 0)
 
-    def go_on(at: tf.Tensor, control: tf.Tensor, inside: tf.Tensor, _: tf.Tensor) -> list[tf.Tensor]:
+    def step(at: tf.Tensor, control: tf.Tensor, inside: tf.Tensor, _: tf.Tensor) -> list[tf.Tensor]:
         first, second = octets(at, 2)
-        begins = ~inside & tf.equal(first, ord("!"))  # an extension, and behind two bytes its blocks of data
+        begins = ~inside & tf.equal(first, ord("!"))  # an extension: two bytes, then its blocks of data
         length = tf.where(inside, 1 + first, tf.where(begins, 2, 0))
         following = tf.minimum(at + length, end)
         control = tf.where(begins & tf.equal(second, 0xF9) & tf.equal(control, 0), at, control)
@@ -120,7 +120,7 @@ def _decode_gif(encoded: tf.Tensor) -> tf.Tensor:
     all_colours = palette(octets(10, 1)[0])
     at, control, _, more = tf.while_loop(
         lambda *state: state[3],
-        go_on,
+        step,
         [tf.minimum(13 + 3 * all_colours, end), 0, False, True],
         parallel_iterations=1,
         maximum_iterations=MAX_GIF_BLOCKS,
@@ -141,25 +141,25 @@ def _decode_gif(encoded: tf.Tensor) -> tf.Tensor:
     beside = tf.maximum(canvas_width - left - width, 0)
     fits = (top + height + below) <= MAX_CANVAS // tf.maximum(left + width + beside, 1)
     refused = tf.debugging.Assert(~more, [GIF_REFUSED])
-    with tf.control_dependencies([frame]):  # of damaged bytes the decoder tells more
+    with tf.control_dependencies([frame]):  # of damaged bytes the decoder's error is more precise
         too_large = tf.debugging.Assert(fits, [CANVAS_REFUSED])
     with tf.control_dependencies([refused, too_large]):
         return tf.pad(frame, [[top, below], [left, beside], [0, 0]], constant_values=255)
 
 
 def _replace(text: tf.Tensor, at: tf.Tensor, part: bytes, wanted: tf.Tensor | bool) -> tf.Tensor:
-    """Return bytes string[] with a part that stands at a place from now on, where it is wanted and fits in."""
+    """Return bytes string[] with a part written at an offset, or unchanged if it is not wanted or does not fit."""
     end = tf.strings.length(text)
     fits = tf.logical_and(wanted, at + len(part) <= end)
     start = tf.where(fits, at, 0)
-    behind = start + tf.where(fits, len(part), 0)
+    rest = start + tf.where(fits, len(part), 0)
     return tf.strings.join(
-        [tf.strings.substr(text, 0, start), tf.where(fits, part, b""), tf.strings.substr(text, behind, end)]
+        [tf.strings.substr(text, 0, start), tf.where(fits, part, b""), tf.strings.substr(text, rest, end)]
     )
 
 
 def _decode_other(encoded: tf.Tensor) -> tf.Tensor:
-    """Decode a BMP of plain blue, green and red, as image_headers.is_plain_bmp has it; fails for all else."""
+    """Decode a BMP that formats.is_plain_bmp accepts; raises InvalidArgumentError for other bytes."""
     head = tf.strings.substr(tf.strings.join([encoded, PADDING, PADDING]), 10, 24)
     fields = tf.unstack(tf.cast(tf.io.decode_raw(head, tf.int32), tf.int64), 6)
     start, header, width, height, depth, compression = fields
@@ -173,5 +173,5 @@ def _decode_other(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def decode_upright(encoded: tf.Tensor) -> tf.Tensor:
-    """Map a JPEG, PNG, GIF or BMP string[] to its pixels uint8[H, W, 3] as a viewer shows them on white."""
+    """Map a JPEG, PNG, GIF or BMP string[] to its upright pixels uint8[H, W, 3] on white."""
     return turn_upright(decode_stored(encoded), find_orientation(encoded))

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from components.data.class_names import append_classes, read_labels
+from components.data.class_names import append_classes, read_labels_file
 from components.data.image_file import Listing
 from components.errors import DamagedFile, UserError
 from components.features import SPLITS
@@ -62,7 +62,7 @@ def ingest_images(
     claim_files(run.examples, list_artifacts(run, spans))
     if stay and not listing.ordered:
         # Existing records have the numbers of their classes, so new classes come after those.
-        before = read_labels(str(run.labels)) if run.labels.exists() else []
+        before = read_labels_file(str(run.labels)) if run.labels.exists() else []
         listing = listing._replace(labels=append_classes(listing.labels, before))
     unread = [row.file for row in _list_rows(planned) if row.facts is None]
     with progress.watch_folder(run.examples, sum(file.size for file in unread), len(unread), "images"):

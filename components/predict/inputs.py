@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
-from components.data.keys import is_litter
+from components.data.keys import is_system_file
 from components.errors import UserError
 from components.storage.files import PARTIAL
 from components.storage.places import as_path, find_matches, is_remote, walk_objects
@@ -40,7 +40,7 @@ def _expand(path: Path) -> Iterable[str]:
     matches = [
         match
         for match in (find_matches(path) if glob.has_magic(str(path)) else [])
-        if not any(is_litter(part) and part not in path.parts and part[0] != "." for part in match.parts)
+        if not any(is_system_file(part) and part not in path.parts and part[0] != "." for part in match.parts)
     ]
     if not matches:
         kind = "match for" if glob.has_magic(str(path)) else "file or folder"
@@ -62,7 +62,7 @@ def _walk(path: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
     """Yield a file, or those below a folder by name, following links to folders but to none of those above."""
     if is_remote(path) and as_path(path).is_dir():
         for name, _ in walk_objects(as_path(path)):
-            if not any(map(is_litter, name.split("/"))):
+            if not any(map(is_system_file, name.split("/"))):
                 yield f"{path.rstrip('/')}/{name}"
         return
     if not os.path.isdir(path):
@@ -80,5 +80,5 @@ def _walk(path: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
         yield path
         return
     for name in names:
-        if not (is_litter(name) or name.endswith(PARTIAL)):
+        if not (is_system_file(name) or name.endswith(PARTIAL)):
             yield from _walk(os.path.join(path, name), (*above, identity))

@@ -16,7 +16,7 @@ from components.backbones.preprocessing import add_decoding
 from components.backbones.spec import parse_backbone
 from components.backbones.views import WHOLE
 from components.images.check import Limits, RejectedImage, check_image
-from components.images.exif import MAX_PARTS, find_exif, read_orientation
+from components.images.exif import MAX_EXIF_PARTS, find_exif, read_orientation
 from components.images.exif_graph import find_orientation
 
 ORIENTATION, SHORT, LONG, ASCII = 0x0112, 3, 4, 2
@@ -196,14 +196,16 @@ def test_exif_of_formats_that_have_none_is_left_alone(toy):
 
 def test_exif_behind_more_parts_than_are_looked_at_is_refused(toy):
     exif = write_directory("<", CAMERA)
-    jpeg = make_jpeg(segment(0xFE, b"") * MAX_PARTS, app1(exif))
-    png = write_png(np.zeros((9, 7, 3), int), 8, 2, *[png_chunk(b"tEXt", b"")] * MAX_PARTS, png_chunk(b"eXIf", exif))
+    jpeg = make_jpeg(segment(0xFE, b"") * MAX_EXIF_PARTS, app1(exif))
+    png = write_png(
+        np.zeros((9, 7, 3), int), 8, 2, *[png_chunk(b"tEXt", b"")] * MAX_EXIF_PARTS, png_chunk(b"eXIf", exif)
+    )
     for content in (jpeg, png):
         with pytest.raises(RejectedImage, match="unsupported.*10,000 parts: save it anew"):
             check_image(content, Limits())
         with pytest.raises(tf.errors.InvalidArgumentError, match="10,000 parts: save it anew"):
             see(toy, [content])
-    without = write_png(np.zeros((9, 7, 3), int), 8, 2, *[png_chunk(b"tEXt", b"")] * MAX_PARTS)
+    without = write_png(np.zeros((9, 7, 3), int), 8, 2, *[png_chunk(b"tEXt", b"")] * MAX_EXIF_PARTS)
     assert check_image(without, Limits()).orientation == 1
 
 

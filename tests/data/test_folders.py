@@ -14,13 +14,13 @@ def broken(text):
     return os.fsdecode(text)
 
 
-def test_what_systems_leave_behind_is_skipped_and_strays_are_rejected(tmp_path):
+def test_system_files_are_skipped_and_files_beside_classes_are_rejected(tmp_path):
     root = fill(tmp_path, "a/1.jpg", "b/1.jpg", "a/.DS_Store", "a/Thumbs.db", "b/desktop.ini", ".git/x/1", "LICENSE")
     (tmp_path / "empty" / "inside").mkdir(parents=True)
     listing = list_images(root)
     assert keys(listing) == ["a/1.jpg", "b/1.jpg"]
     assert listing.labels == ["a", "b"]
-    assert listing.rejects == [("LICENSE", "no_class", "lies beside the class folders, not in one")]
+    assert listing.rejects == [("LICENSE", "no_class", "is beside the class folders, not in one")]
 
 
 def test_folders_between_class_and_file_are_the_source_at_any_depth(tmp_path):
@@ -44,7 +44,7 @@ def test_a_linked_folder_is_followed_and_a_loop_is_rejected(tmp_path):
     ]
 
 
-def test_what_cannot_be_read_as_a_file_is_listed_all_the_same(tmp_path):
+def test_unreadable_files_are_listed_for_ingest_to_reject(tmp_path):
     root = fill(tmp_path, "a/1.jpg", "b/1.jpg")
     (tmp_path / "a" / "empty.jpg").touch()
     (tmp_path / "a" / "gone.jpg").symlink_to(tmp_path / "nowhere")
@@ -95,7 +95,7 @@ def test_a_folder_that_cannot_be_read_is_an_error_unless_it_is_left_out(tmp_path
 
 
 @pytest.mark.parametrize("name", [broken(b"caf\xe9"), "two\nlines", "two\rlines"])
-def test_files_of_a_class_folder_that_is_no_line_of_text_are_rejected(tmp_path, name):
+def test_files_are_rejected_if_their_class_folder_is_not_one_line_of_utf_8(tmp_path, name):
     root = fill(tmp_path, "a/1.jpg", "b/1.jpg", f"{name}/x/1.jpg", f"{name}/2.jpg")
     listing = list_images(root)
     assert listing.labels == ["a", "b"]
@@ -292,7 +292,7 @@ def test_splits_below_classes_are_refused_with_both_readings(tmp_path, found, wo
 
 
 # From the documentation of Windows, macOS, WSL, Synology, QNAP, netatalk, e2fsck, Python and Jupyter.
-LITTER = [
+SYSTEM_FILES = [
     *("Thumbs.db", "thumbs.db", "Thumbs.db:encryptable", "ehthumbs.db", "Desktop.ini", "Icon\r", "picasa.ini"),
     *("1.jpg:Zone.Identifier", "1.jpg\uf03aZone.Identifier", "._1.jpg", ".DS_Store", "~$1.jpg"),
     *("@eaDir/1.jpg/SYNOPHOTO_THUMB_M.jpg", "__MACOSX/cat/._1.jpg", "$RECYCLE.BIN/x/1.jpg", "#recycle/1.jpg"),
@@ -302,9 +302,9 @@ LITTER = [
 ]
 
 
-@pytest.mark.parametrize("litter", LITTER)
-def test_litter_is_neither_image_nor_class_nor_reject_anywhere(tmp_path, litter):
-    root = fill(tmp_path, "a/1.jpg", "b/1.jpg", f"a/{litter}", f"b/x/{litter}", litter)
+@pytest.mark.parametrize("file", SYSTEM_FILES)
+def test_system_files_are_never_images_classes_or_rejects(tmp_path, file):
+    root = fill(tmp_path, "a/1.jpg", "b/1.jpg", f"a/{file}", f"b/x/{file}", file)
     listing = list_images(root)
     assert (keys(listing), listing.labels, listing.rejects) == (["a/1.jpg", "b/1.jpg"], ["a", "b"], [])
     assert list(find_files([tmp_path])) == [f"{root}/a/1.jpg", f"{root}/b/1.jpg"]
@@ -312,5 +312,5 @@ def test_litter_is_neither_image_nor_class_nor_reject_anywhere(tmp_path, litter)
 
 
 @pytest.mark.parametrize("name", ["recycle", "lost", "thumbs", "desktop", "icon", "macosx", "found", "zone.identifier"])
-def test_classes_may_be_named_much_as_litter(tmp_path, name):
+def test_class_names_may_resemble_system_files(tmp_path, name):
     assert name in list_images(fill(tmp_path, f"{name}/1.jpg", "z/1.jpg")).labels

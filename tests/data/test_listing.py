@@ -40,7 +40,7 @@ def test_an_archive_is_to_be_unpacked(tmp_path, name):
     assert "is an archive: unpack it" in refusal(list_images, str(tmp_path / name))
 
 
-def test_classes_stand_in_natural_order(tmp_path):
+def test_classes_are_in_natural_order(tmp_path):
     root = fill(tmp_path, *(f"{name}/x.png" for name in ("10", "9", "b2", "b10", "a")))
     assert list_images(root).labels == ["9", "10", "a", "b2", "b10"]
 
@@ -64,7 +64,9 @@ NAMES = st.text(st.characters(blacklist_categories=("Cs", "Cc"), blacklist_chara
 
 
 @given(st.sets(NAMES, min_size=3, max_size=6), st.randoms())
-def test_a_listing_depends_neither_on_the_order_of_creation_nor_on_where_the_root_lies(tmp_path_factory, names, random):
+def test_a_listing_depends_neither_on_the_order_of_creation_nor_on_the_path_of_the_root(
+    tmp_path_factory, names, random
+):
     wanted = [f"{name}/{image}" for name in ("a", "b") for image in sorted(names)]
     folder = tmp_path_factory.mktemp("order")
     first = fill(folder / "one", *wanted)
@@ -113,10 +115,10 @@ def test_the_fingerprint_sees_groups_and_the_order_of_labels(tmp_path):
         (lambda root: None, "There is no folder"),
         (lambda root: root.touch(), "is a file, not a folder"),
         (lambda root: root.mkdir(), "no image in any sub-folder"),
-        (lambda root: fill(root, "1.jpg"), "the first '1.jpg', lies beside the class folders"),
+        (lambda root: fill(root, "1.jpg"), "the first '1.jpg', is beside the class folders"),
         (lambda root: (root / "empty").mkdir(parents=True), "no image in any sub-folder"),
         (lambda root: fill(root, "cat/1.jpg"), "the single class 'cat'"),
-        (lambda root: fill(root, "cats.zip", "dogs.TAR.GZ"), "holds nothing but archives, the first 'cats.zip'"),
+        (lambda root: fill(root, "cats.zip", "dogs.TAR.GZ"), "contains only archives, the first 'cats.zip'"),
     ],
 )
 def test_an_unusable_root_is_named(tmp_path, make, words):
@@ -130,7 +132,7 @@ def test_an_unusable_root_is_named(tmp_path, make, words):
     ("first", "second"),
     [("Cat", "cat"), ("caf\N{LATIN SMALL LETTER E WITH ACUTE}", "cafe\N{COMBINING ACUTE ACCENT}"), ("\xc9", "e\u0301")],
 )
-def test_classes_that_differ_in_case_or_unicode_form_only_are_refused_wherever_they_stand(tmp_path, first, second):
+def test_classes_that_differ_only_in_case_or_unicode_form_are_refused_in_every_layout(tmp_path, first, second):
     both = fill(tmp_path / "both", f"{first}/1.jpg", f"{second}/1.jpg")
     one, two = fill(tmp_path / "one", f"{first}/1.jpg"), fill(tmp_path / "two", f"{second}/1.jpg")
     manifest = tmp_path / "list.csv"
@@ -161,7 +163,7 @@ def test_classes_that_differ_in_case_or_unicode_form_only_are_refused_wherever_t
         ("кот", "кот "),
     ],
 )
-def test_classes_that_differ_in_what_nobody_sees_are_refused_and_shown_apart(tmp_path, first, second):
+def test_classes_with_invisible_differences_are_refused_and_shown_differently(tmp_path, first, second):
     message = refusal(list_images, fill(tmp_path, f"{first}/1.jpg", f"{second}/1.jpg"))
     shown = [show for text in (first, second) for show in (repr(text), ascii(text)) if f" {show} (of" in message]
     assert len({*shown}) >= 2, message
@@ -190,7 +192,7 @@ def test_a_name_with_anything_unseen_around_its_words_is_the_same_name(words, un
 @pytest.mark.parametrize(
     "names", [("m2", "m²"), ("1", "①"), ("a-b", "a_b"), ("a b", "ab"), ("naive", "naïve"), ("ß", "ss")]
 )
-def test_names_that_can_be_seen_apart_are_classes_of_their_own(tmp_path, names):
+def test_names_with_visible_differences_are_different_classes(tmp_path, names):
     assert {*list_images(fill(tmp_path, *(f"{name}/1.jpg" for name in names))).labels} == {*names}
 
 
@@ -293,12 +295,12 @@ def test_a_list_puts_the_name_of_its_root_before_each_key_and_source(tmp_path):
         (["/day", "/x/day"], ["day", "x/day"]),
     ],
 )
-def test_roots_are_told_apart_by_as_much_of_their_paths_as_it_needs(roots, names):
+def test_a_root_name_has_as_much_of_its_path_as_makes_it_unique(roots, names):
     assert name_roots(roots) == names
 
 
 @given(st.sets(st.lists(st.sampled_from("ab"), min_size=1, max_size=4).map("/".join), min_size=1, max_size=5))
-def test_no_name_of_a_root_lies_in_another(tmp_path_factory, roots):
+def test_no_root_name_is_a_folder_of_another(tmp_path_factory, roots):
     deep = sorted(f"/{number}/top/{root}" for number, root in enumerate(sorted(roots)))
     names = name_roots(deep)
     assert not [(a, b) for a in names for b in names if a is not b and f"{b}/".startswith(f"{a}/")]
@@ -308,7 +310,7 @@ def test_no_name_of_a_root_lies_in_another(tmp_path_factory, roots):
 def test_a_root_named_twice_and_an_empty_list_are_refused(tmp_path):
     root = fill(tmp_path / "data", "a/1.jpg", "b/1.jpg")
     assert "'./x' and 'x'" in refusal(name_roots, ["./x", "x"])
-    assert "cannot be told apart" in refusal(list_images, [root, f"{root}/"])
+    assert "overlap" in refusal(list_images, [root, f"{root}/"])
     assert "is empty" in refusal(list_images, [])
 
 
@@ -334,7 +336,7 @@ def test_splits_of_several_roots_stay_as_each_has_them(tmp_path):
     assert list_images([whole, plain]).open_splits == ("train", "val", "test")
 
 
-def test_what_stands_before_nohash_is_the_group(tmp_path):
+def test_the_key_before_nohash_is_the_group(tmp_path):
     root = fill(tmp_path, "a/x/1_nohash_0.jpg", "a/x/1_nohash_1_nohash_2.jpg", "a/1_nohash_1.jpg", "b_nohash_/2.jpg")
     groups = {file.key: file.group for file in list_images(root).files}
     assert groups == {

@@ -67,7 +67,7 @@ LABELS = WORDS.filter(lambda text: not set("\r\n") & set(text))
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @given(rows=st.lists(st.tuples(WORDS, LABELS, st.sampled_from(["", "train", "val", "test"]), TEXT, TEXT)))
-def test_what_is_written_is_read_back_without_the_blanks_around_it_but_for_paths(tmp_path_factory, suffix, rows):
+def test_values_are_read_back_without_blanks_around_them_and_paths_unchanged(tmp_path_factory, suffix, rows):
     place = write_manifest(
         tmp_path_factory.mktemp("rows") / f"list.{suffix}", rows, ("path", "label", "split", "source", "group")
     )
@@ -165,7 +165,7 @@ def test_json_numbers_are_labels_as_they_are_written(tmp_path):
     assert [(file.text, file.group) for file in listing.files] == [("3", ""), ("10.50", ""), ("3", "7")]
 
 
-def test_a_row_that_stands_twice_counts_once(tmp_path):
+def test_a_repeated_row_counts_once(tmp_path):
     place = write_manifest(tmp_path / "list.csv", [("1.jpg", "a"), ("2.jpg", "b"), ("./1.jpg", "a")])
     assert keys(list_images(place)) == ["1.jpg", "2.jpg"]
 
@@ -192,12 +192,12 @@ def test_a_class_may_be_named_for_some_splits_only(tmp_path):
     assert listing.open_splits == ("train", "val", "test")
 
 
-def test_what_is_excluded_is_neither_listed_nor_compared(tmp_path):
+def test_excluded_rows_are_neither_listed_nor_compared(tmp_path):
     rows = [("1.jpg", "a"), ("drafts/1.jpg", "a"), ("drafts/1.jpg", "b"), ("2.jpg", "b")]
     assert keys(list_images(write_manifest(tmp_path / "list.csv", rows), ["drafts"])) == ["1.jpg", "2.jpg"]
 
 
-def test_unlabelled_images_stand_in_natural_order(tmp_path):
+def test_unlabelled_images_are_in_natural_order(tmp_path):
     rows = [(f"{number}.jpg", "", "test") for number in (10, 9, 1)] + [("a.jpg", "a", ""), ("b.jpg", "b", "")]
     listing = list_images(write_manifest(tmp_path / "list.csv", rows, ("path", "label", "split")))
     assert [os.path.basename(path) for path in listing.unlabelled] == ["1.jpg", "9.jpg", "10.jpg"]

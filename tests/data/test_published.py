@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 from toys import paint_images, write_config
 
 from components.data import published as datasets
-from components.data.published import PUBLISHED, Published, find_class_root, locate_dataset
+from components.data.published import PUBLISHED_DATASETS, Published, find_class_root, locate_dataset
 from components.errors import UserError
 from components.storage.downloads import Remote
 from components.storage.files import PARTIAL
@@ -28,7 +28,9 @@ def cache(tmp_path, monkeypatch):
 
 def publish(monkeypatch, name, file, inner=None):
     """Let a name stand for an archive that lies in the cache already and cannot be fetched."""
-    monkeypatch.setitem(PUBLISHED, name, Published(Remote(f"http://127.0.0.1:9/{file}", file, None, None), inner))
+    monkeypatch.setitem(
+        PUBLISHED_DATASETS, name, Published(Remote(f"http://127.0.0.1:9/{file}", file, None, None), inner)
+    )
 
 
 def test_digits_are_written_once_as_class_folders(cache, progress):
@@ -99,7 +101,7 @@ def test_an_archive_inside_an_archive_is_unpacked_too(cache, tmp_path, monkeypat
     publish(monkeypatch, "caltech101", "outer.zip", "inner.tar.gz")
     assert locate_dataset("caltech101", progress).name == "categories"
     publish(monkeypatch, "hugs", "outer.zip", "other.tar.gz")
-    with pytest.raises(UserError, match=r"holds no other.tar.gz"):
+    with pytest.raises(UserError, match=r"contains no other.tar.gz"):
         locate_dataset("hugs", progress)
 
 
@@ -116,7 +118,7 @@ def test_without_a_network_a_run_names_the_url_and_the_place(cache, monkeypatch,
 def test_every_name_of_the_config_is_a_data_set():
     from pipeline.config import Data
 
-    for name in [*PUBLISHED, datasets.DIGITS]:
+    for name in [*PUBLISHED_DATASETS, datasets.DIGITS]:
         assert Data(source=name).source == name
 
 

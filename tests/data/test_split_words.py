@@ -31,7 +31,7 @@ AFFIX = st.text(st.sampled_from("xyz_-. 09"), max_size=5)
 
 
 @given(st.sampled_from(sorted(SPLIT_WORDS)), AFFIX, AFFIX, st.sampled_from([str.lower, str.upper, str.title]))
-def test_a_word_is_found_in_any_case_and_what_is_around_it_is_the_rest(word, before, after, change):
+def test_a_word_is_found_in_any_case_and_the_other_words_are_the_rest(word, before, after, change):
     read = read_split(f"{before}_{change(word)}_{after}")
     assert read == (SPLIT_WORDS[word], " ".join([*list_words(before), *list_words(after)]))
 

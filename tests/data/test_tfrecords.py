@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from toys import fill, keys, paint_images, refusal
 
 from components.data.listing import list_images
-from components.data.tfrecords import find_split, read_record
+from components.data.split_words import SPLIT_WORDS, last_split_word
+from components.data.tfrecords import read_record
 from components.images.check import RejectedImage
 
 
@@ -46,7 +47,7 @@ def texts(listing):
     return [file.text for file in listing.files]
 
 
-def test_files_of_eval_beside_files_of_test_are_refused_wherever_they_lie(tmp_path):
+def test_files_of_eval_beside_files_of_test_are_refused_in_every_folder(tmp_path):
     folder = tmp_path / "test" / "set"
     for name in ("x-train", "x-eval"):
         write_records(folder / f"{name}.tfrecord", slim(0), slim(1))
@@ -90,7 +91,7 @@ def test_a_pattern_or_a_single_file_is_listed_like_a_folder(tmp_path):
     assert len(set(keys(list_images(both)))) == 8
 
 
-def test_files_of_several_folders_keep_what_tells_them_apart(tmp_path):
+def test_keys_of_files_in_several_folders_contain_the_folder(tmp_path):
     for split in ("train", "val"):
         write_records(tmp_path / split / "1.tfrecord", tfds(0), tfds(1))
     listing = list_images(str(tmp_path / "*" / "*.tfrecord"))
@@ -123,7 +124,7 @@ def test_files_of_several_folders_keep_what_tells_them_apart(tmp_path):
     ],
 )
 def test_the_split_is_a_word_of_the_files_name(name, split):
-    assert find_split(name) == split
+    assert SPLIT_WORDS.get(last_split_word(name), "") == split
 
 
 def test_splits_of_the_files_are_kept_where_all_are_there(tmp_path):
@@ -217,7 +218,7 @@ def test_a_labels_file_of_the_users_goes_before_the_numbers(tmp_path):
         (b"no example", "corrupt", "not a tf.Example"),
     ],
 )
-def test_a_record_that_is_no_image_of_a_class_is_rejected_and_the_next_is_read(tmp_path, record, reason, words):
+def test_a_record_without_an_image_of_a_class_is_rejected_and_the_next_is_read(tmp_path, record, reason, words):
     write_records(tmp_path / "1.tfrecord", slim(0), record, slim(1))
     listing = list_images(str(tmp_path))
     assert keys(listing) == ["1.tfrecord#0", "1.tfrecord#2"]
@@ -226,7 +227,7 @@ def test_a_record_that_is_no_image_of_a_class_is_rejected_and_the_next_is_read(t
 
 
 @given(cut=st.integers(0, 200), flip=st.integers(0, 200))
-def test_damage_costs_the_rest_of_its_file_and_is_told(tmp_path_factory, cut, flip):
+def test_damage_rejects_the_rest_of_its_file(tmp_path_factory, cut, flip):
     folder = tmp_path_factory.mktemp("damaged")
     path = folder / "1.tfrecord"
     whole = list_images(write_records(path, slim(0, b"a"), slim(1, b"b"), slim(0, b"a")))
@@ -267,7 +268,7 @@ def test_a_first_record_whose_length_reads_like_the_start_of_a_gzip_file_is_list
     assert len(list_images(path).files) == 2
 
 
-def test_what_is_no_tfrecord_file_or_not_there_is_said(tmp_path):
+def test_missing_files_and_files_of_other_kinds_are_refused(tmp_path):
     (tmp_path / "1.tfrecord").write_bytes(b"just some words, nothing else")
     assert "the record is damaged" in refusal(list_images, str(tmp_path))
     (tmp_path / "1.tfrecord").write_bytes(b"")

@@ -91,7 +91,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
 @pytest.mark.parametrize("content", [*JPEGS.values(), *KEPT.values()], ids=[*JPEGS, *KEPT])
-def test_what_tensorflow_reads_is_kept_as_it_is(content):
+def test_content_that_tensorflow_reads_is_kept_unchanged(content):
     checked = check_image(content, LIMITS)
     assert checked.encoded is content
     assert checked.format == checked.found_format
@@ -103,12 +103,12 @@ def test_what_tensorflow_reads_is_kept_as_it_is(content):
 
 
 @pytest.mark.parametrize("content", KEPT.values(), ids=KEPT)
-def test_tensorflow_and_pillow_see_the_same_pixels_of_what_is_kept(content):
+def test_tensorflow_and_pillow_decode_kept_content_to_the_same_pixels(content):
     np.testing.assert_array_equal(decode(check_image(content, LIMITS).encoded), open_rgb(content))
 
 
 @pytest.mark.parametrize("content", TRANSCODED.values(), ids=TRANSCODED)
-def test_what_tensorflow_misreads_becomes_a_png_of_exactly_its_pixels(content):
+def test_content_that_tensorflow_misreads_becomes_a_png_with_exactly_its_pixels(content):
     checked = check_image(content, LIMITS)
     assert checked.encoded == make_readable(content, LIMITS) != content
     with Image.open(io.BytesIO(content)) as image:
@@ -139,7 +139,7 @@ def test_webp_and_tiff_are_set_upright_as_pillow_does(orientation):
         assert checked.orientation == orientation
 
 
-def test_a_jpegs_orientation_is_told_beside_the_size_of_its_stored_pixels():
+def test_a_checked_jpeg_has_its_orientation_and_the_size_of_its_stored_pixels():
     checked = check_image(encode(PHOTO, "JPEG", exif=turned(6)), LIMITS)
     assert (checked.height, checked.width, checked.orientation) == (33, 45, 6)
 
@@ -220,7 +220,7 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("content", BOMBS.values(), ids=BOMBS)
-def test_too_many_pixels_are_told_from_the_header_without_decoding(monkeypatch, content):
+def test_too_many_pixels_are_found_in_the_header_without_decoding(monkeypatch, content):
     def fail(*_, **__):
         raise AssertionError("decoded")
 
@@ -275,10 +275,10 @@ def test_scans_are_limited_by_the_pixels_that_each_goes_over():
     assert check_image(content[:-2] + 10 * last + content[-2:], Limits(max_pixels=45 * 33)).height == 33
     reason, detail = rejection(check_image, content[:-2] + 11 * last + content[-2:], Limits(max_pixels=45 * 33))
     assert reason == "too_large"
-    assert detail == "21 scans of 45x33 pixels, more than 20 of the most pixels allowed"
+    assert detail == "21 scans of 45x33 pixels, more than 20 times the 1,485 allowed"
 
 
-def test_what_looks_like_scans_inside_segments_and_behind_the_end_is_not_counted():
+def test_bytes_like_scans_in_segments_and_after_the_end_are_not_counted():
     content, scans = JPEGS["progressive"], b"\xff\xda\0\x08" * 2000
     comment = b"\xff\xfe" + struct.pack(">H", len(scans) + 2) + scans
     assert check_image(content[:2] + comment + content[2:] + scans, LIMITS).height == 33
@@ -303,7 +303,7 @@ def test_tags_that_share_their_data_are_not_read():
     shared = {40000 + number: (1000, 0) for number in range(70)}
     assert check_image(grey_tiff(8, 8), LIMITS).height == 8
     reason, detail = rejection(check_image, grey_tiff(8, 8, tags=shared), LIMITS)
-    assert (reason, detail) == ("corrupt", "its tags claim more than the file holds")
+    assert (reason, detail) == ("corrupt", "its tags claim more than the file contains")
 
 
 def test_exif_inside_a_tiff_is_not_read():
@@ -356,7 +356,7 @@ def test_a_tiff_of_32_bits_is_unsupported(mode):
 @pytest.mark.parametrize(
     "content", [b"these are words", b"BMW 320i", b"\0" * 20, b"RIFF\0\0\0\0WAVE", b"\xff", b"GIF88a"]
 )
-def test_what_begins_like_no_image_is_shown(content):
+def test_the_first_bytes_of_unknown_content_are_shown(content):
     assert rejection(check_image, content, LIMITS) == ("not_an_image", f"starts with {content[:8]!r}")
 
 
@@ -411,7 +411,7 @@ def test_an_empty_file_is_empty(tmp_path):
     assert rejection(check_image, b"", LIMITS) == ("empty", "0 bytes")
 
 
-def test_what_is_no_readable_file_is_not_opened(tmp_path):
+def test_a_path_that_is_not_a_readable_file_is_rejected(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "folder").mkdir()
     (tmp_path / "loop").symlink_to(tmp_path / "loop")

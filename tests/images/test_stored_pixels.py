@@ -48,7 +48,7 @@ def measure(name, content):
     return difference(pixels, see(FILES[name][0]) if expected is None else expected)
 
 
-def test_what_is_stored_shows_what_a_person_sees_or_is_rejected_with_its_reason():
+def test_stored_images_look_as_a_person_sees_them_or_are_rejected_with_a_reason():
     differing, rejected = {}, {}
     for name, (content, _) in FILES.items():
         try:
@@ -217,7 +217,7 @@ UNIFORM = {
 
 
 @pytest.mark.parametrize(("content", "uniform"), UNIFORM.values(), ids=UNIFORM)
-def test_an_image_of_one_colour_is_told(content, uniform):
+def test_an_image_of_one_colour_is_uniform(content, uniform):
     assert check_image(content, Limits()).uniform == uniform
 
 

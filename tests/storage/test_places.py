@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from toys import paint_images, refusal
 
-from components.data.class_names import read_labels
+from components.data.class_names import read_labels_file
 from components.data.listing import list_images
 from components.images.check import Limits, read_file
 from components.predict.inputs import find_files
@@ -187,8 +187,8 @@ def test_a_remote_manifest_leads_to_images_wherever_they_lie(tmp_path, remote):
 
 def test_labels_are_read_from_either_place(tmp_path, remote):
     (remote / "labels.txt").write_text("b\na\n")
-    assert read_labels(str(remote / "labels.txt")) == ["b", "a"]
-    assert "no such file or folder" in refusal(read_labels, str(remote / "none.txt"))
+    assert read_labels_file(str(remote / "labels.txt")) == ["b", "a"]
+    assert "no such file or folder" in refusal(read_labels_file, str(remote / "none.txt"))
 
 
 def test_what_is_not_there_is_named(remote):
