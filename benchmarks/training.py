@@ -36,7 +36,7 @@ from components.train.estimator import HeadClassifier
 from components.train.inputs import evaluate_from_memory, train_from_memory
 from components.train.model import HeadParams
 from components.train.settings import Architecture, Recipe
-from components.train.train import choose_epochs, make_optimisation
+from components.train.train import choose_epochs, make_optimization
 
 SHARES = (0.6, 0.8)  # where train and val end
 STRENGTHS = (0.001, 0.01, 0.1, 1.0)
@@ -91,8 +91,8 @@ def train_ours(splits: list[Vectors], recipe: Recipe, seed: int) -> Measured:
         start = time.perf_counter()
         epochs = choose_epochs(len(train.labels), recipe)
         batches = train_from_memory(train, epochs, recipe.batch_size, seed)
-        optimisation = make_optimisation(recipe, epochs, len(train.labels), float(recipe.l2), None)
-        head = HeadParams(classes, str(labels_file), Architecture(), optimisation)
+        optimization = make_optimization(recipe, len(train.labels), float(recipe.l2), None)
+        head = HeadParams(classes, str(labels_file), Architecture(), optimization)
         classifier = HeadClassifier(Path(folder) / "model", head, seed)
         held_out = evaluate_from_memory(val.values[:, 0], val.labels)
         classifier.fit(batches, held_out, epochs, Progress(Console(quiet=True)))

@@ -125,10 +125,10 @@ def curve_command(options: argparse.Namespace) -> int:
     with holding(run):
         outcome = run_curve(config, stages)
 
-        from components.curve.page import summarise_curve, write_curve_page
+        from components.curve.page import summarize_curve, write_curve_page
         from components.storage.tables import read_csv
 
-        points = summarise_curve(read_csv(run.curve_rows), config.data.source)
+        points = summarize_curve(read_csv(run.curve_rows), config.data.source)
         page = write_curve_page(config.name, config.data.source, run)
     ignored = ["The curve is of heads alone, train.finetune plays no part in it."] if config.train.finetune else []
     findings = [*ignored, *outcome.warnings]

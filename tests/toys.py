@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from PIL import Image
 
 from components.data.listing import list_images
 from components.errors import UserError
+from components.outcomes import Work
 from components.run_dir import RunDir
 
 COLOURS = {"cyan": (0, 255, 255), "magenta": (255, 0, 255), "yellow": (255, 255, 0)}
@@ -144,3 +146,9 @@ def fill(root, *keys, content=b"x"):
 
 def keys(listing):
     return [file.key for file in listing.files]
+
+
+def read_outcome(run, stage, kind):
+    """Return the outcome of a stage as its kind."""
+    values = json.loads((run.stages / f"{stage}.json").read_text())["outcome"]
+    return kind(**{**values, "work": Work(**values["work"])})

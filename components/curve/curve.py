@@ -1,4 +1,4 @@
-"""Curve: how accuracy grows with the training images of each class, over random draws from cached bottlenecks."""
+"""Curve: accuracy by number of training images per class, over random draws from cached bottlenecks."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from components.storage.tables import write_csv
 from components.terminal.progress import Progress
 from components.train.estimator import HeadClassifier
 from components.train.inputs import evaluate_from_memory, train_from_memory
-from components.train.normalization import MEASURED, Scaling, scale_vectors
-from components.train.settings import Architecture, Recipe, settle_output
-from components.train.train import Plan, choose_epochs, plan_training
+from components.train.normalization import MEASURED, normalize_lengths, scale_vectors
+from components.train.settings import Architecture, Recipe, resolve_output
+from components.train.train import TrainingPlan, choose_epochs, plan_training
 
 LEAVE_OUT, SHRINK, FAIL = "leave_out", "shrink", "fail"
 
 
 class CurveRow(NamedTuple):
-    """One training of curve.csv: accuracy over all test images; mean_class_accuracy over at most so many of a class."""
+    """One training of curve.csv: accuracy over all test images, mean_class_accuracy over a limited number per class."""
 
     backbone: str
     per_class: str
@@ -47,7 +47,7 @@ class CurveRow(NamedTuple):
 
 
 class Draw(NamedTuple):
-    """Rows for training and for testing, and the classes with too few images for it."""
+    """Rows int64[N] for training and for testing, and the labels of classes with too few images."""
 
     train: np.ndarray
     test: np.ndarray
@@ -55,7 +55,7 @@ class Draw(NamedTuple):
 
 
 def draw_rows(labels: np.ndarray, shots: str, small_classes: str, seed: Sequence[int]) -> Draw:
-    """Divide the rows of int64[N] labels at random: so many of each class for training, the rest, shuffled, to test."""
+    """Split the rows of int64[N] labels at random: `shots` of each class for training, the rest, shuffled, to test."""
     random = np.random.default_rng(seed)
     train, test, small = [], [], []
     for label in range(labels.max() + 1):
@@ -63,15 +63,15 @@ def draw_rows(labels: np.ndarray, shots: str, small_classes: str, seed: Sequence
         count = count_shots(shots, len(rows))
         if count >= len(rows):
             small.append(label)
-            count = len(rows) - 1 if small_classes == SHRINK else 0
             rows = rows if small_classes == SHRINK else rows[:0]
-        train.append(rows[: max(count, 0)])
-        test.append(rows[max(count, 0) :])
+            count = max(len(rows) - 1, 0)
+        train.append(rows[:count])
+        test.append(rows[count:])
     return Draw(np.concatenate(train), np.concatenate(test), small)
 
 
 def count_shots(shots: str, images: int) -> int:
-    """Return how many of a class's images train: a number as it is, of a share the nearest number that leaves one."""
+    """Return the number of training images of a class: a number as it is, a fraction rounded so that one is left."""
     if not shots.endswith("%"):
         return int(shots)
     return min(max(math.floor(images * float(shots[:-1]) / 100 + 0.5), 1), images - 1) if images > 1 else images
@@ -88,9 +88,9 @@ def measure_curve(
 ) -> Curve:
     """Write curve/ with curve.csv and TensorBoard's HParams; each backbone, by its title, is one or several parts.
 
-    Raises UserError where a class is too small and the plan forbids that. The same draws are made for all backbones.
+    All backbones have the same draws. Raises UserError where a class is too small and the plan does not allow that.
     """
-    architecture = settle_output(architecture, len(examples.labels))
+    architecture = resolve_output(architecture, len(examples.labels))
     rows: list[CurveRow] = []
     small: dict[str, list[str]] = {}
     total = len(backbones) * len(plan.shots) * plan.draws
@@ -109,16 +109,13 @@ def measure_curve(
                     write_hparams(folder, row)
                     rows.append(row)
                     progress.report(len(rows), total, "trainings")
-        write_csv(folder / run.curve_rows.name, CurveRow._fields, ([*row[:3], *map(_round, row[3:])] for row in rows))
+        rounded = ([*row[:3], *(round(value, 6) for value in row[3:])] for row in rows)
+        write_csv(folder / run.curve_rows.name, CurveRow._fields, rounded)
     return Curve(Work(total, computed=total), list(describe_small(small, plan.small_classes)))
 
 
-def _round(value: float) -> float:
-    return round(value, 6)
-
-
 def read_all(examples: Examples, bottlenecks: Bottlenecks, run: RunDir) -> Vectors:
-    """Read the bottlenecks of all splits, sorted by key: of all views, or the served one of a model that averages."""
+    """Read the bottlenecks of all splits, sorted by key: of all views, or the served ones of a model that averages."""
     files = [file for split in SPLITS for file in shard_files(bottlenecks.folder(run), split, examples.shards)]
     views = 1 if bottlenecks.average else bottlenecks.view_count
     table = read_bottlenecks(files, bottlenecks.dim, views)
@@ -127,28 +124,25 @@ def read_all(examples: Examples, bottlenecks: Bottlenecks, run: RunDir) -> Vecto
 
 
 def join_parts(parts: Sequence[Vectors], average: bool) -> Vectors:
-    """Join bottlenecks of several backbones as the canonical graph of all does: each scaled to sqrt(its width).
+    """Join bottlenecks float32[N, V, D] of several backbones as their joint canonical graph does: each by sqrt(D).
 
-    Averages of views are means of vectors of length 1 already, and shorter where an image's views differ.
+    Averages of views are not normalized: they are means of unit vectors, and shorter where an image's views differ.
     """
     if len(parts) == 1:
         return parts[0]
-    scaled = []
-    for values, _ in parts:
-        lengths = 1.0 if average else np.linalg.norm(values, axis=-1, keepdims=True)
-        scaled.append(values * (values.shape[-1] ** 0.5 / np.maximum(lengths, 1e-6)))
+    scaled = [values * values.shape[-1] ** 0.5 if average else normalize_lengths(values) for values, _ in parts]
     return Vectors(np.concatenate(scaled, -1), parts[0].labels)
 
 
 def check_draw(draw: Draw, shots: str, small: Sequence[str], small_classes: str) -> None:
-    """Raise UserError where classes are too small and that is not allowed, or where nothing is left."""
+    """Raise UserError where classes are too small and that is not allowed, or where no images are left."""
     if small and small_classes == FAIL:
         raise UserError(
-            f"{len(small)} classes, '{small[0]}' the first, have no more than the {shots} images that train: add "
-            f"images, ask for fewer, or set curve.small_classes to {LEAVE_OUT} or {SHRINK}."
+            f"{len(small)} classes, '{small[0]}' the first, are too small to train on {shots} images and test on one: "
+            f"add images, lower curve.shots, or set curve.small_classes to {LEAVE_OUT} or {SHRINK}."
         )
     if not len(draw.train) or not len(draw.test):
-        raise UserError(f"No class has more than the {shots} images that train: ask for fewer with curve.shots.")
+        raise UserError(f"No class has enough images to train on {shots} and test on one: lower curve.shots.")
 
 
 def measure_draw(
@@ -160,10 +154,14 @@ def measure_draw(
     architecture: Architecture,
     recipe: Recipe,
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """Train a head on one draw; return the labels of the rest int64[N], the predicted ones, and the L2 weight."""
+    """Train a head on one draw; return the labels of the test rows int64[N], the predicted ones, and the L2 weight."""
     train, test = vectors.select(draw.train), vectors.select(draw.test)
     training = plan_training(train, None, examples.labels, run.labels, architecture, recipe, {})
-    train, test = (scale_views(part, architecture.normalize, training.start) for part in (train, test))
+    # Once, not in each step of the graph: whitening several backbones would take most of the time.
+    train, test = (
+        part._replace(values=scale_vectors(part.values, architecture.normalize, training.start))
+        for part in (train, test)
+    )
     training = leave_unscaled(training)
     epochs = choose_epochs(len(draw.train), recipe)
     with tempfile.TemporaryDirectory() as folder:
@@ -173,40 +171,30 @@ def measure_draw(
         answers = classifier.predict(evaluate_from_memory(test.values[:, 0], test.labels).input_fn, [INDEX])
         predicted = np.array([answer[INDEX] for answer in answers])
         tf.compat.v1.summary.FileWriterCache.clear()
-    assert training.head.optimisation
-    return test.labels, predicted, training.head.optimisation.l2
+    assert training.head.optimization
+    return test.labels, predicted, training.head.optimization.l2
 
 
-def scale_views(vectors: Vectors, kind: str, scaling: Scaling) -> Vectors:
-    """Scale the bottlenecks of all views.
-
-    The graph would do it as well, but anew in each step: whitening several backbones would take most of the time.
-    """
-    values = vectors.values
-    scaled = scale_vectors(values.reshape(-1, values.shape[-1]), kind, scaling)
-    return Vectors(scaled.reshape(values.shape), vectors.labels)
-
-
-def leave_unscaled(training: Plan) -> Plan:
-    """Return the plan of the same training for bottlenecks that are scaled already."""
-    head = training.head
-    measured = MEASURED.get(head.architecture.normalize, ())
+def leave_unscaled(training: TrainingPlan) -> TrainingPlan:
+    """Return the plan of the same training for bottlenecks that are already scaled."""
+    architecture = training.head.architecture
+    measured = MEASURED.get(architecture.normalize, ())
     start = {name: value for name, value in training.start.items() if name not in measured}
-    return Plan(replace(head, architecture=replace(head.architecture, normalize="none")), start)
+    return TrainingPlan(replace(training.head, architecture=replace(architecture, normalize="none")), start)
 
 
 def mean_class_accuracy(actual: np.ndarray, predicted: np.ndarray, most: int) -> float:
-    """Return the mean over classes of the share predicted rightly of their first images, at most so many of each."""
+    """Return the mean of the classes' accuracies in [0, 1], each over its first `most` images."""
     classes = [np.flatnonzero(actual == label)[:most] for label in np.unique(actual)]
     return float(np.mean([(predicted[rows] == actual[rows]).mean() for rows in classes]))
 
 
 def describe_small(small: Mapping[str, Sequence[str]], small_classes: str) -> Iterator[str]:
-    """Yield a sentence for each number of images that some classes do not have."""
+    """Yield a sentence for each number of images per class that some classes do not have."""
     done = "are left out" if small_classes == LEAVE_OUT else "train on all their images but one"
     for shots, names in small.items():
         if names:
-            yield f"At {shots} images a class, {len(names)} classes have too few and {done}: {', '.join(names)}."
+            yield f"At {shots} images per class, {len(names)} classes have too few and {done}: {', '.join(names)}."
 
 
 def write_hparams(folder: Path, row: CurveRow) -> None:

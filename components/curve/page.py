@@ -1,9 +1,9 @@
-"""What is shown of a curve: means and deviations over its draws, a plot, and published figures beside them."""
+"""The page of a curve: means and standard deviations over its draws, a plot, and published figures for comparison."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,9 +16,9 @@ from components.storage.files import write_text
 from components.storage.ownership import claim_files
 from components.storage.tables import read_csv
 
-# Accuracy in % by training images a class: M. Zeiler and R. Fergus, "Visualizing and Understanding Convolutional
+# Accuracy in % by training images per class: M. Zeiler and R. Fergus, "Visualizing and Understanding Convolutional
 # Networks" (2013), tables 4 and 5, and three networks' of "Inception v3 retraining", whose mean is over 5 draws.
-PUBLISHED: dict[str, dict[str, dict[str, float]]] = {
+PUBLISHED_ACCURACIES: dict[str, dict[str, dict[str, float]]] = {
     "caltech101": {
         "Zeiler & Fergus 2013": {"15": 83.8, "30": 86.5},
         "Inception v3": {"15": 87.5, "30": 89.8},
@@ -35,10 +35,10 @@ PUBLISHED: dict[str, dict[str, dict[str, float]]] = {
 
 
 class CurvePoint(NamedTuple):
-    """Mean and deviation in % over the draws of one backbone and one number of images a class.
+    """Mean and standard deviation in % over the draws of one backbone and one number of images per class.
 
-    Published ones lack some, and one draw has no deviation. accuracy is over all test images, mean_class is the mean of
-    the classes' accuracies.
+    accuracy is over all test images, mean_class is the mean of the classes' accuracies. Published points have only
+    accuracy, and one draw has no standard deviation.
     """
 
     backbone: str
@@ -51,8 +51,8 @@ class CurvePoint(NamedTuple):
     published: bool = False
 
 
-def summarise_curve(rows: Sequence[Mapping[str, str]], source: str | None) -> list[CurvePoint]:
-    """Return the points of curve.csv in its order, then those published for the same data set and numbers of images."""
+def summarize_curve(rows: Sequence[Mapping[str, str]], source: str | None) -> list[CurvePoint]:
+    """Return the points of curve.csv in its order, then published ones for the same data set and numbers of images."""
     groups: dict[tuple[str, str], list[Mapping[str, str]]] = {}
     for row in rows:
         groups.setdefault((row["backbone"], row["per_class"]), []).append(row)
@@ -61,7 +61,13 @@ def summarise_curve(rows: Sequence[Mapping[str, str]], source: str | None) -> li
         accuracy, mean_class = (_spread(draws, column) for column in ("accuracy", "mean_class_accuracy"))
         measured.append(CurvePoint(*key, len(draws), *accuracy, *mean_class))
     asked = {point.per_class for point in measured}
-    return [*measured, *(point for point in _list_published(source) if point.per_class in asked)]
+    published = [
+        CurvePoint(name, per_class, 5, accuracy, None, None, None, published=True)
+        for name, accuracies in PUBLISHED_ACCURACIES.get(source or "", {}).items()
+        for per_class, accuracy in accuracies.items()
+        if per_class in asked
+    ]
+    return measured + published
 
 
 def _spread(draws: Sequence[Mapping[str, str]], column: str) -> tuple[float, float | None]:
@@ -69,29 +75,19 @@ def _spread(draws: Sequence[Mapping[str, str]], column: str) -> tuple[float, flo
     return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
-def _list_published(source: str | None) -> Iterator[CurvePoint]:
-    for name, accuracies in PUBLISHED.get(source or "", {}).items():
-        for per_class, accuracy in accuracies.items():
-            yield CurvePoint(name, per_class, 5, accuracy, None, None, None, published=True)
-
-
 def format_point(point: CurvePoint) -> tuple[str, str, str, str]:
-    """Return a row of a table: backbone, images a class, accuracy and mean class accuracy with their deviations."""
-
-    def with_deviation(mean: float | None, deviation: float | None) -> str:
-        if mean is None:
-            return ""
-        if point.published:
-            return f"{mean:.1f}"
-        return f"{mean:.2f}" if deviation is None else f"{mean:.2f} ± {deviation:.2f}"
-
-    name = f"{point.backbone} (published)" if point.published else point.backbone
-    accuracy = with_deviation(point.accuracy, point.accuracy_std)
-    return name, point.per_class, accuracy, with_deviation(point.mean_class, point.mean_class_std)
+    """Return a table row: backbone, images per class, accuracy and mean class accuracy with standard deviations."""
+    if point.published:
+        return f"{point.backbone} (published)", point.per_class, f"{point.accuracy:.1f}", ""
+    accuracy, mean_class = (
+        f"{mean:.2f}" if std is None else f"{mean:.2f} ± {std:.2f}"
+        for mean, std in ((point.accuracy, point.accuracy_std), (point.mean_class, point.mean_class_std))
+    )
+    return point.backbone, point.per_class, accuracy, mean_class
 
 
 def plot_curve(points: Sequence[CurvePoint]) -> go.Figure:
-    """Draw accuracy over images a class, a line a backbone with its deviations; published ones are dotted."""
+    """Draw accuracy over images per class, one line per backbone with standard deviations; published are dotted."""
     figure = go.Figure()
     for name, published in dict.fromkeys((point.backbone, point.published) for point in points):
         own = [point for point in points if (point.backbone, point.published) == (name, published)]
@@ -103,7 +99,7 @@ def plot_curve(points: Sequence[CurvePoint]) -> go.Figure:
             name=f"{name} (published)" if published else name,
             line={"dash": "dot"} if published else None,
         )
-    across = {"title": "training images a class", "type": "category"}
+    across = {"title": "training images per class", "type": "category"}
     return set_layout(figure, 420, (60, 20, 20, 50), xaxis=across, yaxis_title="test accuracy in %")
 
 
@@ -116,8 +112,8 @@ def describe_curve(points: Sequence[CurvePoint]) -> dict[str, Any]:
 
 
 def write_curve_page(name: str, source: str | None, run: RunDir) -> Path:
-    """Write curve/index.html, the page of a curve that stands alone, and return its path."""
-    shown = describe_curve(summarise_curve(read_csv(run.curve_rows), source))
+    """Write curve/index.html, the page of a curve without a report, and return its path."""
+    shown = describe_curve(summarize_curve(read_csv(run.curve_rows), source))
     page = load_template("curve.html.j2").render(name=name, plotly=load_plotly(), **shown)
     claim_files(run.curve, ["index.html"])
     write_text(run.curve / "index.html", page)

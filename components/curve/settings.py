@@ -1,4 +1,4 @@
-"""Settings of curve: which trainings it is made of."""
+"""Settings of curve: the trainings to compare."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def _read_shots(value: Any) -> tuple[str, ...]:
 
 @settings
 class CurvePlan:
-    """Which trainings a curve is made of: images of each class, as numbers or fractions such as '60%', and draws.
+    """The trainings of a curve: numbers of images per class, or fractions such as '60%', and draws for each.
 
-    small_classes says what becomes of a class with too few images: it is left out, trains on all but one, or fails.
+    small_classes is for classes with too few images: leave them out, train on all images but one, or fail.
     """
 
     shots: Annotated[tuple[str, ...], BeforeValidator(_read_shots)] = ("15", "30")

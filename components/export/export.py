@@ -41,9 +41,9 @@ from components.train.train import load_classifier, read_source
 
 v1 = tf.compat.v1
 
-# Which file makes a folder a SavedModel.
+# A folder with this file is a SavedModel.
 SAVED_MODEL = "saved_model.pb"
-# What a model card holds from the start, which others read.
+# Keys of a model card that the export writes; the report adds others.
 FACTS = ("backbone", "classes", "images", "validation", "abstention")
 
 
@@ -58,17 +58,16 @@ def export_model(
 ) -> Export:
     """Write export/<version>/ with the signatures serving_default (image bytes in) and bottleneck (vectors in).
 
-    With abstain the model abstains below the threshold that reaches its precision on the validation split.
+    With abstain the model abstains below the threshold that reaches the precision on the validation split.
     """
     graph_def = load_graph(run.backbones / bottlenecks.backbone_id)
 
     def receive() -> tf.estimator.export.ServingInputReceiver:
-        if graph_def is None:  # ready-made bottlenecks whose network is not known: images cannot be served
-            vectors = v1.placeholder(tf.float32, [None, bottlenecks.dim], BOTTLENECK)
-            inputs = {BOTTLENECK: vectors}
+        if graph_def is None:  # ready-made bottlenecks without their network: images cannot be served
+            inputs = {BOTTLENECK: v1.placeholder(tf.float32, [None, bottlenecks.dim], BOTTLENECK)}
             return tf.estimator.export.ServingInputReceiver(inputs, inputs, {BOTTLENECK_SIGNATURE: inputs})
         image_bytes = v1.placeholder(tf.string, [None], IMAGE_BYTES)
-        # Imported as constants: a backbone with variables would be looked up in the head's checkpoint.
+        # The graph has no variables: they would be looked up in the head's checkpoint.
         inputs = {IMAGE_BYTES: image_bytes}
         if augment.average:
             inputs[VIEWS] = tf.constant(list_views(augment))
@@ -81,7 +80,7 @@ def export_model(
             {BOTTLENECK: vectors}, {IMAGE_BYTES: image_bytes}, {BOTTLENECK_SIGNATURE: {BOTTLENECK: vectors}}
         )
 
-    version = _next_version(run.exports)
+    version = str(max([int(time.time()), *(int(folder.name) + 1 for folder in list_versions(run.exports))]))
     with plain_folder(run.root) as root, replacing_folder(run.exports / version, SAVED_MODEL) as partial:
         load = functools.partial(load_classifier, examples, head, RunDir(root), architecture)
         abstention = None
@@ -101,9 +100,9 @@ def export_model(
 
 
 def measure_abstention(classifier: HeadClassifier, val: Source, precision: float) -> Abstention:
-    """Return the threshold that reaches a precision on the validation split, and what it does there."""
+    """Return the threshold that reaches a precision on the validation split, with its results there."""
     labels = np.concatenate([part.labels for part in read_vectors(val)])
-    # Two numbers of each are kept, not the probabilities of all classes.
+    # Two numbers per image are kept, not the probabilities of all classes.
     predictions = classifier.predict(evaluate_from_shards(val).input_fn)
     answers = [(prediction[INDEX], prediction[PROBABILITIES].max()) for prediction in predictions]
     index, confidences = map(np.array, zip(*answers, strict=True))
@@ -111,7 +110,7 @@ def measure_abstention(classifier: HeadClassifier, val: Source, precision: float
 
 
 def read_facts(export: Path) -> dict[str, Any]:
-    """Return what the export itself wrote into its model card; raises DamagedFile where that is missing."""
+    """Return the FACTS of an export's model card; raises DamagedFile where some are missing."""
     card = export / MODEL_CARD
     try:
         values = read_json(card, *FACTS)
@@ -120,13 +119,8 @@ def read_facts(export: Path) -> dict[str, Any]:
     return {name: values[name] for name in FACTS}
 
 
-def _next_version(exports: Path) -> str:
-    taken = [int(folder.name) + 1 for folder in list_versions(exports)]
-    return str(max([int(time.time()), *taken]))
-
-
 def _name_signatures(path: Path) -> None:
-    # The Estimator calls an alternative input's signature '<receiver>:<output>'; the contract says '<receiver>'.
+    # The Estimator names the signature of an alternative input '<receiver>:<output>'; users expect '<receiver>'.
     model = saved_model_pb2.SavedModel.FromString(path.read_bytes())
     signatures = model.meta_graphs[0].signature_def
     signatures[BOTTLENECK_SIGNATURE].CopyFrom(signatures[f"{BOTTLENECK_SIGNATURE}:{SERVING_SIGNATURE}"])
@@ -138,7 +132,7 @@ def _name_signatures(path: Path) -> None:
 def describe_model(
     examples: Examples, bottlenecks: Bottlenecks, head: Head, abstention: Abstention | None
 ) -> dict[str, Any]:
-    """Return the facts of model_card.json: what went in, how the head did on the validation split."""
+    """Return the FACTS for model_card.json."""
     return {
         "backbone": {"name": bottlenecks.backbone_name, "id": bottlenecks.backbone_id, "dim": bottlenecks.dim},
         "classes": examples.labels,
@@ -155,7 +149,7 @@ def list_versions(exports: Path) -> list[Path]:
 
 
 def check_export(export: Path) -> None:
-    """Raise UserError for an exported SavedModel that is not as it was written."""
+    """Raise UserError for an exported SavedModel that has changed since it was written."""
     unlike = find_unlike(export)
     if unlike:
         raise UserError(

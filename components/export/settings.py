@@ -7,6 +7,6 @@ from components.settings import FractionBetween, settings
 
 @settings
 class Abstain:
-    """The precision that answers must have, by a probability threshold chosen on the validation split."""
+    """The precision of answers above a probability threshold, which is chosen on the validation split."""
 
     precision: FractionBetween

@@ -1,4 +1,4 @@
-"""TFLite: the exported SavedModel from pixels on as TensorFlow Lite models, compared with it on the test split."""
+"""TFLite: convert an exported SavedModel, without its decoding, and compare the models on the test split."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ FLOAT, INT8 = "float", "int8"
 
 @dataclass(frozen=True)
 class Agreement:
-    """How a TFLite model did on the test split: accuracy, and the share of images with the SavedModel's top class."""
+    """Results of a TFLite model on the test split: accuracy, and the fraction of images with the export's top class."""
 
     agreement: float
     accuracy: float
@@ -43,7 +43,7 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What comparison.json holds: accuracy of the export on its test images, and how each TFLite model did on them."""
+    """Content of comparison.json: accuracy of the export on its test images, and the results of each TFLite model."""
 
     export: str
     images: int
@@ -52,7 +52,7 @@ class Comparison:
 
 
 class Served(NamedTuple):
-    """An export in a session: the tensors for images as bytes, as pixels float32[N, S, S, 3] in 0..255, and answers."""
+    """An export in a session; names of the tensors of image bytes, pixels float32[N, S, S, 3] in 0..255 and answers."""
 
     session: Any
     image_bytes: str
@@ -61,10 +61,10 @@ class Served(NamedTuple):
 
 
 def convert_export(run: RunDir, progress: Progress) -> tuple[Path, Comparison]:
-    """Write tflite/<version>/ of a run's latest export; return the folder and how the models compare with the export.
+    """Write tflite/<version>/ of a run's latest export; return the folder and the comparison with the export.
 
     The models map images float32[N, S, S, 3] in 0..255 to probabilities float32[N, C]; each has labels.txt as an
-    associated file, a zip archive behind the flatbuffer (https://www.tensorflow.org/lite/models/convert/metadata).
+    associated file, a zip archive after the flatbuffer (https://www.tensorflow.org/lite/models/convert/metadata).
     Raises UserError for a folder without a finished run, and for an export that has no single image input.
     """
     versions = list_versions(run.exports)
@@ -94,7 +94,7 @@ def convert_export(run: RunDir, progress: Progress) -> tuple[Path, Comparison]:
 @contextmanager
 def _serving(export: Path) -> Iterator[Served]:
     check_export(export)
-    # Not made the default graph: what reads the shards and what converts works outside of it.
+    # Not made the default graph: the reader of the shards and the converter need others.
     with closing(v1.Session(graph=tf.Graph())) as session:
         try:
             with plain_folder(export) as plain:
@@ -110,16 +110,16 @@ def _serving(export: Path) -> Iterator[Served]:
             scaled = session.graph.get_tensor_by_name(f"backbone/{features.PIXELS}:0")
         except KeyError:
             raise UserError(
-                f"The SavedModel '{export}' has several backbones side by side, each with pixels of its own: TFLite "
+                f"The SavedModel '{export}' has several backbones side by side, each with its own pixels: TFLite "
                 f"needs a run with one backbone."
             ) from None
-        # add_decoding scales what it decoded by a subtraction and a multiplication: before these it is 0 to 255.
+        # The preprocessing ends with a subtraction and a multiplication: before these, pixels are 0 to 255.
         pixels = scaled.op.inputs[0].op.inputs[0]
         black = tf.io.encode_png(np.zeros((1, 1, 3), np.uint8)).numpy()
         if len(session.run(pixels, {image_bytes: [black]})) > 1:
             raise UserError(
-                f"The SavedModel '{export}' averages several views of each image, which a TFLite model does not cut "
-                f"out: set augment.average=false and run again."
+                f"The SavedModel '{export}' averages several views of each image, which a TFLite model cannot do: set "
+                f"augment.average=false and run again."
             )
         yield Served(session, image_bytes, pixels.name, signature.outputs[features.PROBABILITIES].name)
 
@@ -145,13 +145,13 @@ def cut_function(served: Served) -> Any:
 
 
 def convert_function(function: Any, quantize: bool) -> bytes:
-    """Return a concrete function as a TFLite model; quantize stores the weights as int8 (dynamic range)."""
+    """Convert a concrete function to a TFLite model; quantize stores the weights as int8 (dynamic range)."""
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function], tf.Module())
     if quantize:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     try:
         model: bytes = converter.convert()
-    except Exception as error:  # the converter raises ConverterError of a private module, and bare exceptions
+    except Exception as error:  # the converter raises bare exceptions and ConverterError of a private module
         reason = str(error).strip().splitlines()[0].rstrip(". ")
         raise UserError(
             f"TensorFlow Lite cannot express this model ({reason}): choose a backbone of standard operations."
@@ -159,7 +159,7 @@ def convert_function(function: Any, quantize: bool) -> bytes:
     return model
 
 
-def load_model(path: Path) -> Callable[[np.ndarray], np.ndarray]:
+def load_tflite(path: Path) -> Callable[[np.ndarray], np.ndarray]:
     """Return the function of a TFLite model from an image float32[S, S, 3] in 0..255 to probabilities float32[C]."""
     interpreter = tf.lite.Interpreter(str(path), num_threads=os.cpu_count())
     interpreter.allocate_tensors()
@@ -182,11 +182,11 @@ def compare_models(
     count: int,
     progress: Progress,
 ) -> Comparison:
-    """Compare TFLite models with their export on batches of count images; raises UserError where there are none.
+    """Compare TFLite models with their export on batches of `count` images in total; raises UserError without images.
 
-    All see the pixels that the export's own graph decodes, so only the network and the head can differ.
+    All get the pixels that the export's own graph decodes, so only network and head can differ.
     """
-    models = {name: load_model(path) for name, path in paths.items()}
+    models = {name: load_tflite(path) for name, path in paths.items()}
     labels: list[int] = []
     expected: list[int] = []
     answers: dict[str, list[int]] = {name: [] for name in models}
@@ -200,12 +200,12 @@ def compare_models(
         progress.report(len(labels), count, "images")
     if not labels:
         raise UserError("The run has no test images to compare the models on: give the output_dir of a finished run.")
+
+    def agree(found: list[int], wanted: list[int]) -> float:
+        return float(np.mean(np.equal(found, wanted)))
+
     agreements = {
-        name: Agreement(_share_equal(found, expected), _share_equal(found, labels), paths[name].stat().st_size)
+        name: Agreement(agree(found, expected), agree(found, labels), paths[name].stat().st_size)
         for name, found in answers.items()
     }
-    return Comparison(version, len(labels), _share_equal(expected, labels), agreements)
-
-
-def _share_equal(found: list[int], wanted: list[int]) -> float:
-    return float(np.mean(np.equal(found, wanted)))
+    return Comparison(version, len(labels), agree(expected, labels), agreements)

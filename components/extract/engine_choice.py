@@ -1,4 +1,4 @@
-"""The choice of an engine: trials on the user's own images, and how close to TensorFlow in float32 it must stay."""
+"""The choice of an engine by trials on the user's own images."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from components.storage.ownership import claim_files
 TRIAL_BATCHES = 9
 
 
-class Trial(NamedTuple):
-    """What an engine did on the sample: images a second, and the cosines of its bottlenecks with TensorFlow's."""
+class EngineTrial(NamedTuple):
+    """Results of an engine on the sample: images per second, and the cosines of its bottlenecks with TensorFlow's."""
 
     engine: str
     images_per_second: float
@@ -37,17 +37,16 @@ class Trial(NamedTuple):
     first_percentile_cosine: float
 
 
-def settle_engine(examples: Examples, backbone: Backbone, choice: EngineChoice, run: RunDir) -> str:
-    """Return the engine that trials on the user's own images chose, or had chosen, and write them beside bottlenecks.
+def resolve_engine(examples: Examples, backbone: Backbone, choice: EngineChoice, run: RunDir) -> str:
+    """Return the engine that trials on the user's own images choose, and write the trials beside the bottlenecks.
 
-    What was chosen before stays: another would compute all bottlenecks again.
+    An earlier choice is kept: another engine would compute all bottlenecks again.
     """
     file = run.trials(backbone.id)
     with suppress(FileNotFoundError, DamagedFile):
         before = read_json(file, "engine", "choice")
         if before["choice"] == asdict(choice):
-            chosen: str = before["engine"]
-            return chosen
+            return str(before["engine"])
     sampled = sample_images(run.examples, SPLITS, examples.shards, TRIAL_BATCHES * BATCH_SIZE)
     encoded = [image.encoded for image in sampled]
     count = math.ceil(len(encoded) / BATCH_SIZE)
@@ -61,9 +60,9 @@ def settle_engine(examples: Examples, backbone: Backbone, choice: EngineChoice, 
     return engine
 
 
-def try_engines(folder: Path, batches: Sequence[list[bytes]]) -> list[Trial]:
+def try_engines(folder: Path, batches: Sequence[list[bytes]]) -> list[EngineTrial]:
     """Time every engine on batches of encoded images; the first of these only warms it up."""
-    trials: list[Trial] = []
+    trials: list[EngineTrial] = []
     exact: np.ndarray = np.zeros(0)
     for name in list_engines(folder):
         engine = load_engine(name, folder)
@@ -74,12 +73,12 @@ def try_engines(folder: Path, batches: Sequence[list[bytes]]) -> list[Trial]:
         seconds = time.perf_counter() - started
         exact = found if name == TENSORFLOW else exact
         cosines = compare_directions(found, exact)
-        trials.append(Trial(name, len(found) / seconds, float(np.median(cosines)), float(np.percentile(cosines, 1))))
+        trials.append(EngineTrial(name, len(found) / seconds, *np.percentile(cosines, (50, 1)).tolist()))
     return trials
 
 
-def choose_engine(trials: Sequence[Trial], choice: EngineChoice) -> str:
-    """Return the fastest engine of those whose bottlenecks are close enough; TensorFlow's own always are."""
+def choose_engine(trials: Sequence[EngineTrial], choice: EngineChoice) -> str:
+    """Return the fastest engine with bottlenecks close enough to TensorFlow's; TensorFlow itself always qualifies."""
     close = [
         trial
         for trial in trials
@@ -91,7 +90,7 @@ def choose_engine(trials: Sequence[Trial], choice: EngineChoice) -> str:
 
 
 def compare_directions(vectors: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Return the cosine of each row of float32[N, D] with that of another; 1 where both are zeros."""
+    """Return the cosines float64[N] between the rows of two arrays float32[N, D]; 1 where both are zeros."""
     products = (vectors * others).sum(1, dtype=np.float64)
     lengths = np.linalg.norm(vectors.astype(np.float64), axis=1) * np.linalg.norm(others.astype(np.float64), axis=1)
     equal = (vectors == others).all(1)

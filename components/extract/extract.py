@@ -1,4 +1,4 @@
-"""Extract: the backbone over every example shard, computing only the bottlenecks that no earlier run has left."""
+"""Extract: apply the backbone to every example shard, computing only bottlenecks that no earlier run has written."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from components.backbones.settings import Augment
 from components.backbones.spec import Spec, has_network
 from components.backbones.views import list_views
 from components.errors import DamagedFile, UserError
-from components.extract.engine_choice import settle_engine
+from components.extract.engine_choice import resolve_engine
 from components.extract.settings import EngineChoice
 from components.extract.write_shards import ExtractShard, ShardOutcome
 from components.features import AUTO, TENSORFLOW
@@ -28,7 +28,7 @@ from components.storage.files import PARTIAL, remove_partials, write_text
 from components.storage.ownership import claim_files, remove_written
 from components.terminal.progress import Progress
 
-# Bytes of a bottleneck record beside its floats, for the progress bar.
+# Bytes of a bottleneck record without its floats, for the progress bar.
 RECORD_OVERHEAD = 250
 
 
@@ -43,8 +43,7 @@ def extract_bottlenecks(
 ) -> Bottlenecks:
     """Write a bottleneck shard for every example shard, of backbones side by side or of a fine-tuned one.
 
-    Engine auto takes the fastest whose bottlenecks are close enough to those of TensorFlow in float32. Raises UserError
-    for ready-made bottlenecks that do not suit what is asked for.
+    Raises UserError for ready-made bottlenecks that do not suit the settings, and DamagedFile.
     """
     backbone, imported = open_source(source, run, progress)
     views = list_views(augment)
@@ -54,7 +53,7 @@ def extract_bottlenecks(
         )
     engine: str = TENSORFLOW if imported else choice.engine
     if engine == AUTO:
-        engine = settle_engine(examples, backbone, choice, run)
+        engine = resolve_engine(examples, backbone, choice, run)
     outcome = Bottlenecks(
         Work(), backbone.name, backbone.id, backbone.dim, engine, augment.name, len(views), augment.average
     )
@@ -90,20 +89,22 @@ def extract_bottlenecks(
 def open_source(
     source: tuple[Spec, ...] | TunedHead, run: RunDir, progress: Progress
 ) -> tuple[Backbone, ImportedBottlenecks | None]:
-    """Return the prepared backbone, and the ready-made bottlenecks where the spec brings some."""
+    """Return the prepared backbone, and the ready-made bottlenecks where the spec has some."""
     folder = run.backbones
     if isinstance(source, TunedHead):
         return read_backbone(folder / source.backbone_id), None
-    specs = source
-    if not specs[0].bottlenecks:
-        return prepare_backbone(specs, folder, progress), None
-    if len(specs) > 1:
-        raise UserError("backbone.bottlenecks stands in a list: ready-made bottlenecks can only be used alone.")
-    imported = ImportedBottlenecks(specs[0])
-    network = prepare_backbone(specs, folder, progress) if has_network(specs[0]) else None
+    spec = source[0]
+    if not spec.bottlenecks:
+        return prepare_backbone(source, folder, progress), None
+    if len(source) > 1:
+        raise UserError(
+            "backbone.bottlenecks is in a list, but ready-made bottlenecks need to be alone: name one backbone."
+        )
+    imported = ImportedBottlenecks(spec)
+    network = prepare_backbone(source, folder, progress) if has_network(spec) else None
     if network and network.dim != imported.dim:
         raise UserError(
-            f"The bottlenecks in '{specs[0].bottlenecks}' are {imported.dim} wide, those of '{network.name}' "
-            f"{network.dim}: name the backbone that they came from, or none."
+            f"The bottlenecks in '{spec.bottlenecks}' are {imported.dim} wide, those of '{network.name}' "
+            f"{network.dim}: name the backbone that they came from, or leave it out."
         )
-    return write_imported(specs[0].title, imported, network, folder), imported
+    return write_imported(spec.title, imported, network, folder), imported

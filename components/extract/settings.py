@@ -9,9 +9,9 @@ from components.settings import FractionAboveZero, settings
 
 @settings
 class EngineChoice:
-    """Which engine computes bottlenecks; auto tries them on the user's own images.
+    """The engine that computes bottlenecks; auto chooses the fastest on the user's own images.
 
-    The cosines are those over a sample with TensorFlow's bottlenecks in float32 that a faster engine must reach.
+    A faster engine must reach both cosines with TensorFlow's float32 bottlenecks over a sample.
     """
 
     engine: Literal["tensorflow", "tensorflow_bf16", "openvino", "openvino_bf16", "auto"] = "tensorflow"

@@ -1,4 +1,4 @@
-"""Write bottleneck shards: each from its example shard, computing only what no earlier run has left."""
+"""Write bottleneck shards from example shards, computing only bottlenecks that no earlier run has written."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from components.shards.index import read_index
 from components.shards.names import Shard, index_name, shard_name, shard_names
 from components.shards.records import (
     IMAGE_SPEC,
+    META_SPEC,
     bytes_feature,
     find_overlapping,
     float_feature,
@@ -42,7 +43,7 @@ from components.storage.places import measure
 
 
 class ShardOutcome(NamedTuple):
-    """What one shard took: images whose bottlenecks were taken over, and were computed; or the damaged file."""
+    """Number of images of one shard with reused and with computed bottlenecks; or the damaged file."""
 
     reused: int
     computed: int
@@ -50,9 +51,9 @@ class ShardOutcome(NamedTuple):
 
 
 class ExtractShard(beam.DoFn):
-    """Turns one of the shards of examples into the bottleneck files of its three splits; yields a ShardOutcome.
+    """Turns one shard of examples into the bottleneck files of its three splits; yields a ShardOutcome.
 
-    Files that hold what they should are left alone; former are the names of bottleneck files of other spans.
+    Complete files are not written again; former are the names of bottleneck files of other spans.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class ExtractShard(beam.DoFn):
     def process(self, numbers: tuple[int, int, int]) -> Iterator[ShardOutcome]:
         try:
             outcome = self._extract(Shard(*numbers))
-        except DamagedFile as damaged:  # as an outcome: Beam would make a RuntimeError of it
+        except DamagedFile as damaged:  # as an outcome: Beam would turn it into a RuntimeError
             outcome = ShardOutcome(0, 0, damaged.path)
         self._reused.inc(outcome.reused)
         self._computed.inc(outcome.computed)
@@ -89,7 +90,7 @@ class ExtractShard(beam.DoFn):
     def _extract(self, shard: Shard) -> ShardOutcome:
         tables = read_tables(self._bottlenecks, shard, self._former, self._dim, len(self._views))
         own = [tables.get(name) for name in shard_names(shard)]
-        expected = list_examples(self._examples, shard)
+        expected = list_identities(self._examples, shard)
         if is_complete(own, expected, self._average):
             return ShardOutcome(sum(len(table.keys) for table in own if table), 0)
         known = {
@@ -105,7 +106,7 @@ class ExtractShard(beam.DoFn):
                 computed += batch.computed
                 reused += len(batch.records) - batch.computed
             for split, records in zip(SPLITS, expected, strict=True):
-                if written[split] != len(records):  # cut off between two records, where no checksum tells
+                if written[split] != len(records):  # cut off between two records, where no checksum is wrong
                     raise DamagedShard(str(self._examples / shard_name(split, shard)))
         return ShardOutcome(reused, computed)
 
@@ -131,7 +132,7 @@ class ExtractShard(beam.DoFn):
         if self._imported:
             keys = [record[features.KEY].decode("utf-8", "surrogateescape") for record in records]
             return self._imported.find_vectors(keys)[:, None]
-        # Loaded on the first miss, once a process: a run that finds every bottleneck needs no backbone.
+        # Loaded on the first miss, once per process: a run that finds every bottleneck needs no backbone.
         load = functools.partial(load_engine, self._engine, self._backbone_folder)
         engine: Engine = self._shared.acquire(load, tag=f"{self._engine} {self._backbone_folder}")
         vectors = engine.compute_bottlenecks([record[features.ENCODED] for record in records], self._views)
@@ -153,8 +154,11 @@ def read_shard(examples: Path, shard: Shard) -> Iterator[tuple[str, dict]]:
                 yield split, {name: column[row] for name, column in batch.items()}
 
 
-def list_examples(examples: Path, shard: Shard) -> list[list[tuple]]:
-    """Return what identifies each record of a shard, split by split, from its index; raises DamagedFile."""
+def list_identities(examples: Path, shard: Shard) -> list[list[tuple]]:
+    """Return (key, sha256, label, text, source) per record of a shard, split by split, from its index.
+
+    Raises DamagedFile for an index or shard file that is not as it was written.
+    """
     index = examples / index_name(shard)
     rows, sizes = read_index(index)
     if len(sizes) != len(SPLITS):
@@ -172,44 +176,36 @@ def list_examples(examples: Path, shard: Shard) -> list[list[tuple]]:
 
 
 def is_complete(own: Sequence[BottleneckTable | None], records: Sequence[list[tuple]], average: bool) -> bool:
-    """Tell whether the bottlenecks of a shard's splits are those of its records, and served as average has it."""
+    """Tell whether a shard's splits have the bottlenecks of its records, with the served one as `average` says."""
     for table, expected in zip(own, records, strict=True):
-        if table is None or expected != [
-            *zip(table.keys, table.sha256, table.labels.tolist(), table.texts, table.sources, strict=True)
-        ]:
+        if table is None:
             return False
-        if table.views.shape[1] > 1 and any(
-            not np.array_equal(vector, serve_views(views, average))
-            for vector, views in zip(table.vectors, table.views, strict=True)
-        ):
+        columns = table.keys, table.sha256, table.labels.tolist(), table.texts, table.sources
+        if expected != [*zip(*columns, strict=True)]:
             return False
+        if table.views.shape[1] > 1:
+            served = np.reshape([serve_views(views, average) for views in table.views], table.vectors.shape)
+            if not np.array_equal(table.vectors, served):
+                return False
     return True
 
 
 def read_tables(folder: Path, shard: Shard, former: Sequence[str], dim: int, views: int) -> dict[str, BottleneckTable]:
-    """Return by their names the bottleneck files, of any split, that can hold an image of a shard."""
+    """Return by file name the bottlenecks, of any split, in files that can have an image of a shard."""
     tables: dict[str, BottleneckTable] = {}
     for file in find_overlapping(folder, shard, former):
-        # The bottlenecks of a damaged file are computed again and it is replaced.
-        with suppress(DamagedShard):
+        with suppress(DamagedShard):  # its bottlenecks are computed again
             tables[file.name] = read_bottlenecks([str(file)], dim, views)
     return tables
 
 
 def bottleneck_record(record: dict, views: np.ndarray, vector: np.ndarray) -> bytes:
-    """Serialize the bottlenecks of an image record, with all that is known of the image but its bytes.
+    """Serialize the bottlenecks of an image record, with the record's other fields except the image bytes.
 
-    vector float32[D] is the one that evaluation and serving see; views float32[V, D] are kept where there are several.
+    vector float32[D] is the served one; views float32[V, D] are written where there are several.
     """
-    others = {features.BOTTLENECK_VIEWS: float_feature(views.ravel())} if len(views) > 1 else {}
-    return serialize_record(
-        {
-            features.BOTTLENECK: float_feature(vector),
-            **others,
-            features.KEY: bytes_feature(record[features.KEY]),
-            features.SHA256: bytes_feature(record[features.SHA256]),
-            features.LABEL: int_feature(record[features.LABEL]),
-            features.TEXT: bytes_feature(record[features.TEXT]),
-            features.SOURCE: bytes_feature(record[features.SOURCE]),
-        }
-    )
+    kept = {name: bytes_feature(record[name]) for name in META_SPEC if name != features.LABEL}
+    if len(views) > 1:
+        kept[features.BOTTLENECK_VIEWS] = float_feature(views.ravel())
+    label = int_feature(record[features.LABEL])
+    return serialize_record({**kept, features.LABEL: label, features.BOTTLENECK: float_feature(vector)})

@@ -1,4 +1,4 @@
-"""Fine-tune: the head is trained on together with the backbone's last layers, on images; they give a new backbone."""
+"""Fine-tune: train the head together with the backbone's last layers on images, and write the new backbone."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from components.storage.ownership import replacing_folder
 from components.terminal.progress import Progress
 from components.train.estimator import HeadClassifier, epoch_rank
 from components.train.model import HeadParams, model_fn
-from components.train.optimization import Optimisation
-from components.train.settings import Architecture, Recipe, settle_output
-from components.train.train import make_optimisation, read_source, weigh_shards, write_history
+from components.train.optimization import Optimization
+from components.train.settings import Architecture, Recipe, resolve_output
+from components.train.train import make_optimization, read_source, weigh_shards, write_history
 from components.train.warm_start import read_head
 
 v1 = tf.compat.v1
@@ -49,22 +49,23 @@ def finetune_backbone(
     recipe: TunedRecipe,
     progress: Progress,
 ) -> TunedHead:
-    """Train head and last layers on the train split's images; leaves a backbone, and finetuned/ as train does model/.
+    """Train head and last layers on the train split's images; write a backbone, and finetuned/ as train does model/.
 
-    The start counts as epoch 0: where no epoch is better on the validation split, it is kept and no backbone written.
+    The start counts as epoch 0: it is kept, and no backbone written, where no epoch is better on the validation split.
     Raises DamagedShard for a damaged file and UserError for layers that the backbone does not have.
     """
     tuning, seed = recipe.finetune, recipe.seed or 0
     assert tuning
     graph_def = load_graph(run.backbones / bottlenecks.backbone_id)
-    weights = list_weights(graph_def, tuning)
+    by_name, layers = tuning.behind, tuning.layers or 0
+    weights = weights_after(graph_def, by_name) if by_name else weights_of_last(graph_def, layers)
     train, val = (
         ImageSource(shard_files(run.examples, split, examples.shards), examples.splits[split], graph_def)
         for split in ("train", "val")
     )
-    optimisation = plan_tuning(examples, bottlenecks, head, run, recipe, tuning)
-    architecture = settle_output(architecture, len(examples.labels))
-    params = HeadParams(len(examples.labels), str(run.labels), architecture, optimisation)
+    optimization = plan_tuning(examples, bottlenecks, head, run, recipe, tuning)
+    architecture = resolve_output(architecture, len(examples.labels))
+    params = HeadParams(len(examples.labels), str(run.labels), architecture, optimization)
     start = {**read_head(head.folder(run)), **read_constants(graph_def, weights)}
     build = functools.partial(tuned_model_fn, graph_def, weights)
     with replacing_folder(run.finetuned) as partial, naming_damage([*train.files, *val.files]):
@@ -83,22 +84,15 @@ def finetune_backbone(
     return TunedHead(work, best.epoch, best.val_accuracy, best.val_loss, head.l2, backbone_id)
 
 
-def list_weights(graph_def: Any, tuning: Tuning) -> list[str]:
-    """Return the names of the constants that are trained."""
-    if tuning.behind:
-        return weights_after(graph_def, tuning.behind)
-    assert tuning.layers
-    return weights_of_last(graph_def, tuning.layers)
-
-
 def plan_tuning(
     examples: Examples, bottlenecks: Bottlenecks, head: Head, run: RunDir, recipe: Recipe, tuning: Tuning
-) -> Optimisation:
-    """Return how the steps go: as those of the head's training, with the tuning's rates and the L2 weight it had."""
+) -> Optimization:
+    """Return the optimization of the head's training, with its L2 weight and the tuning's rates, epochs and batches."""
     class_weights = weigh_shards(recipe.class_weight, read_source(examples, bottlenecks, run, "train"), examples.labels)
-    recipe = replace(recipe, steps=None, learning_rate=tuning.head_learning_rate, batch_size=tuning.batch_size)
-    optimisation = make_optimisation(recipe, tuning.epochs, examples.splits["train"], head.l2, class_weights)
-    return replace(optimisation, backbone_rate=tuning.learning_rate, loss_scale=LOSS_SCALE if has_gpu() else 1.0)
+    rate, epochs, size = tuning.head_learning_rate, tuning.epochs, tuning.batch_size
+    recipe = replace(recipe, steps=None, epochs=epochs, learning_rate=rate, batch_size=size)
+    optimization = make_optimization(recipe, examples.splits["train"], head.l2, class_weights)
+    return replace(optimization, backbone_rate=tuning.learning_rate, loss_scale=LOSS_SCALE if has_gpu() else 1.0)
 
 
 def tuned_model_fn(
@@ -117,7 +111,7 @@ def tuned_model_fn(
 def write_tuned(graph_def: Any, values: Mapping[str, np.ndarray], name: str, former: str, folder: Path) -> str:
     """Write the canonical backbone with new values of some constants below a folder, and return its id.
 
-    Its own classes are gone: their layer is not that of the new bottleneck.
+    The classes of the former are dropped: their layer does not fit the new bottleneck.
     """
     tuned = v1.graph_util.extract_sub_graph(replace_constants(graph_def, values), [BOTTLENECK])
     with tf.Graph().as_default() as graph:

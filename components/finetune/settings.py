@@ -1,4 +1,4 @@
-"""Settings of finetune: which layers of the backbone are trained on, and on which images."""
+"""Settings of finetune: the trained layers of the backbone, and the distortion of images."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from components.train.settings import Recipe
 
 @settings
 class Distortion:
-    """What is drawn anew for each image in each epoch.
+    """Random changes of each image in each epoch.
 
-    flip mirrors every other image, crop is the least fraction of the area that is seen (1: all of it), colour by how
-    much brightness, contrast and saturation change at most (0: not at all).
+    flip mirrors every other image, crop is the smallest fraction of the area that is kept, and colour the largest
+    relative change of brightness, contrast and saturation.
     """
 
     flip: bool = True
@@ -25,9 +25,9 @@ class Distortion:
 
 @settings
 class Tuning(Distortion):
-    """Which layers of the backbone are trained on: the last so many, or those behind one, by name.
+    """The trained layers of the backbone, by their number from the end or the name of the layer before them.
 
-    learning_rate is the backbone's first; all that is not said here is as in the training of the head.
+    learning_rate is the backbone's first; the other settings are those of the head's training.
     """
 
     layers: Count | None = None
@@ -41,11 +41,11 @@ class Tuning(Distortion):
     def __post_init__(self) -> None:
         if (self.layers is None) == (self.behind is None):
             found = "both layers and from are" if self.layers else "neither layers nor from is"
-            raise ValueError(f"{found} set, expected one: how many last layers, or the name of the layer before them")
+            raise ValueError(f"{found} set, expected one: a number of last layers or the name of the layer before them")
 
     @property
     def part(self) -> str:
-        """What is trained, in words."""
+        """The trained layers in words."""
         if self.behind:
             return f"layers after {self.behind}"
         return "last layer" if self.layers == 1 else f"last {self.layers} layers"
@@ -53,6 +53,6 @@ class Tuning(Distortion):
 
 @settings
 class TunedRecipe(Recipe):
-    """How the head is trained, and after it, where finetune is set, the backbone with it."""
+    """The training of the head and, where finetune is set, the fine-tuning after it."""
 
     finetune: Tuning | None = None

@@ -1,7 +1,8 @@
-"""Trainable layers of a frozen backbone: constants become variables, and their trained values constants again."""
+"""Trainable layers of a frozen backbone: constants become variables, and trained values become constants."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from components.features import BOTTLENECK, PIXELS
 
 v1 = tf.compat.v1
 
-# Which inputs may be weights: of operations that make a layer, and of those that shift and scale what layers gave.
+# Inputs that may be weights, by operation: of layers with a kernel, and of shifts and scales after these.
 KERNELS = {
     **dict.fromkeys(("Conv2D", "DepthwiseConv2dNative"), (1,)),
     **dict.fromkeys(("MatMul", "BatchMatMulV2", "Einsum"), (0, 1)),
@@ -24,16 +25,16 @@ AFFINE = {
     **dict.fromkeys(("Add", "AddV2", "Sub", "Mul"), (0, 1)),
     **{"BiasAdd": (1,), **dict.fromkeys(FUSED, (1, 2)), OF_2015: (3, 4)},
 }
-# Which inputs are the mean and the variance that a batch norm has seen: never trained.
-STATISTICS = {**dict.fromkeys(FUSED, (3, 4)), OF_2015: (1, 2)}
+# Inputs with the mean and variance of a batch norm, which are never trained.
+NORM_STATISTICS = {**dict.fromkeys(FUSED, (3, 4)), OF_2015: (1, 2)}
 
-# Through which inputs a weight is looked for where it does not stand itself. A batch norm written out is x * scale +
-# (beta - mean * scale), scale being gamma * rsqrt(variance + epsilon): that finds gamma and beta alone.
+# Inputs through which the search for a weight continues. A batch norm written out is x * scale + (beta - mean * scale)
+# with scale = gamma * rsqrt(variance + epsilon): so gamma and beta are found and no other.
 PASSED = {**dict.fromkeys(("Identity", "Reshape", "Transpose", "Sub", "RealDiv"), (0,)), "Mul": (0, 1)}
 
 
 class Operation(NamedTuple):
-    """An operation on the way from pixels to the bottleneck, what it reads, and which constants are its weights."""
+    """An operation between pixels and bottleneck, its inputs, and the constants among these by role."""
 
     name: str
     sources: set[str]
@@ -44,9 +45,9 @@ class Operation(NamedTuple):
 
 
 def weights_of_last(graph_def: Any, layers: int) -> list[str]:
-    """Return the names of a canonical graph's constants that its last layers, those with a kernel, have as weights.
+    """Return the names of the weights of a canonical graph's last layers with a kernel, in the graph's order.
 
-    They stand in the graph's order. Raises UserError where the backbone has fewer layers.
+    Raises UserError where the backbone has fewer layers.
     """
     operations = list_operations(graph_def)
     kernels = [operation.name for operation in operations if operation.has_kernel]
@@ -59,9 +60,9 @@ def weights_of_last(graph_def: Any, layers: int) -> list[str]:
 
 
 def weights_after(graph_def: Any, start: str) -> list[str]:
-    """Return the names of a canonical graph's constants that are weights strictly behind a layer or tensor, in order.
+    """Return the names of a canonical graph's weights after a layer or tensor, in the graph's order.
 
-    Raises UserError where there is no such layer or tensor, and where no weights lie behind it.
+    Raises UserError for an unknown layer or tensor, and where no weights come after it.
     """
     operations = list_operations(graph_def)
     with tf.Graph().as_default() as graph:
@@ -70,15 +71,15 @@ def weights_after(graph_def: Any, start: str) -> list[str]:
     weights = _list_weights(operations, _follow(operations, begin) - begin)
     if not weights:
         raise UserError(
-            f"No weights lie between '{start}' and the bottleneck: set train.finetune.from to an earlier layer."
+            f"There are no weights between '{start}' and the bottleneck: set train.finetune.from to an earlier layer."
         )
     return weights
 
 
 def list_operations(graph_def: Any) -> list[Operation]:
-    """Return the operations that make a canonical graph's bottleneck of its pixels; raises UserError for several parts.
+    """Return the operations from a canonical graph's pixels to its bottleneck, inputs before their users.
 
-    They stand in the graph's order, in which nothing is read before it is made.
+    Raises UserError for a graph that joins several backbones.
     """
     if PIXELS not in {node.name for node in graph_def.node}:
         raise UserError("train.finetune takes a single backbone, but this one joins several: name one as backbone.")
@@ -86,7 +87,7 @@ def list_operations(graph_def: Any) -> list[Operation]:
     computed, operations = {PIXELS}, []
 
     def read(node: Any, places: Mapping[str, Sequence[int]]) -> list[str]:
-        # Only what is the same for all images: the other inputs are maps and vectors of layers.
+        # Only inputs that are equal for all images; the others are outputs of layers.
         sources = _list_sources(node)
         return [sources[place] for place in places.get(node.op, ()) if sources[place] not in computed]
 
@@ -96,7 +97,7 @@ def list_operations(graph_def: Any) -> list[Operation]:
             continue
         kernels, others = _find_weights(nodes, read(node, KERNELS), 2), _find_weights(nodes, read(node, AFFINE), 1)
         constants = _find_needed(nodes, sources - computed, ())
-        statistics = _find_needed(nodes, read(node, STATISTICS), ())
+        statistics = _find_needed(nodes, read(node, NORM_STATISTICS), ())
         operations.append(Operation(node.name, sources, kernels + others, bool(kernels), constants, statistics))
         computed.add(node.name)
     return operations
@@ -107,7 +108,7 @@ def _list_sources(node: Any) -> list[str]:
 
 
 def _find_needed(nodes: Mapping[str, Any], outputs: Collection[str], given: Collection[str]) -> set[str]:
-    """Return the names of all nodes that some nodes need, themselves included, where others are given from outside."""
+    """Return the names of all nodes that the outputs need, themselves included, without the given ones."""
     needed, left = set(), list(outputs)
     while left:
         name = left.pop()
@@ -118,7 +119,7 @@ def _find_needed(nodes: Mapping[str, Any], outputs: Collection[str], given: Coll
 
 
 def _find_weights(nodes: Mapping[str, Any], sources: Sequence[str], rank: int) -> list[str]:
-    """Return the names of the constants of at least a rank, float32, that stand at some inputs of an operation."""
+    """Return the names of the float32 constants of at least a rank that feed some inputs of an operation."""
     found = []
     for name in sources:
         node, inputs = nodes[name], _list_sources(nodes[name])
@@ -130,7 +131,7 @@ def _find_weights(nodes: Mapping[str, Any], sources: Sequence[str], rank: int) -
 
 
 def _follow(operations: Sequence[Operation], start: set[str]) -> set[str]:
-    """Return the names of some nodes and of all operations that depend on one of them."""
+    """Return the names of the start and of all operations that depend on it."""
     reached = set(start)
     for operation in operations:
         if operation.sources & reached:
@@ -139,9 +140,9 @@ def _follow(operations: Sequence[Operation], start: set[str]) -> set[str]:
 
 
 def _list_weights(operations: Sequence[Operation], trained: set[str]) -> list[str]:
-    # What shifts and scales before the first kernel is preprocessing.
+    # Shifts and scales before the first kernel are preprocessing.
     layers = _follow(operations, {operation.name for operation in operations if operation.has_kernel})
-    # A constant that is read elsewhere as well stays what it is there.
+    # A constant that an untrained operation also reads must not change.
     kept = set().union(*(op.statistics if op.name in trained else op.constants for op in operations))
     names = [name for op in operations if op.name in trained & layers for name in op.weights if name not in kept]
     return list(dict.fromkeys(names))
@@ -150,8 +151,8 @@ def _list_weights(operations: Sequence[Operation], trained: set[str]) -> list[st
 def add_trainable(graph_def: Any, pixels: tf.Tensor, weights: Sequence[str]) -> tuple[tf.Tensor, dict[str, Any]]:
     """Add the network of a canonical graph over pixels float32[N, S, S, 3], some of its constants as variables.
 
-    Returns the bottleneck float32[N, D] and the variables by the constants' names. They start at zero, so that the
-    graph does not hold again what a checkpoint holds: set them to what read_constants returns.
+    Return the bottleneck float32[N, D] and the variables by the constants' names. They start at zero, to keep their
+    values out of the graph: set them to the result of read_constants.
     """
     part = _cut_network(graph_def, {PIXELS, *weights})
     tensors = {node.name: node.attr["value"].tensor for node in graph_def.node if node.name in set(weights)}
@@ -164,7 +165,7 @@ def add_trainable(graph_def: Any, pixels: tf.Tensor, weights: Sequence[str]) -> 
 
 
 def _cut_network(graph_def: Any, given: Collection[str]) -> Any:
-    """Return what a canonical graph needs for its bottleneck where some nodes are given, fit to be trained."""
+    """Return the trainable part of a canonical graph that computes its bottleneck from the given nodes."""
     needed = _find_needed({node.name: node for node in graph_def.node}, [BOTTLENECK], given)
     part = v1.GraphDef(versions=graph_def.versions, library=graph_def.library)
     part.node.extend(node for node in graph_def.node if node.name in needed)
@@ -172,14 +173,14 @@ def _cut_network(graph_def: Any, given: Collection[str]) -> Any:
         inputs = [source for source in node.input if not (source.startswith("^") and source[1:] in given)]
         del node.input[:]
         node.input.extend(inputs)
-        # It names a gradient of the process that froze the graph; without it that of the operation's kind is taken.
+        # It names a gradient in the process that froze the graph; without it the operation's usual one is taken.
         node.attr.pop("_gradient_op_type", None)
     _replace_compiled(part)
     return part
 
 
 def _replace_compiled(part: Any) -> None:
-    """Turn Keras's compiled convolutions of one group a channel into depthwise ones, which have a gradient on CPUs."""
+    """Turn Keras's compiled convolutions of one group per channel into depthwise ones, with a gradient on CPUs."""
     bodies = {}
     for function in part.library.function:
         arguments = [argument.name for argument in function.signature.input_arg]
@@ -202,18 +203,16 @@ def _replace_compiled(part: Any) -> None:
 
 
 def read_constants(graph_def: Any, names: Collection[str]) -> dict[str, np.ndarray]:
-    """Return the values of some constants of a graph by name, with which the variables of add_trainable start."""
-    found = {node.name: node.attr["value"].tensor for node in graph_def.node if node.name in set(names)}
-    return {name: tf.make_ndarray(found[name]) for name in names}
+    """Return the values of some constants of a graph by name."""
+    return {node.name: tf.make_ndarray(node.attr["value"].tensor) for node in graph_def.node if node.name in {*names}}
 
 
 def replace_constants(graph_def: Any, values: Mapping[str, np.ndarray]) -> Any:
-    """Return a copy of a graph in which some constants have other values, float32 of the same shapes."""
-    replaced = v1.GraphDef()
-    replaced.CopyFrom(graph_def)
-    nodes = {node.name: node for node in replaced.node}
-    for name, value in values.items():
-        tensor = nodes[name].attr["value"].tensor
-        shape = tf.TensorShape(tensor.tensor_shape)
-        tensor.CopyFrom(tf.make_tensor_proto(value, tf.float32, shape, verify_shape=True))
+    """Return a copy of a graph with new values of some constants, float32 of the same shapes; raises TypeError."""
+    replaced = copy.deepcopy(graph_def)
+    for node in replaced.node:
+        if node.name in values:
+            tensor = node.attr["value"].tensor
+            shape = tf.TensorShape(tensor.tensor_shape)
+            tensor.CopyFrom(tf.make_tensor_proto(values[node.name], tf.float32, shape, verify_shape=True))
     return replaced

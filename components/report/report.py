@@ -16,7 +16,7 @@ import yaml
 
 from components.audit.audit import MAP, NEAREST
 from components.backbones.spec import Spec
-from components.curve.page import describe_curve, summarise_curve
+from components.curve.page import describe_curve, summarize_curve
 from components.evaluate.evaluate import BLESSED, find_last_blessed
 from components.metrics.confusion import ClassRow, most_confused, order_by_confusion
 from components.outcomes import Export, Report, Results, TunedHead, Work
@@ -74,7 +74,7 @@ def write_report(
         plotly=load_plotly(),
         **draw_figures(content, history, run),
         **gather_images(content, config["seed"], run),
-        **describe_curve(summarise_curve(curve_rows, config["data"]["source"])),
+        **describe_curve(summarize_curve(curve_rows, config["data"]["source"])),
     )
     with replacing_folder(run.report) as folder:
         write_tables(content, {"history.csv": history, curve.name: curve_rows}, folder)

@@ -1,9 +1,10 @@
-"""The Estimator of the head, and what happens between its epochs: evaluation, the best checkpoint, early stopping."""
+"""The Estimator of the head, with evaluation, the best checkpoint and early stopping after each epoch."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ v1 = tf.compat.v1
 
 
 class Epoch(NamedTuple):
-    """One row of history.csv; losses are mean cross entropies, accuracies lie in [0, 1], val's are nan without val."""
+    """One row of history.csv: losses are mean cross entropies, accuracies are in [0, 1]; without val, val's are nan."""
 
     epoch: int
     train_loss: float
@@ -59,14 +60,14 @@ class HeadClassifier(tf.estimator.Estimator):
         start: Mapping[str, np.ndarray] | None = None,
         patience: int | None = None,
     ) -> list[Epoch]:
-        """Train on the batches of all epochs, evaluating after each; return their history.
+        """Train on the batches of all epochs, evaluate after each, and return their history.
 
-        It ends at the steps of the head's optimisation, which may cut the last epoch short, or early after `patience`
+        Training ends at the steps of the head's optimization, which may cut the last epoch short, or after `patience`
         epochs without a better one; without validation batches the last epoch is kept. start gives first values of
-        variables by name; one that holds the output layer is a trained head, and counts as epoch 0. Raises UserError
-        for a loss that is no number any more.
+        variables by name; with the output layer it is a trained head and counts as epoch 0. Raises UserError for a loss
+        of nan.
         """
-        start, optimisation = start or {}, self.params["head"].optimisation
+        start, optimization = start or {}, self.params["head"].optimization
         recorder = EpochRecorder(
             self,
             val,
@@ -76,11 +77,11 @@ class HeadClassifier(tf.estimator.Estimator):
             keep_start=val is not None and WEIGHTS in start,
         )
         try:
-            self.train(train.input_fn, [StartValues(start), recorder], optimisation.steps)
+            self.train(train.input_fn, [StartValues(start), recorder], optimization.steps)
         except tf.estimator.NanLossDuringTrainingError as error:
             raise UserError(
-                f"Training diverged after {recorder.epochs} epochs, the loss is no number any more: lower "
-                f"{'train.finetune' if optimisation.backbone_rate else 'train'}.learning_rate."
+                f"Training diverged after {recorder.epochs} epochs, the loss is not a number: lower "
+                f"{'train.finetune' if optimization.backbone_rate else 'train'}.learning_rate."
             ) from error
         return recorder.history
 
@@ -103,32 +104,25 @@ class StartValues(tf.compat.v1.train.SessionRunHook):
         session.run(self._assign, self._feeds)
 
 
+@dataclass(eq=False)
 class EpochRecorder(tf.compat.v1.train.SessionRunHook):
     """Evaluates on the validation split after each epoch, within training; saves a checkpoint when it is the best."""
 
-    def __init__(
-        self,
-        estimator: HeadClassifier,
-        val: Batches | None,
-        steps_per_epoch: int,
-        patience: int | None,
-        on_epoch: Callable[[int], None],
-        keep_start: bool,
-    ):
-        self._estimator = estimator
-        self._val = val
-        self._steps_per_epoch = steps_per_epoch
-        self._patience = patience
-        self._on_epoch = on_epoch
-        self._keep_start = keep_start
-        self._batches: list[tuple[int, float, float]] = []  # images, loss and accuracy of those of this epoch
-        self._evaluator: RepeatedEvaluation | None = None
-        # A new writer writes the graph around it, with all the constants of a backbone; ours is written without.
+    estimator: HeadClassifier
+    val: Batches | None
+    steps_per_epoch: int
+    patience: int | None
+    on_epoch: Callable[[int], None]
+    keep_start: bool
+    history: list[Epoch] = field(default_factory=list)
+    _batches: list[tuple[int, float, float]] = field(default_factory=list)  # images, loss and accuracy in this epoch
+    _evaluator: RepeatedEvaluation | None = None
+
+    def __post_init__(self) -> None:
+        # A new writer writes the current graph, with all the constants of a backbone; begin writes it without these.
+        folders = self.estimator.model_dir, self.estimator.eval_dir()
         with tf.Graph().as_default():
-            self._training_events, self._events = map(
-                v1.summary.FileWriterCache.get, (estimator.model_dir, estimator.eval_dir())
-            )
-        self.history: list[Epoch] = []
+            self._training_events, self._events = map(v1.summary.FileWriterCache.get, folders)
 
     def begin(self) -> None:
         graph = v1.get_default_graph()
@@ -143,14 +137,14 @@ class EpochRecorder(tf.compat.v1.train.SessionRunHook):
         ]
         self._step = v1.train.get_global_step()
         self._saver = v1.train.Saver(max_to_keep=1, save_relative_paths=True)
-        if self._val:
-            self._evaluator = RepeatedEvaluation(self._estimator, self._val)
+        if self.val:
+            self._evaluator = RepeatedEvaluation(self.estimator, self.val)
             variables = {variable.name: variable for variable in v1.global_variables()}
             self._evaluated = {name: variables[name] for name in self._evaluator.variables}
 
     def after_create_session(self, session: tf.compat.v1.Session, coord: tf.train.Coordinator) -> None:
         self._training_events.add_graph(self._graph_def)
-        if self._keep_start:
+        if self.keep_start:
             self._end_epoch(session, 0)
 
     def before_run(self, run_context: Any) -> tf.compat.v1.train.SessionRunArgs:
@@ -158,31 +152,31 @@ class EpochRecorder(tf.compat.v1.train.SessionRunHook):
 
     def after_run(self, run_context: Any, run_values: tf.compat.v1.train.SessionRunValues) -> None:
         self._batches.append(tuple(run_values.results))
-        if len(self._batches) == self._steps_per_epoch:
+        if len(self._batches) == self.steps_per_epoch:
             self._end_epoch(run_context.session, self.epochs + 1)
             best = max(self.history, key=epoch_rank).epoch
-            if self._patience and self.epochs - best >= self._patience:
+            if self.patience and self.epochs - best >= self.patience:
                 run_context.request_stop()
 
     def end(self, session: tf.compat.v1.Session) -> None:
-        if self._batches:  # the steps asked for ended within an epoch
+        if self._batches:  # training ended within an epoch
             self._end_epoch(session, self.epochs + 1)
         if self._evaluator:
             self._evaluator.close()
-        else:  # nothing tells epochs apart, so the last is kept
+        else:  # nothing compares epochs, so the last is kept
             self._save(session)
         self._events.flush()
 
     @property
     def epochs(self) -> int:
-        """How many epochs are done."""
+        """The number of epochs done."""
         return self.history[-1].epoch if self.history else 0
 
     def _end_epoch(self, session: tf.compat.v1.Session, number: int) -> None:
         images, *measured = np.array(self._batches or [(1, math.nan, math.nan)], np.float64).T
         loss, accuracy = (np.average(values, weights=images) for values in measured)  # the last batch may be short
         self._batches.clear()
-        val = {"cross_entropy": float("nan"), "accuracy": float("nan")}
+        val = {"cross_entropy": math.nan, "accuracy": math.nan}
         if self._evaluator:
             val = self._evaluator.evaluate(session.run(self._evaluated))
         step = session.run(self._step)
@@ -192,15 +186,15 @@ class EpochRecorder(tf.compat.v1.train.SessionRunHook):
         if self._evaluator and (not self.history or epoch_rank(epoch) > max(map(epoch_rank, self.history))):
             self._save(session)
         self.history.append(epoch)
-        self._on_epoch(number)
+        self.on_epoch(number)
 
     def _save(self, session: tf.compat.v1.Session) -> None:
-        path = f"{self._estimator.model_dir}/model.ckpt"
+        path = f"{self.estimator.model_dir}/model.ckpt"
         self._saver.save(session, path, session.run(self._step), write_meta_graph=False)
 
 
 def _write_scalars(events: tf.compat.v1.summary.FileWriter, values: Mapping[str, float], step: int) -> None:
-    # Under the same tags for training and validation, which TensorBoard then draws in one chart; nan is not measured.
+    # TensorBoard draws training and validation in one chart, as they have the same tags; nan was not measured.
     measured = [v1.Summary.Value(tag=name, simple_value=value) for name, value in values.items() if not np.isnan(value)]
     events.add_summary(v1.Summary(value=measured), step)
 
@@ -208,8 +202,8 @@ def _write_scalars(events: tf.compat.v1.summary.FileWriter, values: Mapping[str,
 class RepeatedEvaluation:
     """Evaluates an Estimator on the same data with any weights, in one graph and session for all epochs of a training.
 
-    Estimator.evaluate, and InMemoryEvaluatorHook likewise, opens and closes a session each time, which takes longer
-    than the validation split of a small set does.
+    `variables` are the names of the weights. Estimator.evaluate and InMemoryEvaluatorHook open a session each time,
+    which takes longer than the validation split of a small data set does.
     """
 
     def __init__(self, estimator: HeadClassifier, data: Batches):
@@ -222,23 +216,16 @@ class RepeatedEvaluation:
             self._new = {variable.name: v1.placeholder(variable.dtype) for variable in v1.global_variables()}
             load = [variable.assign(self._new[variable.name]) for variable in v1.global_variables()]
             self._start = [v1.local_variables_initializer(), *load]
+        self.variables = list(self._new)
         self._session = v1.Session(graph=graph, config=estimator.config.session_config)
-
-    @property
-    def variables(self) -> list[str]:
-        """The names of the variables that it needs."""
-        return list(self._new)
+        self.close = self._session.close
 
     def evaluate(self, weights: Mapping[str, np.ndarray]) -> dict[str, float]:
-        """Return the metrics over all batches that values of the variables, by their names, give."""
+        """Return the metrics over all batches for values of the variables by name."""
         self._session.run(self._start, {placeholder: weights[name] for name, placeholder in self._new.items()})
         for _ in range(self._batches):
             self._session.run(self._updates)
         return {name: float(value) for name, value in self._session.run(self._values).items()}
-
-    def close(self) -> None:
-        """Free the session."""
-        self._session.close()
 
 
 def epoch_rank(epoch: Epoch) -> tuple[float, float]:

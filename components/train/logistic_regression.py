@@ -1,4 +1,4 @@
-"""The linear head's convex optimum by L-BFGS over the whole training set, and the penalty that suits it."""
+"""The optimum of the linear head by L-BFGS over the whole training set, and the choice of its L2 penalty."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from scipy.linalg import cholesky, solve_triangular  # type: ignore[import-untyp
 from scipy.optimize import minimize  # type: ignore[import-untyped]
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-# Weights of the L2 penalty to choose from, the strongest first: each fit starts where the one before ended.
-PENALTIES = (0.03, 0.01, 0.003, 0.001, 0.0003)
+# The strongest first: each fit starts at the solution of the one before.
+L2_CANDIDATES = (0.03, 0.01, 0.003, 0.001, 0.0003)
 FOLDS = 3
-# Steps of L-BFGS: enough that more change no accuracy measured on Caltech-101, and fewer to compare penalties.
-STEPS, STEPS_TO_CHOOSE = 60, 15
+# Steps of L-BFGS: more change no accuracy on Caltech-101. The comparison of penalties needs fewer.
+LBFGS_STEPS, SEARCH_STEPS = 60, 15
 # Steps that L-BFGS remembers: scipy's 10 take more time over 400,000 weights than they save.
 CORRECTIONS = 5
-# What a basis of the examples' span may lack in length, as a share of their mean square: float32 needs some.
+# Added to the diagonal of the Gram matrix, as a fraction of its mean: float32 needs some.
 RIDGE = 1e-5
 
 
@@ -31,11 +31,11 @@ class Linear(NamedTuple):
 
 
 class Objective(NamedTuple):
-    """What is minimised: the mean of the examples' weighted cross entropies plus l2 / 2 times the squared weights."""
+    """Data of the loss: the mean of the weighted cross entropies plus l2 / 2 times the squared weights."""
 
     values: np.ndarray  # float32[N, D], scaled as the head scales bottlenecks
     targets: np.ndarray  # float32[N, C], rows sum to 1
-    importance: np.ndarray  # float32[N]
+    sample_weights: np.ndarray  # float32[N]
 
 
 def make_objective(
@@ -44,91 +44,86 @@ def make_objective(
     """Return the objective of the head's training for float32[N, D] and int64[N]."""
     targets = np.full((len(labels), classes), smoothing / classes, np.float32)
     targets[np.arange(len(labels)), labels] += 1 - smoothing
-    importance = np.ones(len(labels)) if class_weights is None else np.asarray(class_weights)[labels]
-    return Objective(values, targets, importance.astype(np.float32))
+    sample_weights = np.ones(len(labels)) if class_weights is None else np.asarray(class_weights)[labels]
+    return Objective(values, targets, sample_weights.astype(np.float32))
 
 
-def fit_linear(objective: Objective, l2: float, steps: int = STEPS) -> Linear:
-    """Return the minimum of an objective with a penalty above 0, from zeros, in at most so many steps of L-BFGS."""
+def fit_linear(objective: Objective, l2: float, steps: int = LBFGS_STEPS) -> Linear:
+    """Return the minimum of an objective with l2 > 0, from zeros, in at most `steps` steps of L-BFGS."""
     (inside,), basis = enter_span(objective)
-    weights, biases = minimise(inside, l2, None, steps)
+    weights, biases = run_lbfgs(inside, l2, None, steps)
     return Linear(basis @ weights if basis is not None else weights, biases)
 
 
 def enter_span(objective: Objective, *others: Objective) -> tuple[list[Objective], np.ndarray | None]:
-    """Return objectives in coordinates of what the first one's values span, and its basis float32[D, N], if N < D.
+    """Return objectives in the span of the first one's values and its orthonormal basis float32[D, N] where N < D.
 
-    The basis is orthonormal. The penalised optimum lies in that span, where fewer weights give it.
+    The penalized optimum is in that span, which has fewer weights.
     """
     count, dim = objective.values.shape
     if count >= dim:
         return [objective, *others], None
-    # Cholesky's factor of the Gram matrix takes a fifth of a QR's time; the ridge lets examples be copies of others.
+    # Cholesky's factor of the Gram matrix takes a fifth of a QR's time; the ridge allows equal examples.
     gram = objective.values @ objective.values.T
     gram[np.diag_indices(count)] += np.float32(RIDGE * np.trace(gram) / count)
     basis = solve_triangular(cholesky(gram, lower=True), objective.values, lower=True).T
     return [part._replace(values=part.values @ basis) for part in (objective, *others)], basis
 
 
-def minimise(objective: Objective, l2: float, start: Linear | None, steps: int) -> Linear:
-    """Return the minimum of an objective, from zeros or another solution, in at most so many steps of L-BFGS."""
-    values, targets, importance = objective
-    count, dim = values.shape
-    classes = targets.shape[1]
-    share = (importance / count)[:, None]
+def run_lbfgs(objective: Objective, l2: float, start: Linear | None, steps: int) -> Linear:
+    """Return the minimum of an objective, from zeros or another solution, in at most `steps` steps of L-BFGS."""
+    values, targets, sample_weights = objective
+    shape = values.shape[1] + 1, targets.shape[1]
+    weights = (sample_weights / len(values))[:, None]
 
     def evaluate(flat: np.ndarray) -> tuple[float, np.ndarray]:
-        parameters = flat.astype(np.float32).reshape(dim + 1, classes)
+        parameters = flat.astype(np.float32).reshape(shape)
         logits = values @ parameters[:-1] + parameters[-1]
         # In place: over many classes each of these arrays is larger than the values.
         logits -= logits.max(1, keepdims=True)
         scores = np.einsum("nc,nc->n", logits, targets)[:, None]
         exponentials = np.exp(logits, out=logits)
         sums = exponentials.sum(1, keepdims=True)
-        loss = float(((np.log(sums) - scores) * share).sum(dtype=np.float64))
+        loss = float(((np.log(sums) - scores) * weights).sum(dtype=np.float64))
         residuals = np.divide(exponentials, sums, out=exponentials)
         residuals -= targets
-        residuals *= share
+        residuals *= weights
         gradient = np.vstack([values.T @ residuals + l2 * parameters[:-1], residuals.sum(0)])
         penalty = l2 / 2 * float(np.square(parameters[:-1]).sum(dtype=np.float64))
         return loss + penalty, gradient.ravel().astype(np.float64)
 
-    first = np.vstack(start) if start else np.zeros((dim + 1, classes))
+    first = np.vstack(start) if start else np.zeros(shape)
     options = {"maxiter": steps, "maxcor": CORRECTIONS}
     found = minimize(evaluate, first.ravel(), jac=True, method="L-BFGS-B", options=options)
-    parameters = found.x.astype(np.float32).reshape(dim + 1, classes)
+    parameters = found.x.astype(np.float32).reshape(shape)
     return Linear(parameters[:-1], parameters[-1])
 
 
 def choose_penalty(pairs: Sequence[tuple[Objective, Objective]]) -> float:
-    """Return the penalty with which the second of each pair, judged by what fits the first, fares best over all pairs.
+    """Return the candidate penalty with the highest accuracy over all pairs of (objective to fit, held-out data).
 
-    Best is the highest accuracy; of equal ones the stronger penalty.
+    Of equally accurate ones it is the strongest.
     """
-    # Folds side by side on a core each: over one fold's small matrices the cores would mostly wait for one another.
+    # One fold per core: several cores over the small matrices of one fold would mostly wait for each other.
     with threadpool_limits(1 if len(pairs) > 1 else None, "blas"), ThreadPoolExecutor(os.cpu_count()) as pool:
-        correct = sum(pool.map(weigh_hits, *zip(*pairs, strict=True)))
-    return PENALTIES[int(np.argmax(correct))]
+        correct = sum(pool.map(score_penalties, *zip(*pairs, strict=True)))
+    return L2_CANDIDATES[int(np.argmax(correct))]
 
 
-def weigh_hits(fitted: Objective, judged: Objective) -> np.ndarray:
-    """Return float64[P]: the importance of judged examples that are right with each of the PENALTIES on others."""
-    (fitted, judged), _ = enter_span(fitted, judged)
-    actual, solution, weights = judged.targets.argmax(1), None, []
-    for l2 in PENALTIES:
-        solution = minimise(fitted, l2, solution, STEPS_TO_CHOOSE)
-        hits = (judged.values @ solution.weights + solution.biases).argmax(1) == actual
-        weights.append((hits * judged.importance).sum(dtype=np.float64))
-    return np.array(weights)
+def score_penalties(fitted: Objective, held_out: Objective) -> np.ndarray:
+    """Return float64[P]: the total weight of the held-out examples that a fit with each of L2_CANDIDATES gets right."""
+    (fitted, held_out), _ = enter_span(fitted, held_out)
+    actual, solution, correct = held_out.targets.argmax(1), None, []
+    for l2 in L2_CANDIDATES:
+        solution = run_lbfgs(fitted, l2, solution, SEARCH_STEPS)
+        hits = (held_out.values @ solution.weights + solution.biases).argmax(1) == actual
+        correct.append((hits * held_out.sample_weights).sum(dtype=np.float64))
+    return np.array(correct)
 
 
 def split_folds(labels: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield (rows of all but one part, rows of that part) of int64[N] labels for each of FOLDS parts.
-
-    Every class is spread over all parts.
-    """
-    order = np.argsort(labels, kind="stable")
+    """Yield (rows outside a fold, rows in it) of int64[N] labels for each of FOLDS stratified folds."""
     fold = np.empty(len(labels), np.int64)
-    fold[order] = np.arange(len(labels)) % FOLDS
+    fold[np.argsort(labels, kind="stable")] = np.arange(len(labels)) % FOLDS
     for number in range(FOLDS):
         yield np.flatnonzero(fold != number), np.flatnonzero(fold == number)

@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from components.features import ABSTAINED, BOTTLENECK, INDEX, LABEL_NAME, PROBABILITIES, SERVING_SIGNATURE
-from components.train.optimization import Optimisation, add_train_step
+from components.train.optimization import Optimization, add_train_step
 from components.train.settings import SIGMOID, Architecture, HiddenLayer
 
 v1 = tf.compat.v1
@@ -16,33 +16,33 @@ v1 = tf.compat.v1
 TRAINING_SCOPE = "final_training_ops"
 EVALUATION_SCOPE = "evaluation"
 
-L2, STANDARDIZE, WHITEN, PLAIN = "l2", "standardize", "whiten", "none"
+# Kinds of scaling: values of the config key normalize, which may also be none.
+L2, STANDARDIZE, WHITEN = "l2", "standardize", "whiten"
 
 
 @dataclass(frozen=True)
 class HeadParams:
-    """What the model_fn needs: optimisation to train, labels_file and abstention to predict, the latter if it does."""
+    """Parameters of the model_fn; training needs optimization, prediction labels_file and optionally a threshold."""
 
     classes: int
     labels_file: str
     architecture: Architecture
-    optimisation: Optimisation | None = None
+    optimization: Optimization | None = None
     abstention_threshold: float | None = None
 
 
 def add_final_training_ops(
     bottleneck: tf.Tensor, label: tf.Tensor | None, classes: int, architecture: Architecture, training: bool
 ) -> tuple[tf.Tensor, tf.Tensor | None]:
-    """Add the head over bottleneck float32[N, D]; return (logits float32[N, C], mean cross entropy or None).
+    """Add the head over bottleneck float32[N, D]; return (logits float32[N, C], cross entropy, None without label).
 
-    A sigmoid output of z is the soft-max of (0, z), so whatever follows sees two classes like any others.
+    A sigmoid output of z is the softmax of (0, z), so the logits of two classes are like any others.
     """
     with v1.variable_scope(TRAINING_SCOPE):
         values = normalize_bottleneck(bottleneck, architecture.normalize)
         for number, layer in enumerate(architecture.hidden):
             values = add_hidden_layer(values, layer, f"hidden{number}", training)
-        # Zero weights where nothing is hidden: the loss is convex, so nothing needs breaking symmetry, and the start is
-        # the uniform prediction.
+        # Without hidden layers the loss is convex, so zeros are a good start: they give the uniform prediction.
         start = v1.glorot_uniform_initializer() if architecture.hidden else v1.zeros_initializer()
         outputs = 1 if architecture.output == SIGMOID else classes
         weights = v1.get_variable("weights", [values.shape[-1], outputs], initializer=start)
@@ -51,8 +51,7 @@ def add_final_training_ops(
         if architecture.output == SIGMOID:
             logits = tf.concat([tf.zeros_like(logits), logits], -1)
         logits = tf.identity(logits, "logits")
-        for name, summarised in (("weights", weights), ("biases", biases), ("pre_activations", logits)):
-            add_variable_summaries(name, summarised)
+        add_variable_summaries(weights=weights, biases=biases, pre_activations=logits)
         if label is None:
             return logits, None
         cross_entropy = tf.reduce_mean(
@@ -63,10 +62,10 @@ def add_final_training_ops(
 
 
 def normalize_bottleneck(bottleneck: tf.Tensor, kind: str) -> tf.Tensor:
-    """Scale bottlenecks float32[N, D]: to length sqrt(D), then whitened or not; by mean and deviation; or not at all.
+    """Scale bottlenecks float32[N, D] by one of the kinds of scaling; l2 and whiten give them length sqrt(D) first.
 
-    At one length a single learning rate and a single L2 weight suit any backbone. What is measured on the training
-    split, see scaling.py, is set before training begins and kept in the checkpoint.
+    At one length a single learning rate and a single L2 weight suit any backbone. The variables, which normalization.py
+    measures on the training split, are set before training begins and kept in the checkpoint.
     """
     dim = bottleneck.shape[-1]
     if kind in (L2, WHITEN):
@@ -89,33 +88,32 @@ def add_hidden_layer(values: tf.Tensor, layer: HiddenLayer, name: str, training:
         biases = v1.get_variable("biases", [layer.units], initializer=v1.zeros_initializer())
         before = tf.nn.bias_add(tf.matmul(values, weights), biases, name="pre_activation")
         after = tf.keras.activations.get(layer.activation)(before)
-        for part, summarised in (("weights", weights), ("biases", biases), ("pre_activations", before)):
-            add_variable_summaries(part, summarised)
+        add_variable_summaries(weights=weights, biases=biases, pre_activations=before)
         if layer.l2:
             v1.losses.add_loss(layer.l2 * tf.nn.l2_loss(weights), v1.GraphKeys.REGULARIZATION_LOSSES)
         return tf.nn.dropout(after, layer.dropout) if training and layer.dropout else after
 
 
-def add_variable_summaries(name: str, values: tf.Tensor) -> None:
-    """Attach mean, deviation, extremes and a histogram of a tensor for TensorBoard."""
-    with tf.name_scope(f"{name}_summaries"):
-        # A tag is the name of an operation: beside another of that name it would be mean_1.
-        mean = tf.reduce_mean(values, name="average")
-        v1.summary.scalar("mean", mean)
-        v1.summary.scalar("stddev", tf.sqrt(tf.reduce_mean(tf.square(values - mean))))
-        v1.summary.scalar("max", tf.reduce_max(values, name="largest"))
-        v1.summary.scalar("min", tf.reduce_min(values, name="smallest"))
-        v1.summary.histogram("histogram", values)
+def add_variable_summaries(**tensors: tf.Tensor) -> None:
+    """Attach mean, standard deviation, minimum, maximum and a histogram of each tensor for TensorBoard."""
+    for name, values in tensors.items():
+        with tf.name_scope(f"{name}_summaries"):
+            # A tag is the name of an operation: next to another of that name it would be mean_1.
+            v1.summary.scalar("mean", tf.reduce_mean(values, name="average"))
+            v1.summary.scalar("stddev", tf.math.reduce_std(values))
+            v1.summary.scalar("max", tf.reduce_max(values, name="largest"))
+            v1.summary.scalar("min", tf.reduce_min(values, name="smallest"))
+            v1.summary.histogram("histogram", values)
 
 
 def add_evaluation_step(logits: tf.Tensor, label: tf.Tensor) -> dict[str, tuple[tf.Tensor, tf.Operation]]:
-    """Return streaming metrics over all batches: accuracy and cross_entropy."""
+    """Map logits float32[N, C] and int64[N] to streaming metrics over all batches: accuracy and cross_entropy."""
     with tf.name_scope(EVALUATION_SCOPE):
         index = tf.argmax(logits, -1)
         batch_accuracy = tf.reduce_mean(tf.cast(tf.equal(index, label), tf.float32), name="batch_accuracy")
         v1.summary.scalar("batch/accuracy", batch_accuracy)
         each = v1.nn.sparse_softmax_cross_entropy_with_logits(labels=label, logits=logits)
-        # The metrics keep their counts per example, so a short last batch weighs what it should.
+        # The metrics count examples, not batches: the last batch may be short.
         return {
             "accuracy": v1.metrics.accuracy(label, index, name="accuracy"),
             "cross_entropy": v1.metrics.mean(each, name="cross_entropy"),
@@ -125,7 +123,7 @@ def add_evaluation_step(logits: tf.Tensor, label: tf.Tensor) -> dict[str, tuple[
 def predict_classes(logits: tf.Tensor, labels_file: str, threshold: float | None) -> dict[str, tf.Tensor]:
     """Return index int64[N], probabilities float32[N, C] and label string[N], names looked up in the labels asset.
 
-    With a threshold also abstained bool[N]: whether the largest probability lies below it.
+    With a threshold also abstained bool[N]: whether the largest probability is below it.
     """
     index = tf.argmax(logits, -1)
     initializer = tf.lookup.TextFileInitializer(
@@ -133,11 +131,7 @@ def predict_classes(logits: tf.Tensor, labels_file: str, threshold: float | None
     )
     names = tf.lookup.StaticHashTable(initializer, "")
     probabilities = tf.nn.softmax(logits, name=PROBABILITIES)
-    predictions = {
-        INDEX: tf.identity(index, INDEX),
-        LABEL_NAME: names.lookup(index),
-        PROBABILITIES: probabilities,
-    }
+    predictions = {INDEX: tf.identity(index, INDEX), LABEL_NAME: names.lookup(index), PROBABILITIES: probabilities}
     if threshold is not None:
         predictions[ABSTAINED] = tf.less(tf.reduce_max(probabilities, -1), threshold, ABSTAINED)
     return predictions
@@ -154,16 +148,13 @@ def model_fn(
     )
     if cross_entropy is None:
         predictions = predict_classes(logits, head.labels_file, head.abstention_threshold)
-        return tf.estimator.EstimatorSpec(
-            mode,
-            predictions=predictions,
-            export_outputs={SERVING_SIGNATURE: tf.estimator.export.PredictOutput(predictions)},
-        )
+        served = {SERVING_SIGNATURE: tf.estimator.export.PredictOutput(predictions)}
+        return tf.estimator.EstimatorSpec(mode, predictions=predictions, export_outputs=served)
     metrics = add_evaluation_step(logits, labels)
     if mode == tf.estimator.ModeKeys.EVAL:
         return tf.estimator.EstimatorSpec(mode, loss=cross_entropy, eval_metric_ops=metrics)
-    assert head.optimisation
+    assert head.optimization
     with v1.variable_scope(TRAINING_SCOPE, reuse=True):
         weights = v1.get_variable("weights")
-    loss, train_step = add_train_step(logits, labels, weights, head.optimisation)
+    loss, train_step = add_train_step(logits, labels, weights, head.optimization)
     return tf.estimator.EstimatorSpec(mode, loss=loss, train_op=train_step)

@@ -1,10 +1,11 @@
-"""How the head's loss is lowered: optimisers, schedules of the learning rate, penalties and weights of examples."""
+"""Minimization of the head's loss: optimizers, learning rate schedules, penalties and weights of examples."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import tensorflow as tf
 
 from components.train.settings import Schedule
@@ -16,11 +17,11 @@ CONSTANT, EXPONENTIAL, COSINE = "constant", "exponential", "cosine"
 
 
 @dataclass(frozen=True)
-class Optimisation:
-    """How a training of so many steps goes; l2 weighs the penalty of the output layer, class_weights the examples.
+class Optimization:
+    """Settings of one training; l2 is the weight of the output layer's penalty, class_weights that of each class.
 
-    backbone_rate is the first learning rate of variables outside the head, where some are trained; loss_scale keeps the
-    gradients of half precision above its smallest number.
+    backbone_rate is the first learning rate of trained variables outside the head; loss_scale keeps the gradients of
+    half precision above its smallest number.
     """
 
     steps: int
@@ -36,63 +37,57 @@ class Optimisation:
 
 
 def add_train_step(
-    logits: tf.Tensor, label: tf.Tensor, output_weights: tf.Variable, optimisation: Optimisation
+    logits: tf.Tensor, label: tf.Tensor, output_weights: tf.Variable, optimization: Optimization
 ) -> tuple[tf.Tensor, tf.Operation]:
-    """Map logits float32[N, C] and int64[N] to (loss with its penalties, the operation that lowers it)."""
+    """Map logits float32[N, C] and int64[N] to (loss with its penalties, the operation of one training step)."""
     with tf.name_scope("train"):
         step = v1.train.get_or_create_global_step()
-        share = schedule_rate(optimisation.schedule, optimisation.steps, step)
-        v1.summary.scalar("learning_rate", optimisation.learning_rate * share)
-        loss = weigh_examples(logits, label, optimisation.label_smoothing, optimisation.class_weights)
+        factor = schedule_rate(optimization.schedule, optimization.steps, step)
+        v1.summary.scalar("learning_rate", optimization.learning_rate * factor)
+        loss = weigh_examples(logits, label, optimization.label_smoothing, optimization.class_weights)
         penalties = v1.losses.get_regularization_losses()
-        if optimisation.optimizer != ADAMW:
-            penalties = [*penalties, optimisation.l2 * tf.nn.l2_loss(output_weights)]
+        if optimization.optimizer != ADAMW:
+            penalties = [*penalties, optimization.l2 * tf.nn.l2_loss(output_weights)]
         loss = tf.add_n([loss, *penalties])
         v1.summary.scalar("loss", loss)
-        head, backbone = _split_variables(output_weights)
-        scaled = tf.gradients(loss * optimisation.loss_scale, [*head, *backbone])
-        gradients = [gradient / optimisation.loss_scale for gradient in scaled]
+        scope, variables = output_weights.name.split("/")[0], v1.trainable_variables()
+        head = [variable for variable in variables if variable.name.startswith(f"{scope}/")]
+        backbone = [variable for variable in variables if not variable.name.startswith(f"{scope}/")]
+        scaled = tf.gradients(loss * optimization.loss_scale, [*head, *backbone])
+        gradients = [gradient / optimization.loss_scale for gradient in scaled]
         updates = [
-            make_optimizer(optimisation, rate * share).apply_gradients(zip(part, variables, strict=True), name=name)
-            for name, rate, part, variables in (
-                ("head", optimisation.learning_rate, gradients[: len(head)], head),
-                ("backbone", optimisation.backbone_rate, gradients[len(head) :], backbone),
+            make_optimizer(optimization, rate * factor).apply_gradients(zip(part, trained, strict=True), name=name)
+            for name, rate, part, trained in (
+                ("head", optimization.learning_rate, gradients[: len(head)], head),
+                ("backbone", optimization.backbone_rate, gradients[len(head) :], backbone),
             )
-            if variables
+            if trained
         ]
-        if optimisation.optimizer == ADAMW:
+        if optimization.optimizer == ADAMW:
             with tf.control_dependencies(updates):
-                decay = optimisation.learning_rate * share * optimisation.l2
+                decay = optimization.learning_rate * factor * optimization.l2
                 updates = [*updates, output_weights.assign_sub(decay * output_weights)]
         with tf.control_dependencies(updates):
             return loss, step.assign_add(1).op
 
 
-def _split_variables(output_weights: tf.Variable) -> tuple[list[tf.Variable], list[tf.Variable]]:
-    scope = output_weights.name.split("/")[0]
-    variables = v1.trainable_variables()
-    head = [variable for variable in variables if variable.name.startswith(f"{scope}/")]
-    return head, [variable for variable in variables if not variable.name.startswith(f"{scope}/")]
-
-
 def schedule_rate(schedule: Schedule, steps: int, step: tf.Tensor) -> tf.Tensor:
-    """Return the share of the first learning rate, float32[] in [0, 1], that a step of so many has."""
+    """Return the factor of the first learning rate at a step, float32[] in [0, 1]."""
     done = tf.cast(step, tf.float32)
     falling = tf.maximum(done - schedule.warmup, 0)
     if schedule.kind == CONSTANT:
-        share = tf.ones([])
+        factor = tf.ones([])
     elif schedule.kind == EXPONENTIAL:
-        share = tf.pow(schedule.decay, falling / schedule.decay_steps)
+        factor = tf.pow(schedule.decay, falling / schedule.decay_steps)
     else:
-        fallen = tf.minimum(falling / max(steps - schedule.warmup, 1), 1)
-        share = 0.5 * (1 + tf.cos(3.141592653589793 * fallen))
-    return share * tf.minimum((done + 1) / schedule.warmup, 1) if schedule.warmup else share
+        factor = 0.5 * (1 + tf.cos(np.pi * tf.minimum(falling / max(steps - schedule.warmup, 1), 1)))
+    return factor * tf.minimum((done + 1) / schedule.warmup, 1) if schedule.warmup else factor
 
 
 def weigh_examples(
     logits: tf.Tensor, label: tf.Tensor, smoothing: float, class_weights: Sequence[float] | None
 ) -> tf.Tensor:
-    """Return the mean cross entropy float32[] with smoothed labels (Szegedy et al. 2016), each weighed by its class."""
+    """Return the mean cross entropy float32[], with smoothed labels (Szegedy et al. 2016), weighted by class."""
     each = v1.nn.sparse_softmax_cross_entropy_with_logits(labels=label, logits=logits)
     if smoothing:
         uniform = tf.reduce_logsumexp(logits, -1) - tf.reduce_mean(logits, -1)
@@ -102,12 +97,10 @@ def weigh_examples(
     return tf.reduce_mean(each)
 
 
-def make_optimizer(optimisation: Optimisation, rate: tf.Tensor) -> tf.compat.v1.train.Optimizer:
-    """Return the optimiser; AdamW (Loshchilov and Hutter 2019) is Adam here, its decay is applied by the caller."""
-    makers: dict[str, Callable[[], tf.compat.v1.train.Optimizer]] = {
-        SGD: lambda: v1.train.GradientDescentOptimizer(rate),
-        MOMENTUM: lambda: v1.train.MomentumOptimizer(rate, optimisation.momentum),
-        ADAM: lambda: v1.train.AdamOptimizer(rate),
-        ADAMW: lambda: v1.train.AdamOptimizer(rate),
-    }
-    return makers[optimisation.optimizer]()
+def make_optimizer(optimization: Optimization, rate: tf.Tensor) -> tf.compat.v1.train.Optimizer:
+    """Return the optimizer; AdamW (Loshchilov and Hutter 2019) is Adam here, its decay is applied by the caller."""
+    if optimization.optimizer == SGD:
+        return v1.train.GradientDescentOptimizer(rate)
+    if optimization.optimizer == MOMENTUM:
+        return v1.train.MomentumOptimizer(rate, optimization.momentum)
+    return v1.train.AdamOptimizer(rate)

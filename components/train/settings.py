@@ -1,8 +1,8 @@
-"""Settings of train: the head, and how it is trained."""
+"""Settings of train: the head and its training."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,7 +20,7 @@ BALANCED = "balanced"
 
 @settings
 class HiddenLayer:
-    """A dense layer of the head; dropout is the fraction of its outputs dropped in training, l2 weighs its penalty."""
+    """A dense layer of the head; dropout is the fraction of its outputs dropped, l2 the weight of its penalty."""
 
     units: Count
     activation: Literal["relu", "tanh", "sigmoid", "elu", "selu", "gelu", "swish", "linear"] = "relu"
@@ -30,7 +30,7 @@ class HiddenLayer:
 
 @settings
 class Architecture:
-    """What the head is: its hidden layers, one output per class or a single one for two, how bottlenecks are scaled."""
+    """The head: its hidden layers, one output per class or a single one for two, and the scaling of bottlenecks."""
 
     hidden: tuple[HiddenLayer, ...] = ()
     output: Literal["auto", "softmax", "sigmoid"] = "auto"
@@ -50,7 +50,7 @@ class Architecture:
 
 @settings
 class Schedule:
-    """How the learning rate falls after warmup steps: not, by decay in every decay_steps, or as half a cosine to 0."""
+    """The learning rate after warmup steps: constant, falling by decay per decay_steps, or as half a cosine to 0."""
 
     kind: Literal["constant", "exponential", "cosine"] = "cosine"
     warmup: Annotated[int, Field(ge=0)] = 0
@@ -85,11 +85,11 @@ def _read_class_weight(value: Any) -> Any:
 
 @settings
 class Recipe:
-    """How the head is trained; length is by epochs or steps, or by default about 300 steps.
+    """The training of the head, for a number of epochs or of steps, by default about 300 steps.
 
-    l2 is a number, or auto to choose it on training data; class_weight is balanced or a weight by class name.
-    Bottlenecks are held in max_memory bytes, by default a fifth of the memory. seed is that of training alone, by
-    default the run's.
+    l2 is a number, or auto to choose it on training data; class_weight is balanced or weights by class name.
+    Bottlenecks are held in memory up to max_memory bytes, by default a fifth of the memory. The default of seed is the
+    run's seed.
     """
 
     epochs: Count | None = None
@@ -113,23 +113,23 @@ class Recipe:
         if self.l2 == AUTO and self.optimizer == "adamw":
             # Decoupled decay has another optimum than the penalty, at which auto starts.
             raise ValueError(
-                "l2 is auto, which chooses a penalty, and adamw has none: set a number or another optimizer"
+                "l2 is auto, which tunes an L2 penalty, but adamw uses weight decay: set a number or another optimizer"
             )
 
     @property
     def inputs(self) -> list[Path]:
-        """The checkpoint's folder of the run that training starts from."""
+        """The folder of the checkpoint that training starts from."""
         return [RunDir(self.warm_start).model] if self.warm_start else []
 
 
-def settle_output(architecture: Architecture, classes: int) -> Architecture:
-    """Return the head with its output settled: by default a single sigmoid for two classes, soft-max for others.
+def resolve_output(architecture: Architecture, classes: int) -> Architecture:
+    """Return the head with output auto replaced: by sigmoid for two classes, else by softmax.
 
-    Raises UserError for a single output and more classes.
+    Raises UserError for a sigmoid output and another number of classes.
     """
     if architecture.output == SIGMOID and classes != 2:
         raise UserError(
-            f"head.output is sigmoid, which tells two classes apart, and the data has {classes}: set it to softmax."
+            f"head.output is sigmoid, which is for two classes, and the data has {classes}: set it to softmax."
         )
     if architecture.output != AUTO:
         return architecture
@@ -140,22 +140,20 @@ def check_class_weight(asked: str | Mapping[str, float] | None, labels: Sequence
     """Raise UserError for a weight of a class that does not exist."""
     for name in asked if isinstance(asked, Mapping) else ():
         if name not in labels:
-            raise UserError(f"train.class_weight names '{name}', which is no class: known are {_list_some(labels)}.")
+            known = ", ".join(labels[:5]) + (f" and {len(labels) - 5} more" if len(labels) > 5 else "")
+            raise UserError(f"train.class_weight names '{name}', which is not a class: use one of {known}.")
 
 
 def check_recipe(labels: Sequence[str], architecture: Architecture, recipe: Recipe) -> None:
-    """Raise the UserErrors of training that need no bottlenecks: before these are computed, which may take hours."""
-    settle_output(architecture, len(labels))
+    """Raise the UserErrors of training that can be found before hours of work on bottlenecks."""
+    resolve_output(architecture, len(labels))
     check_class_weight(recipe.class_weight, labels)
     if recipe.warm_start and not (RunDir(recipe.warm_start).model / "checkpoint").exists():
-        raise UserError(refuse_former_run(recipe.warm_start))
+        raise no_trained_run(recipe.warm_start)
 
 
-def refuse_former_run(former: Path) -> str:
-    """Return the sentence on a place to start from that holds no trained run."""
-    return f"train.warm_start names '{former}', which holds no trained run: give the output_dir of a finished run."
-
-
-def _list_some(labels: Iterable[str]) -> str:
-    names = list(labels)
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+def no_trained_run(former: Path) -> UserError:
+    """Return the error for a warm start from a folder without a trained run."""
+    return UserError(
+        f"train.warm_start names '{former}', which has no trained run: give the output_dir of a finished run."
+    )

@@ -21,14 +21,14 @@ from components.curve.curve import (
     join_parts,
     leave_unscaled,
     mean_class_accuracy,
-    scale_views,
     write_hparams,
 )
-from components.curve.page import format_point, plot_curve, summarise_curve, write_curve_page
+from components.curve.page import format_point, plot_curve, summarize_curve, write_curve_page
 from components.run_dir import RunDir
 from components.shards.bottlenecks import Vectors
 from components.storage.tables import write_csv
-from components.train.model import L2, PLAIN, STANDARDIZE, WHITEN, add_final_training_ops
+from components.train.model import L2, STANDARDIZE, WHITEN, add_final_training_ops
+from components.train.normalization import scale_vectors
 from components.train.settings import SOFTMAX, Architecture, Recipe
 from components.train.train import plan_training
 from components.train.warm_start import BIASES, WEIGHTS
@@ -88,7 +88,7 @@ def test_parts_are_joined_to_the_direction_that_a_canonical_graph_of_all_serves(
     np.testing.assert_allclose(cosines, 1, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", [L2, STANDARDIZE, WHITEN, PLAIN])
+@pytest.mark.parametrize("kind", [L2, STANDARDIZE, WHITEN, "none"])
 def test_bottlenecks_scaled_beforehand_get_the_logits_that_the_graph_would_give(kind):
     random = np.random.default_rng(0)
     labels = np.arange(40) % 2
@@ -98,7 +98,7 @@ def test_bottlenecks_scaled_beforehand_get_the_logits_that_the_graph_would_give(
         vectors, None, ["a", "b"], Path("labels.txt"), Architecture((), SOFTMAX, kind), AUTOMATIC, {}
     )
     unscaled = leave_unscaled(planned)
-    assert unscaled.head.architecture.normalize == PLAIN and set(unscaled.start) == {WEIGHTS, BIASES}
+    assert unscaled.head.architecture.normalize == "none" and set(unscaled.start) == {WEIGHTS, BIASES}
 
     def logits_of(plan, bottlenecks):
         with tf.Graph().as_default(), tf.compat.v1.Session() as session:
@@ -107,10 +107,10 @@ def test_bottlenecks_scaled_beforehand_get_the_logits_that_the_graph_would_give(
                 variable.load(plan.start[variable.op.name], session)
             return session.run(logits)
 
-    scaled = scale_views(vectors, kind, planned.start)
+    scaled = scale_vectors(values, kind, planned.start)
     for view in range(2):
         expected = logits_of(planned, values[:, view])
-        np.testing.assert_allclose(logits_of(unscaled, scaled.values[:, view]), expected, atol=1e-3)
+        np.testing.assert_allclose(logits_of(unscaled, scaled[:, view]), expected, atol=1e-3)
 
 
 def test_points_are_means_and_deviations_and_published_rows_are_marked():
@@ -118,16 +118,16 @@ def test_points_are_means_and_deviations_and_published_rows_are_marked():
         {"backbone": "b", "per_class": "15", "accuracy": str(value), "mean_class_accuracy": "0.5"}
         for value in (0.8, 0.9)
     ]
-    measured, *published = summarise_curve(rows, "caltech101")
+    measured, *published = summarize_curve(rows, "caltech101")
     assert (measured.accuracy, measured.accuracy_std) == pytest.approx((85, np.std([80, 90], ddof=1)))
     assert all(point.published and point.per_class == "15" for point in published)
     assert "(published)" in format_point(published[0])[0]
-    assert summarise_curve(rows, None) == [measured]
+    assert summarize_curve(rows, None) == [measured]
 
 
 def test_one_draw_has_no_deviation_on_page_terminal_and_plot(tmp_path):
     rows = [{"backbone": "b", "per_class": "15", "accuracy": "0.9", "mean_class_accuracy": "0.75"}]
-    (point,) = summarise_curve(rows, None)
+    (point,) = summarize_curve(rows, None)
     assert point._asdict() == {
         **{"backbone": "b", "per_class": "15", "draws": 1, "published": False},
         **{"accuracy": 90, "accuracy_std": None, "mean_class": 75, "mean_class_std": None},
@@ -135,7 +135,7 @@ def test_one_draw_has_no_deviation_on_page_terminal_and_plot(tmp_path):
     assert format_point(point) == ("b", "15", "90.00", "75.00")
     (line,) = plot_curve([point]).data
     assert line.error_y.array is None
-    two = summarise_curve([*rows, {**rows[0], "accuracy": "0.8"}], None)
+    two = summarize_curve([*rows, {**rows[0], "accuracy": "0.8"}], None)
     assert format_point(two[0]) == ("b", "15", "85.00 ± 7.07", "75.00 ± 0.00")
     assert plot_curve(two).data[0].error_y.array == pytest.approx([2**0.5 * 5])
     run = RunDir(tmp_path)
@@ -179,7 +179,7 @@ def test_a_curve_is_measured_from_cached_bottlenecks_and_shown(toy_config, tmp_p
     assert all(float(row["accuracy"]) > 0.5 for row in rows)
     assert (int(rows[0]["train_images"]), int(rows[0]["test_images"])) == (15, 165)
     page = (tmp_path / "run" / "curve" / "index.html").read_text()
-    assert "training images a class" in page and "index.html" in out
+    assert "training images per class" in page and "index.html" in out
     stage = tmp_path / "run" / "stages" / "extract.json"
     assert json.loads(stage.read_text())["outcome"]["work"]["computed"] == 180
     assert "train.finetune" not in out

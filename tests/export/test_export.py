@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from toys import read_outcome
 
 from components.backbones.settings import Augment
 from components.backbones.spec import parse_backbone
@@ -16,7 +17,7 @@ from components.extract.extract import extract_bottlenecks
 from components.extract.settings import EngineChoice
 from components.features import BOTTLENECK_VIEWS
 from components.metrics.calibration import NEVER_ANSWERS, choose_abstention
-from components.outcomes import Bottlenecks, Examples, Head, Work
+from components.outcomes import Bottlenecks, Examples, Head
 from components.predict.predict import load_export
 from components.run_dir import RunDir
 from components.shards.bottlenecks import load_vectors
@@ -65,11 +66,6 @@ def test_the_model_card_states_what_went_in(export, toy_run):
     assert card["classes"] == ["cyan", "magenta", "yellow"]
     assert sum(card["images"].values()) == json.loads(toy_run.record.read_text())["counts"]["written"]
     assert card["abstention"] is None and read_facts(export)["abstention"] is None
-
-
-def read_outcome(run, stage, kind):
-    values = json.loads((run.stages / f"{stage}.json").read_text())["outcome"]
-    return kind(**{**values, "work": Work(**values["work"])})
 
 
 def read_split(run, split):

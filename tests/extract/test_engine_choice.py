@@ -9,7 +9,7 @@ from components.backbones.settings import Augment
 from components.backbones.spec import parse_backbone
 from components.extract import engine_choice
 from components.extract import extract as bottlenecks
-from components.extract.engine_choice import Trial, choose_engine, compare_directions, settle_engine, try_engines
+from components.extract.engine_choice import EngineTrial, choose_engine, compare_directions, resolve_engine, try_engines
 from components.extract.settings import EngineChoice
 from components.features import ENCODED, KEY, TENSORFLOW
 from components.outcomes import Examples, Work
@@ -18,7 +18,7 @@ from components.shards.names import Shard
 from components.shards.records import bytes_feature, serialize_record, writing_shards
 
 CLOSE = EngineChoice("auto", 0.999, 0.995)
-EXACT = Trial(TENSORFLOW, 100, 1, 1)
+EXACT = EngineTrial(TENSORFLOW, 100, 1, 1)
 
 
 def test_every_engine_is_tried_on_the_same_images(lite):
@@ -29,12 +29,11 @@ def test_every_engine_is_tried_on_the_same_images(lite):
 
 
 def test_the_fastest_that_is_close_enough_is_chosen():
-    exact = Trial("tensorflow", 100, 1, 1)
-    faster, fastest = Trial("openvino", 140, 1, 0.9999), Trial("openvino_bf16", 230, 0.9993, 0.9971)
-    assert choose_engine([exact, faster, fastest], CLOSE) == "openvino_bf16"
-    assert choose_engine([exact, faster, fastest._replace(median_cosine=0.998)], CLOSE) == "openvino"
-    assert choose_engine([exact, faster, fastest._replace(first_percentile_cosine=0.9)], CLOSE) == "openvino"
-    assert choose_engine([exact, faster._replace(images_per_second=90)], CLOSE) == "tensorflow"
+    faster, fastest = EngineTrial("openvino", 140, 1, 0.9999), EngineTrial("openvino_bf16", 230, 0.9993, 0.9971)
+    assert choose_engine([EXACT, faster, fastest], CLOSE) == "openvino_bf16"
+    assert choose_engine([EXACT, faster, fastest._replace(median_cosine=0.998)], CLOSE) == "openvino"
+    assert choose_engine([EXACT, faster, fastest._replace(first_percentile_cosine=0.9)], CLOSE) == "openvino"
+    assert choose_engine([EXACT, faster._replace(images_per_second=90)], CLOSE) == "tensorflow"
 
 
 def test_cosines_agree_with_their_definition_and_are_1_for_equal_zeros():
@@ -53,7 +52,7 @@ def test_engines_are_compared_on_images_of_all_classes(tmp_path, monkeypatch):
     found = []
     monkeypatch.setattr(engine_choice, "try_engines", lambda _, batches: found.extend(batches) or [EXACT])
     examples = Examples(Work(), 1200, 1200, 0, 0, 0, {}, [], [1], [])
-    assert settle_engine(examples, Backbone("b", "id", 1, None, ()), CLOSE, run) == TENSORFLOW
+    assert resolve_engine(examples, Backbone("b", "id", 1, None, ()), CLOSE, run) == TENSORFLOW
     assert [len(batch) for batch in found] == [32] * 9
     assert len({encoded for batch in found for encoded in batch}) == 288
     assert {encoded[:2] for batch in found[1:] for encoded in batch} == {b"%02d" % label for label in range(40)}
@@ -66,7 +65,7 @@ def test_a_choice_once_made_stays_until_the_limits_change(tmp_path, toy_backbone
 
     def try_two(folder, batches):
         calls.append(len(batches))
-        return [Trial("tensorflow", 100, 1, 1), Trial("tensorflow_bf16", 200, 0.9995, 0.9975)]
+        return [EXACT, EngineTrial("tensorflow_bf16", 200, 0.9995, 0.9975)]
 
     monkeypatch.setattr(engine_choice, "try_engines", try_two)
 

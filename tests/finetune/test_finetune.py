@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from toys import COLOURS, paint_images, quiet_progress, refusal, write_config
+from toys import COLOURS, paint_images, quiet_progress, read_outcome, refusal, write_config
 
 from components.audit.similarity import to_embeddings
 from components.backbones.prepare import BackboneSession, load_graph, read_backbone
@@ -19,7 +19,7 @@ from components.features import SPLITS
 from components.finetune import finetune
 from components.finetune.finetune import finetune_backbone, plan_tuning
 from components.finetune.settings import TunedRecipe, Tuning
-from components.outcomes import Bottlenecks, Examples, Head, TunedHead, Work
+from components.outcomes import Bottlenecks, Examples, Head, TunedHead
 from components.predict.predict import load_export
 from components.run_dir import RunDir
 from components.serve.neighbours import load_training_images
@@ -86,11 +86,6 @@ def copy_run(run, tmp_path):
 def read_csv(path):
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
-
-
-def read_outcome(run, stage, kind):
-    values = json.loads((run.stages / f"{stage}.json").read_text())["outcome"]
-    return kind(**{**values, "work": Work(**values["work"])})
 
 
 def read_constants(folder):

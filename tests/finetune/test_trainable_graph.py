@@ -363,7 +363,9 @@ def test_a_layer_that_is_not_there_is_named_with_the_nearest(lite):
 
 @pytest.mark.parametrize("layer", ["pool", "Relu6_32", "MatMul", "probabilities"])
 def test_a_layer_with_nothing_to_train_behind_it_is_the_users_mistake(lite, layer):
-    assert f"No weights lie between '{layer}' and the bottleneck" in refusal(weights_after, load_graph(lite), layer)
+    assert f"There are no weights between '{layer}' and the bottleneck" in refusal(
+        weights_after, load_graph(lite), layer
+    )
 
 
 def test_several_backbones_side_by_side_are_refused(tmp_path, toy_backbone):

@@ -216,7 +216,7 @@ def test_fine_tuning_is_off_unless_asked_for_and_has_defaults(load):
         (GOOD, ["train.l2=-1"], "'train.l2' is -1: expected a number of 0 or more, or auto"),
         (GOOD, ["train.l2=automatic"], "'train.l2' is 'automatic': expected a number of 0 or more, or auto"),
         (GOOD, ["train.l2=.nan"], "'train.l2' is nan"),
-        (GOOD, ["train={l2: auto, optimizer: adamw}"], "'train': l2 is auto, which chooses a penalty"),
+        (GOOD, ["train={l2: auto, optimizer: adamw}"], "'train': l2 is auto, which tunes an L2 penalty"),
         (GOOD, ["train.l2=auto", "head=[{units: 4}]"], "'train.l2' is auto, which suits a linear head only"),
         (GOOD, ["train.learning_rate=.inf"], "'train.learning_rate' is inf: input should be a finite number"),
         (GOOD, ["train.learning_rate=.nan"], "'train.learning_rate' is nan"),

@@ -8,7 +8,7 @@ from components.shards.bottlenecks import Vectors
 from components.train.estimator import Epoch, HeadClassifier, RepeatedEvaluation, epoch_rank
 from components.train.inputs import evaluate_from_memory, train_from_memory
 from components.train.model import STANDARDIZE, HeadParams
-from components.train.optimization import Optimisation
+from components.train.optimization import Optimization
 from components.train.settings import SIGMOID, Architecture, HiddenLayer
 
 
@@ -39,8 +39,8 @@ def fit(tmp_path, progress):
         train = train_from_memory(Vectors(vectors[:, None], labels), epochs, 16, seed)
         vectors, labels = make_vectors(50, 2)
         val = evaluate_from_memory(vectors, labels)
-        optimisation = Optimisation(steps=steps or epochs * 7, learning_rate=rate, l2=1e-3)
-        head = HeadParams(3, str(tmp_path / "labels.txt"), Architecture(hidden, normalize=normalize), optimisation)
+        optimization = Optimization(steps=steps or epochs * 7, learning_rate=rate, l2=1e-3)
+        head = HeadParams(3, str(tmp_path / "labels.txt"), Architecture(hidden, normalize=normalize), optimization)
         classifier = HeadClassifier(tmp_path / name, head, seed)
         history = classifier.fit(train, val if held_out else None, epochs, progress, start, patience)
         return classifier, history, val.input_fn, labels
@@ -109,7 +109,7 @@ def test_training_figures_weigh_every_image_alike_in_a_short_last_batch_too(tmp_
     (tmp_path / "labels.txt").write_text("a\nb\nc\n")
     weights = 9 * np.eye(5, 3, dtype=np.float32)
     start = {"final_training_ops/weights": weights, "final_training_ops/biases": np.zeros(3, np.float32)}
-    head = HeadParams(3, str(tmp_path / "labels.txt"), Architecture(normalize="none"), Optimisation(8, 1e-12, 0.0))
+    head = HeadParams(3, str(tmp_path / "labels.txt"), Architecture(normalize="none"), Optimization(8, 1e-12, 0.0))
     # Batches of 256 and 1, of 200 and 57, of 257: each image is seen once with weights that stay as they are.
     for size in (256, 200, 257):
         classifier = HeadClassifier(tmp_path / str(size), head, 0)
@@ -227,8 +227,8 @@ def test_a_single_output_learns_two_classes(tmp_path, progress):
     labels = random.integers(0, 2, 200)
     vectors = (np.eye(2, 5)[labels] * 2 + random.normal(0, 1, (200, 5))).astype(np.float32)
     (tmp_path / "labels.txt").write_text("a\nb\n")
-    optimisation = Optimisation(100, 0.05, 1e-3)
-    head = HeadParams(2, str(tmp_path / "labels.txt"), Architecture(output=SIGMOID), optimisation)
+    optimization = Optimization(100, 0.05, 1e-3)
+    head = HeadParams(2, str(tmp_path / "labels.txt"), Architecture(output=SIGMOID), optimization)
     classifier = HeadClassifier(tmp_path / "model", head, 0)
     train = train_from_memory(Vectors(vectors[:100, None], labels[:100]), 10, 10, 0)
     history = classifier.fit(train, evaluate_from_memory(vectors[100:], labels[100:]), 10, progress)

@@ -7,13 +7,13 @@ from sklearn.linear_model import LogisticRegression
 
 from components.train.logistic_regression import (
     FOLDS,
-    PENALTIES,
+    L2_CANDIDATES,
     Linear,
     choose_penalty,
     enter_span,
     fit_linear,
     make_objective,
-    minimise,
+    run_lbfgs,
     split_folds,
 )
 
@@ -72,11 +72,11 @@ def test_with_smoothed_labels_and_class_weights_every_step_away_from_the_optimum
 def test_the_start_changes_only_how_soon_the_optimum_is_reached():
     values, labels = make_data(seed=3)
     objective = make_objective(values, labels, 3, 0.0, None)
-    cold = minimise(objective, 0.01, None, 300)
-    nearby = minimise(objective, 0.03, None, 60)
-    warm = minimise(objective, 0.01, nearby, 300)
+    cold = run_lbfgs(objective, 0.01, None, 300)
+    nearby = run_lbfgs(objective, 0.03, None, 60)
+    warm = run_lbfgs(objective, 0.01, nearby, 300)
     np.testing.assert_allclose(warm.weights, cold.weights, atol=5e-3)
-    distances = [np.abs(minimise(objective, 0.01, start, 3).weights - cold.weights).max() for start in (None, nearby)]
+    distances = [np.abs(run_lbfgs(objective, 0.01, start, 3).weights - cold.weights).max() for start in (None, nearby)]
     assert distances[1] < distances[0] / 2
 
 
@@ -88,24 +88,24 @@ def test_fewer_examples_than_dimensions_have_the_same_optimum_and_votes_as_in_al
     if copies:
         values[15:] = values[:15]
     objective = make_objective(values, labels, 3, 0.0, None)
-    within, whole = fit_linear(objective, 0.01, 300), minimise(objective, 0.01, None, 300)
+    within, whole = fit_linear(objective, 0.01, 300), run_lbfgs(objective, 0.01, None, 300)
     np.testing.assert_allclose(within.weights, whole.weights, atol=5e-3)
     np.testing.assert_allclose(within.biases, whole.biases, atol=0.1)  # nothing holds them firmly
-    judged = random.normal(size=(9, 80)).astype(np.float32)
-    (fitted, others), basis = enter_span(objective, make_objective(judged, labels[:9], 3, 0.0, None))
+    held_out = random.normal(size=(9, 80)).astype(np.float32)
+    (fitted, others), basis = enter_span(objective, make_objective(held_out, labels[:9], 3, 0.0, None))
     assert basis is not None and basis.shape == (80, 30)
-    inside = minimise(fitted, 0.01, None, 300)
-    np.testing.assert_allclose(others.values @ inside.weights, judged @ whole.weights, atol=0.05)
+    inside = run_lbfgs(fitted, 0.01, None, 300)
+    np.testing.assert_allclose(others.values @ inside.weights, held_out @ whole.weights, atol=0.05)
 
 
 def count_right(pairs, class_weights):
-    """Return for each penalty how many judged images scikit-learn gets right in total, each weighed by its class."""
+    """Return for each penalty how many held_out images scikit-learn gets right in total, each weighed by its class."""
     weights = np.array(class_weights or [1, 1, 1])
-    right = np.zeros(len(PENALTIES))
-    for (values, labels), (judged, actual) in pairs:
-        for number, l2 in enumerate(PENALTIES):
+    right = np.zeros(len(L2_CANDIDATES))
+    for (values, labels), (held_out, actual) in pairs:
+        for number, l2 in enumerate(L2_CANDIDATES):
             model = LogisticRegression(C=1 / (l2 * len(labels)), tol=1e-7, max_iter=2000)
-            hits = model.fit(values, labels, weights[labels]).predict(judged) == actual
+            hits = model.fit(values, labels, weights[labels]).predict(held_out) == actual
             right[number] += (hits * weights[actual]).sum()
     return right
 
@@ -118,8 +118,8 @@ def test_the_penalty_chosen_is_that_of_scikit_learns_best_model_on_held_out_imag
         objectives = [make_objective(*part, 3, 0.0, class_weights) for part in (train, held_out)]
         chosen.append(choose_penalty([objectives]))
         # A fit to choose is cut short, which may decide one image otherwise.
-        assert right[PENALTIES.index(chosen[-1])] >= right.max() - 1
-    assert right.argmax() == 0 and right[0] > right[1] + 5 and chosen[-1] == PENALTIES[0]
+        assert right[L2_CANDIDATES.index(chosen[-1])] >= right.max() - 1
+    assert right.argmax() == 0 and right[0] > right[1] + 5 and chosen[-1] == L2_CANDIDATES[0]
     assert len(set(chosen)) >= 3
 
 
@@ -130,7 +130,7 @@ def test_without_held_out_images_the_penalty_is_the_best_over_the_folds():
         pairs = [tuple((values[rows], labels[rows]) for rows in pair) for pair in split_folds(labels)]
         right = count_right(pairs, None)
         chosen.append(choose_penalty([[make_objective(*part, 3, 0.0, None) for part in pair] for pair in pairs]))
-        assert right[PENALTIES.index(chosen[-1])] >= right.max() - 1
+        assert right[L2_CANDIDATES.index(chosen[-1])] >= right.max() - 1
     assert len(set(chosen)) >= 3
 
 
@@ -142,22 +142,22 @@ def test_held_out_images_count_by_the_weight_of_their_class():
     )
     assert right_of_all.argmax() != 0 and right_of_first[0] >= right_of_first[1:].max() + 2
     fitted = make_objective(*train, 3, 0.0, None)
-    assert choose_penalty([(fitted, make_objective(values, labels, 3, 0.0, None))]) != PENALTIES[0]
-    assert choose_penalty([(fitted, make_objective(values, labels, 3, 0.0, [1.0, 0.0, 0.0]))]) == PENALTIES[0]
+    assert choose_penalty([(fitted, make_objective(values, labels, 3, 0.0, None))]) != L2_CANDIDATES[0]
+    assert choose_penalty([(fitted, make_objective(values, labels, 3, 0.0, [1.0, 0.0, 0.0]))]) == L2_CANDIDATES[0]
 
 
 def test_of_penalties_that_fare_equally_the_strongest_is_chosen():
     objective = make_objective(*make_data(60, noise=0.01), 3, 0.0, None)
-    assert choose_penalty([(objective, objective)]) == PENALTIES[0] == max(PENALTIES)
+    assert choose_penalty([(objective, objective)]) == L2_CANDIDATES[0] == max(L2_CANDIDATES)
 
 
 @given(st.lists(st.integers(0, 4), min_size=FOLDS, max_size=60))
 def test_folds_cover_each_example_once_and_spread_every_class(labels):
     labels = np.array(labels)
     seen = []
-    for fitted, judged in split_folds(labels):
-        assert sorted([*fitted, *judged]) == list(range(len(labels)))
-        counts = np.bincount(labels[judged], minlength=5)
+    for fitted, held_out in split_folds(labels):
+        assert sorted([*fitted, *held_out]) == list(range(len(labels)))
+        counts = np.bincount(labels[held_out], minlength=5)
         assert (np.abs(counts - np.bincount(labels, minlength=5) / FOLDS) < 1).all()
-        seen += judged.tolist()
+        seen += held_out.tolist()
     assert sorted(seen) == list(range(len(labels)))

@@ -6,14 +6,13 @@ from sklearn.preprocessing import StandardScaler, normalize
 
 from components.train.model import (
     L2,
-    PLAIN,
     STANDARDIZE,
     HeadParams,
     add_evaluation_step,
     add_final_training_ops,
     model_fn,
 )
-from components.train.optimization import Optimisation, add_train_step
+from components.train.optimization import Optimization, add_train_step
 from components.train.settings import SIGMOID, Architecture, HiddenLayer, Schedule
 
 v1 = tf.compat.v1
@@ -42,30 +41,14 @@ def test_the_start_is_the_uniform_prediction(data):
     assert values[1] == pytest.approx(np.log(3))
 
 
-def test_names_and_summaries_are_those_of_the_workshop(data):
-    vectors, labels = data
-    with tf.Graph().as_default() as graph:
-        logits, _ = add_final_training_ops(tf.constant(vectors), tf.constant(labels), 3, Architecture(), True)
-        add_train_step(logits, tf.constant(labels), v1.trainable_variables()[0], Optimisation(10, 0.1, 0.0))
-        names = {operation.name for operation in graph.get_operations()}
-        tags = {run(summary.inputs[0]).decode() for summary in [s.op for s in v1.get_collection("summaries")]}
-    assert {"final_training_ops/weights", "final_training_ops/biases", "final_training_ops/logits"} <= names
-    for part in ("weights", "biases", "pre_activations"):
-        assert any(f"{part}_summaries" in tag and "histogram" in tag for tag in tags), (part, tags)
-    assert any("cross_entropy" in tag for tag in tags)
-
-
-def test_every_hidden_layer_has_names_and_summaries_too(data):
+def test_variables_have_the_names_of_the_workshop_with_a_scope_per_hidden_layer(data):
     architecture = Architecture((HiddenLayer(7, "relu"), HiddenLayer(4, "tanh")))
-    with tf.Graph().as_default():
+    with tf.Graph().as_default() as graph:
         add_final_training_ops(tf.constant(data[0]), None, 3, architecture, False)
         names = [variable.op.name for variable in v1.global_variables()]
-        tags = {run(summary.op.inputs[0]).decode() for summary in v1.get_collection("summaries")}
+        assert graph.get_tensor_by_name("final_training_ops/logits:0").shape == (50, 3)
     layers = ["hidden0/", "hidden1/", ""]
     assert names == [f"final_training_ops/{layer}{part}" for layer in layers for part in ("weights", "biases")]
-    for layer in ("hidden0", "hidden1"):
-        for part in ("weights", "biases", "pre_activations"):
-            assert any(f"{layer}/{part}_summaries" in tag and "histogram" in tag for tag in tags), (layer, part)
 
 
 def test_evaluation_agrees_with_scikit_learn_over_uneven_batches(data):
@@ -93,7 +76,7 @@ def test_training_falls_to_the_optimum_that_scikit_learn_finds(data):
     with tf.Graph().as_default(), v1.Session() as session:
         logits, _ = add_final_training_ops(tf.constant(vectors), tf.constant(labels), 3, Architecture(), True)
         weights = v1.trainable_variables()[0]
-        loss, step = add_train_step(logits, tf.constant(labels), weights, Optimisation(500, 0.1, l2))
+        loss, step = add_train_step(logits, tf.constant(labels), weights, Optimization(500, 0.1, l2))
         session.run(v1.global_variables_initializer())
         for _ in range(500):
             session.run(step)
@@ -149,7 +132,7 @@ def test_exactly_the_predictions_below_the_threshold_are_abstained_from(data, tm
 
 
 def test_a_single_output_predicts_two_classes(data, tmp_path):
-    architecture = Architecture(output=SIGMOID, normalize=PLAIN)
+    architecture = Architecture(output=SIGMOID, normalize="none")
     values = {"weights": np.linspace(-1, 1, 6)[:, None], "biases": np.array([0.3])}
     predictions = predict(tmp_path, data[0], architecture, 2, values)
     second = 1 / (1 + np.exp(-(data[0] @ values["weights"] + values["biases"])))
@@ -194,7 +177,7 @@ def test_a_sigmoid_output_has_keras_binary_cross_entropy(data):
 @pytest.mark.parametrize("rate", [0.0, 0.3])
 def test_training_drops_a_share_of_a_layers_outputs_and_scales_the_others_up(rate):
     units = 300
-    architecture = Architecture((HiddenLayer(units, "linear", rate),), normalize=PLAIN)
+    architecture = Architecture((HiddenLayer(units, "linear", rate),), normalize="none")
     with tf.Graph().as_default(), v1.Session() as session:
         logits, _ = add_final_training_ops(tf.ones([5, 1]), None, units, architecture, True)
         for variable in v1.global_variables():  # every hidden value is 1, and logits are the hidden values
@@ -213,8 +196,8 @@ def test_a_head_with_hidden_layers_trains_as_in_keras_with_its_penalties(data, t
     vectors, _ = data
     labels, classes = (np.arange(50) % 2, 2) if output == SIGMOID else (data[1], 3)
     layers = (HiddenLayer(7, "relu", l2=l2), HiddenLayer(4, "tanh", l2=2 * l2))
-    optimisation = Optimisation(9, 0.1, 0.05, "sgd", schedule=Schedule("constant"))
-    head = HeadParams(classes, str(tmp_path / "l"), Architecture(layers, output, PLAIN), optimisation)
+    optimization = Optimization(9, 0.1, 0.05, "sgd", schedule=Schedule("constant"))
+    head = HeadParams(classes, str(tmp_path / "l"), Architecture(layers, output, "none"), optimization)
     with tf.Graph().as_default(), v1.Session() as session:
         v1.set_random_seed(1)
         features = {"bottleneck": tf.constant(vectors)}
@@ -282,4 +265,4 @@ def test_standardised_bottlenecks_use_the_mean_and_scale_that_were_set(data):
 
 
 def test_bottlenecks_can_be_left_as_they_are(data):
-    np.testing.assert_allclose(scaled_by(data[0], PLAIN), data[0], atol=1e-6)
+    np.testing.assert_allclose(scaled_by(data[0], "none"), data[0], atol=1e-6)

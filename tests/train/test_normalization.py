@@ -7,13 +7,13 @@ from sklearn.covariance import shrunk_covariance
 from sklearn.preprocessing import StandardScaler, normalize
 
 from components.shards.bottlenecks import Vectors
-from components.train.model import L2, PLAIN, STANDARDIZE, WHITEN, normalize_bottleneck
+from components.train.model import L2, STANDARDIZE, WHITEN, normalize_bottleneck
 from components.train.normalization import (
     MEAN,
     SCALE,
     WHITENING,
-    measure_deviations,
     measure_scaling,
+    measure_standardization,
     measure_whitening,
     scale_vectors,
 )
@@ -30,16 +30,16 @@ def parts_of(values, ends):
 @pytest.mark.parametrize("views", [1, 3])
 def test_mean_and_scale_over_uneven_parts_are_those_of_scikit_learn(views):
     values = draw(101, views, 5)
-    start = measure_deviations(parts_of(values, [1, 40]))
+    start = measure_standardization(parts_of(values, [1, 40]))
     expected = StandardScaler().fit(values.reshape(-1, 5).astype(np.float64))
     np.testing.assert_allclose(start[MEAN], expected.mean_, rtol=1e-6)
     np.testing.assert_allclose(start[SCALE], 1 / expected.scale_, rtol=1e-6)
     assert {value.dtype for value in start.values()} == {np.dtype("float32")}
 
 
-def test_a_small_deviation_far_from_zero_is_measured():
+def test_a_small_standard_deviation_far_from_zero_is_measured():
     values = (1000 + 0.01 * draw(200, 1, 4)).astype(np.float32)
-    start = measure_deviations(parts_of(values, [7]))
+    start = measure_standardization(parts_of(values, [7]))
     np.testing.assert_allclose(start[SCALE], 1 / values[:, 0].astype(np.float64).std(0), rtol=1e-5)
 
 
@@ -47,12 +47,12 @@ def test_a_small_deviation_far_from_zero_is_measured():
 def test_a_dimension_that_is_constant_keeps_its_scale(constant):
     values = draw(1000, 1, 3)
     values[..., 1] = constant
-    start = measure_deviations(parts_of(values, [333]))
+    start = measure_standardization(parts_of(values, [333]))
     assert start[SCALE][1] == 1
     assert start[MEAN][1] == np.float32(constant)
 
 
-@pytest.mark.parametrize("kind", [L2, STANDARDIZE, WHITEN, PLAIN])
+@pytest.mark.parametrize("kind", [L2, STANDARDIZE, WHITEN, "none"])
 def test_vectors_are_scaled_as_in_the_graph(kind):
     values = draw(20, 6)
     values[3] = 0
@@ -109,7 +109,7 @@ def test_without_any_spread_within_classes_vectors_stay_as_they_are(labels):
 
 
 @pytest.mark.parametrize(
-    "kind, names", [(L2, set()), (PLAIN, set()), (STANDARDIZE, {MEAN, SCALE}), (WHITEN, {WHITENING})]
+    "kind, names", [(L2, set()), ("none", set()), (STANDARDIZE, {MEAN, SCALE}), (WHITEN, {WHITENING})]
 )
 def test_only_what_a_kind_of_scaling_needs_is_measured(kind, names):
     parts = [Vectors(draw(9, 1, 4), np.arange(9) % 2)]

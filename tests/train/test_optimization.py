@@ -4,7 +4,7 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.train.optimization import Optimisation, add_train_step, schedule_rate, weigh_examples
+from components.train.optimization import Optimization, add_train_step, schedule_rate, weigh_examples
 from components.train.settings import Schedule
 
 v1 = tf.compat.v1
@@ -66,8 +66,8 @@ def test_label_smoothing_and_class_weights_are_those_of_keras(smoothing, weights
 def test_a_class_that_weighs_nothing_moves_nothing():
     with tf.Graph().as_default(), v1.Session() as session:
         weights = v1.get_variable("head/weights", initializer=np.eye(3, dtype=np.float32))
-        optimisation = Optimisation(9, 0.1, 0.0, "sgd", class_weights=[0.0, 1.0, 1.0])
-        _, step = add_train_step(tf.matmul(tf.ones([4, 3]), weights), tf.zeros([4], tf.int64), weights, optimisation)
+        optimization = Optimization(9, 0.1, 0.0, "sgd", class_weights=[0.0, 1.0, 1.0])
+        _, step = add_train_step(tf.matmul(tf.ones([4, 3]), weights), tf.zeros([4], tf.int64), weights, optimization)
         session.run(v1.global_variables_initializer())
         session.run(step)
         np.testing.assert_array_equal(session.run(weights), np.eye(3))
@@ -111,9 +111,9 @@ def test_optimisers_move_as_keras_ones_do(optimizer, schedule):
     with tf.Graph().as_default(), v1.Session() as session:
         weights = v1.get_variable("head/weights", initializer=first)
         biases = v1.get_variable("head/biases", initializer=np.zeros(3, np.float32))
-        optimisation = Optimisation(6, 0.05, l2, optimizer, schedule=ours)
+        optimization = Optimization(6, 0.05, l2, optimizer, schedule=ours)
         logits = tf.matmul(vectors, weights) + biases
-        _, step = add_train_step(logits, tf.constant(labels), weights, optimisation)
+        _, step = add_train_step(logits, tf.constant(labels), weights, optimization)
         session.run(v1.global_variables_initializer())
         for _ in range(5):
             session.run(step)
@@ -154,8 +154,8 @@ def move_backbone(optimizer, backbone_rate, count=1):
         trunk = v1.get_variable("backbone/w", initializer=np.ones((2, 2), np.float32))
         weights = v1.get_variable("head/weights", initializer=np.eye(2, dtype=np.float32))
         logits = tf.matmul(tf.matmul([[1.0, 2.0]], trunk), weights)
-        optimisation = Optimisation(9, 0.1, 0.0, optimizer, schedule=Schedule("constant"), backbone_rate=backbone_rate)
-        _, step = add_train_step(logits, tf.constant([0]), weights, optimisation)
+        optimization = Optimization(9, 0.1, 0.0, optimizer, schedule=Schedule("constant"), backbone_rate=backbone_rate)
+        _, step = add_train_step(logits, tf.constant([0]), weights, optimization)
         session.run(v1.global_variables_initializer())
         for _ in range(count):
             session.run(step)
@@ -188,7 +188,7 @@ def test_the_loss_is_that_before_the_step_with_its_penalty():
     with tf.Graph().as_default(), v1.Session() as session:
         weights = v1.get_variable("head/weights", initializer=weights_before)
         loss, step = add_train_step(
-            tf.matmul(tf.eye(2), weights), tf.constant([1, 1]), weights, Optimisation(9, 0.1, 0.2, "sgd")
+            tf.matmul(tf.eye(2), weights), tf.constant([1, 1]), weights, Optimization(9, 0.1, 0.2, "sgd")
         )
         session.run(v1.global_variables_initializer())
         found, _ = session.run([loss, step])

@@ -11,7 +11,7 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.utils.class_weight import compute_class_weight
-from toys import ingest, paint_images, refusal, write_config
+from toys import ingest, paint_images, read_outcome, refusal, write_config
 
 from components.backbones.settings import Augment
 from components.backbones.spec import parse_backbone
@@ -19,14 +19,14 @@ from components.export.export import list_versions, read_facts
 from components.extract.extract import extract_bottlenecks
 from components.extract.settings import EngineChoice
 from components.features import INDEX
-from components.outcomes import Bottlenecks, Examples, Head, Work
+from components.outcomes import Bottlenecks, Examples, Head
 from components.run_dir import RunDir
 from components.shards.bottlenecks import Vectors, load_vectors
 from components.train.inputs import evaluate_from_memory, evaluate_from_shards
-from components.train.logistic_regression import PENALTIES, choose_penalty, fit_linear, make_objective, split_folds
+from components.train.logistic_regression import L2_CANDIDATES, choose_penalty, fit_linear, make_objective, split_folds
 from components.train.model import STANDARDIZE, WHITEN
 from components.train.normalization import MEAN, SCALE, measure_scaling, scale_vectors
-from components.train.settings import SIGMOID, SOFTMAX, Architecture, HiddenLayer, Recipe, Schedule, settle_output
+from components.train.settings import SIGMOID, SOFTMAX, Architecture, HiddenLayer, Recipe, Schedule, resolve_output
 from components.train.train import (
     choose_epochs,
     load_classifier,
@@ -72,15 +72,15 @@ def test_weights_by_name_keep_their_ratio_and_unknown_names_are_refused():
     assert weights == pytest.approx([0.5, 1.5])
     assert weigh_classes({"a": 0.0}, np.array([10, 30]), ["a", "b"]) == pytest.approx([0, 4 / 3])
     assert weigh_classes({}, np.array([10, 30]), ["a", "b"]) == pytest.approx([1, 1])
-    assert "'x', which is no class" in refusal(weigh_classes, {"x": 1.0}, np.array([1, 1]), ["a", "b"])
+    assert "'x', which is not a class" in refusal(weigh_classes, {"x": 1.0}, np.array([1, 1]), ["a", "b"])
     assert weigh_classes(None, np.array([1]), ["a"]) is None
 
 
 def test_two_classes_get_a_single_output_unless_asked_otherwise():
-    assert settle_output(Architecture(output="auto"), 2).output == SIGMOID
-    assert settle_output(Architecture(output="auto"), 3).output == SOFTMAX
-    assert settle_output(Architecture(output=SOFTMAX), 2).output == SOFTMAX
-    assert "the data has 3" in refusal(settle_output, Architecture(output=SIGMOID), 3)
+    assert resolve_output(Architecture(output="auto"), 2).output == SIGMOID
+    assert resolve_output(Architecture(output="auto"), 3).output == SOFTMAX
+    assert resolve_output(Architecture(output=SOFTMAX), 2).output == SOFTMAX
+    assert "the data has 3" in refusal(resolve_output, Architecture(output=SIGMOID), 3)
 
 
 @pytest.mark.parametrize("output", [SIGMOID, SOFTMAX])
@@ -91,7 +91,7 @@ def test_l2_auto_starts_at_the_optimum_of_the_penalty_it_chose(tmp_path, output)
     architecture = Architecture(output=output, normalize="none")
     train = Vectors(values[:, None], labels)
     plan = plan_training(train, None, ["a", "b"], tmp_path / "l", architecture, Recipe(l2="auto"), {})
-    l2 = plan.head.optimisation.l2
+    l2 = plan.head.optimization.l2
     # scikit-learn's two-class model has a single output; the soft-max shares its weights between two.
     strength = 1 / (len(labels) * (l2 if output == SIGMOID else l2 / 2))
     expected = LogisticRegression(C=strength, tol=1e-8, max_iter=1000).fit(values, labels)
@@ -120,8 +120,8 @@ def test_l2_auto_is_chosen_for_the_very_loss_that_is_trained(tmp_path, normalize
     architecture = Architecture(normalize=normalize)
     recipe = Recipe(l2="auto", label_smoothing=0.1, class_weight={"cyan": 2.0})
     plan = plan_training(train, val if held_out else None, CLASSES, tmp_path, architecture, recipe, {})
-    weights = plan.head.optimisation.class_weights
-    assert weights[0] == pytest.approx(2 * weights[1]) and plan.head.optimisation.label_smoothing == 0.1
+    weights = plan.head.optimization.class_weights
+    assert weights[0] == pytest.approx(2 * weights[1]) and plan.head.optimization.label_smoothing == 0.1
 
     def objective(vectors, scaling=plan.start):
         values = scale_vectors(vectors.values[:, 0], normalize, scaling)
@@ -139,7 +139,7 @@ def test_l2_auto_is_chosen_for_the_very_loss_that_is_trained(tmp_path, normalize
         for left, right in zip(found, expected, strict=True):
             np.testing.assert_allclose(left.values, right.values, rtol=1e-5)
     chosen = choose_penalty(pairs)
-    assert plan.head.optimisation.l2 == chosen in PENALTIES
+    assert plan.head.optimization.l2 == chosen in L2_CANDIDATES
     best = fit_linear(objective(train), chosen)
     np.testing.assert_allclose(plan.start[WEIGHTS], best.weights)
     np.testing.assert_allclose(plan.start[BIASES], best.biases)
@@ -155,14 +155,14 @@ def test_l2_auto_with_a_single_output_begins_as_with_two(tmp_path):
     two, one = plans[SOFTMAX].start, plans[SIGMOID].start
     np.testing.assert_allclose(one[WEIGHTS], two[WEIGHTS][:, 1:] - two[WEIGHTS][:, :1])
     np.testing.assert_allclose(one[BIASES], two[BIASES][1:] - two[BIASES][:1])
-    assert plans[SIGMOID].head.optimisation.l2 == plans[SOFTMAX].head.optimisation.l2 / 2
+    assert plans[SIGMOID].head.optimization.l2 == plans[SOFTMAX].head.optimization.l2 / 2
 
 
 def test_l2_auto_leaves_the_weights_of_a_warm_start(tmp_path):
     former = {WEIGHTS: np.ones((12, 3), np.float32), BIASES: np.ones(3, np.float32)}
     recipe = Recipe(l2="auto", warm_start=tmp_path)
     plan = plan_training(draw_vectors(90, 0), None, CLASSES, tmp_path, Architecture(), recipe, former)
-    assert plan.head.optimisation.l2 in PENALTIES
+    assert plan.head.optimization.l2 in L2_CANDIDATES
     assert set(plan.start) == {WEIGHTS, BIASES} and all((value == 1).all() for value in plan.start.values())
 
 
@@ -171,11 +171,6 @@ def test_a_warm_start_keeps_the_scaling_that_its_weights_are_for(tmp_path):
     architecture = Architecture(normalize=STANDARDIZE)
     plan = plan_training(draw_vectors(90, 0), None, CLASSES, tmp_path, architecture, Recipe(), former)
     assert (plan.start[MEAN] == 1).all() and (plan.start[SCALE] == 2).all()
-
-
-def read_outcome(run, stage, kind):
-    values = json.loads((run.stages / f"{stage}.json").read_text())["outcome"]
-    return kind(**{**values, "work": Work(**values["work"])})
 
 
 @pytest.fixture
@@ -228,7 +223,7 @@ def test_l2_auto_is_refused_where_memory_is_short_and_says_how_much_it_needs(toy
     words = refusal(train_head, examples, bottlenecks, run, Architecture(), recipe, progress)
     assert f"({needed:,} bytes" in words and f"found {needed - 1:,}" in words and "set train.max_memory" in words
     outcome = train_head(examples, bottlenecks, run, Architecture(), replace(recipe, max_memory=needed), progress)
-    assert outcome.l2 in PENALTIES
+    assert outcome.l2 in L2_CANDIDATES
 
 
 def read_history(run):
@@ -284,7 +279,7 @@ def test_a_head_learns_from_memory_and_from_shards(toy, toy_run, progress, recip
 def test_l2_auto_needs_next_to_no_training(toy, progress):
     examples, bottlenecks, run = toy
     outcome = train_head(examples, bottlenecks, run, Architecture(), Recipe(l2="auto", epochs=1), progress)
-    assert outcome.l2 in PENALTIES
+    assert outcome.l2 in L2_CANDIDATES
     assert outcome.val_accuracy >= 0.8
     plain = train_head(examples, bottlenecks, run, Architecture(), Recipe(l2=outcome.l2, epochs=1), progress)
     assert outcome.val_loss < plain.val_loss - 0.1
@@ -338,7 +333,7 @@ def test_training_takes_the_steps_asked_for_and_its_rate_falls_over_these(toy, p
     assert steps == [7, 14, 17]
     source = read_source(examples, bottlenecks, run, "train")
     plan = plan_training(load_vectors(source), None, CLASSES, run.labels, Architecture(), recipe, {})
-    assert plan.head.optimisation.steps == 17
+    assert plan.head.optimization.steps == 17
 
 
 def test_a_head_that_goes_on_from_itself_begins_where_it_ended(toy, toy_run, progress):
@@ -465,7 +460,7 @@ def test_a_warm_start_from_nowhere_ends_the_run_with_a_sentence(toy_config, tmp_
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"head": {"output": "sigmoid"}}, "tells two classes apart, and the data has 3"),
+        ({"head": {"output": "sigmoid"}}, "which is for two classes, and the data has 3"),
         ({"train": {"class_weight": {"cyann": 2}}}, "train.class_weight names 'cyann'"),
         ({"train": {"warm_start": "nowhere"}}, "train.warm_start names 'nowhere'"),
     ],

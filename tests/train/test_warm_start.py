@@ -9,7 +9,7 @@ from toys import refusal
 
 from components.run_dir import RunDir
 from components.train.logistic_regression import Linear
-from components.train.model import PLAIN, STANDARDIZE, WHITEN
+from components.train.model import STANDARDIZE, WHITEN
 from components.train.settings import SIGMOID, SOFTMAX, Architecture, HiddenLayer
 from components.train.warm_start import BIASES, WEIGHTS, read_former_head, set_output
 
@@ -101,14 +101,14 @@ def test_a_run_from_before_heads_could_be_chosen_had_a_linear_one(tmp_path):
 
 def test_a_folder_without_a_trained_run_is_named(tmp_path, toy_run):
     words = refusal(read_former_head, tmp_path / "none", CLASSES, "id", Architecture())
-    assert f"'{tmp_path / 'none'}', which holds no trained run" in words
+    assert f"'{tmp_path / 'none'}', which has no trained run" in words
     untrained = tmp_path / "run"
     shutil.copytree(toy_run.root, untrained, ignore=shutil.ignore_patterns("model"))
-    assert "holds no trained run" in refusal(read_former_head, untrained, CLASSES, "id", Architecture())
+    assert "has no trained run" in refusal(read_former_head, untrained, CLASSES, "id", Architecture())
     (tmp_path / "other").mkdir()
     write_former(RunDir(tmp_path / "other"), CLASSES, Architecture())
     (tmp_path / "other" / "run.json").write_text("{}")
-    assert "holds no trained run" in refusal(read_former_head, tmp_path / "other", CLASSES, "id", Architecture())
+    assert "has no trained run" in refusal(read_former_head, tmp_path / "other", CLASSES, "id", Architecture())
 
 
 def test_another_backbone_is_named(toy_run, former):
@@ -124,14 +124,14 @@ def test_another_backbone_is_named(toy_run, former):
         Architecture((HIDDEN[0], HiddenLayer(5, "tanh"))),
         Architecture((HIDDEN[0], HiddenLayer(3, "relu"))),
         Architecture(HIDDEN, normalize=STANDARDIZE),
-        Architecture(HIDDEN, normalize=PLAIN),
+        Architecture(HIDDEN, normalize="none"),
         Architecture(HIDDEN, normalize=WHITEN),
     ],
 )
 def test_a_head_that_is_built_otherwise_is_refused(tmp_path, other):
     write_former(RunDir(tmp_path), ["a", "b"], Architecture(HIDDEN))
     assert set(read_former_head(tmp_path, ["a", "b"], "toy-1", Architecture(HIDDEN)))
-    assert "is built otherwise" in refusal(read_former_head, tmp_path, ["a", "b"], "toy-1", other)
+    assert "another architecture" in refusal(read_former_head, tmp_path, ["a", "b"], "toy-1", other)
 
 
 def test_a_head_that_knows_none_of_the_classes_is_refused(toy_run, former):
