@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.plan.estimate import BASE_BYTES, START, Plan, fit_line, make_plan
-from components.plan.trials import Cost, Trial
+from components.plan.estimate import BASE_BYTES, START, RunPlan, fit_line, make_plan
+from components.plan.trials import Cost, TrialRun
 
 PARTS = st.floats(0, 1e6)
 # Seconds of the clock, seconds of cores, bytes: what a stage takes whatever its size, and for an image.
@@ -19,10 +19,10 @@ def take(images):
 def trial(images, **others):
     """A run whose stages all take FIXED and RATE but those of others."""
     stages = {**dict.fromkeys(STAGES, take(images)), START: Cost(5.0, 4.0, 0.0), "export": FIXED}
-    return Trial(images, 1280, {**stages, **others})
+    return TrialRun(images, 1280, {**stages, **others})
 
 
-def plan(images, trials=None, most_audited=100_000, worker_cores=0, price=None) -> Plan:
+def plan(images, trials=None, most_audited=100_000, worker_cores=0, price=None) -> RunPlan:
     trials = trials or [trial(300), trial(1500)]
     return make_plan(trials, images, most_audited, cores=2, worker_cores=worker_cores, price=price)
 
