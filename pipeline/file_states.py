@@ -53,14 +53,10 @@ def _state(name: str, status: Status) -> FileState:
 
 def compare_files(states: Mapping[str, FileState], root: Path) -> Differences:
     """Return the files below root that differ from their states."""
-    found = Differences([], [])
     present = _measure_files(states, root)
-    for name, state in states.items():
-        if name not in present:
-            found.missing.append(root / name)
-        elif state not in (UNFINISHED, _state(name, present[name])):
-            found.changed.append(root / name)
-    return found
+    missing = [name for name in states if name not in present]
+    changed = [n for n, state in states.items() if n in present and state not in (UNFINISHED, _state(n, present[n]))]
+    return Differences([root / name for name in missing], [root / name for name in changed])
 
 
 def _measure_files(names: Iterable[str], root: Path) -> dict[str, Status]:

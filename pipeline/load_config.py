@@ -37,13 +37,7 @@ def load_config(path: Path, overrides: list[str], flags: Sequence[str] = ()) -> 
         raise UserError(
             f"The config '{path}' has no keys: expected at least 'name' and 'data', see configs/digits.yaml."
         )
-    for override in overrides:
-        _apply_override(values, override)
-    _apply_flags(values, flags)
-    try:
-        config = Config.model_validate(values)
-    except ValidationError as error:
-        raise UserError(f"{_describe(error)} (config '{path}').") from error
+    config = _make_config(values, overrides, flags, f"config '{path}'")
     check_runner(config)
     check_output_dir(config)
     return config
@@ -51,20 +45,20 @@ def load_config(path: Path, overrides: list[str], flags: Sequence[str] = ()) -> 
 
 def load_beam(overrides: Sequence[str], flags: Sequence[str] = ()) -> BeamSettings:
     """Return the Beam settings of key=value overrides and flags, for a command without config; raises UserError."""
-    values: dict[str, Any] = {"name": "beam", "data": {"path": "."}}  # keys that a config requires
+    required = {"name": "beam", "data": {"path": "."}}
+    return _make_config(required, [f"beam.{override}" for override in overrides], flags, "option --beam").beam
+
+
+def _make_config(values: dict[str, Any], overrides: Sequence[str], flags: Sequence[str], origin: str) -> Config:
     for override in overrides:
-        _apply_override(values, f"beam.{override}")
-    _apply_flags(values, flags)
-    try:
-        return Config.model_validate(values).beam
-    except ValidationError as error:
-        raise UserError(f"{_describe(error)} (option --beam).") from error
-
-
-def _apply_flags(values: dict[str, Any], flags: Sequence[str]) -> None:
+        _apply_override(values, override)
     beam = values.get("beam") or {}
     if flags and isinstance(beam, dict):
         values["beam"] = {**beam, **read_flags(flags, str(beam.get("runner", BeamSettings().runner)))}
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"{_describe(error)} ({origin}).") from error
 
 
 def _apply_override(values: dict[str, Any], override: str) -> None:

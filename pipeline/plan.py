@@ -64,9 +64,7 @@ def plan_run(
     count = images or len(files) or trials[-1].images
     plan = make_plan(trials, count, config.audit.max_images, count_cores(), worker_cores, price)
     if config.data.split.train_per_class:
-        plan.notes.append(
-            "TrialRun runs do not follow data.split.train_per_class: their splits have data.split's fractions."
-        )
+        plan.notes.append("Trial runs ignore data.split.train_per_class and split by fractions.")
     return plan
 
 

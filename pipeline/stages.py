@@ -136,7 +136,8 @@ class Stages:
             outcome = self._call(stage, inputs)
         seconds, core_seconds = round(time.perf_counter() - started, 3), round(time.process_time() - busy, 3)
         unfinished = (MODEL_CARD,) if name == EXPORT_NAME else ()  # the report completes it
-        files = examine_files(_list_places(outcome, self._run), self._run.root, unfinished)
+        places = [outcome.folder(self._run), *getattr(outcome, "extra_paths", lambda run: ())(self._run)]
+        files = examine_files(places, self._run.root, unfinished)
         record = StageRecord(key, seconds, asdict(outcome), files, core_seconds)  # type: ignore[call-overload]
         self._drop_overwritten(name, record)
         write_json(self._path(name), asdict(record))
@@ -191,14 +192,11 @@ class Stages:
     def _begin(self, name: str) -> None:
         # Its files may change from now on, and a killed stage must not count as done.
         claim_files(self._run.stages, [self._path(name).name])
-        if name == EXPORT_NAME:
-            self._begin_export()
-        else:
+        if name != EXPORT_NAME:
             self._path(name).unlink(missing_ok=True)
-
-    def _begin_export(self) -> None:
+            return
         # Each export has its own folder, and no record has the folder of an export that was killed at its end.
-        exports, path = self._run.exports, self._path(EXPORT_NAME)
+        exports, path = self._run.exports, self._path(name)
         versions = [int(folder.name) for folder in exports.glob("*") if folder.name.isdecimal()]
         first = None
         with suppress(FileNotFoundError, DamagedFile):
@@ -241,10 +239,6 @@ class Stages:
             return StageRecord(**values, files=files)
         except (FileNotFoundError, DamagedFile, AttributeError, TypeError):  # no record, or one of an unfinished stage
             return None
-
-
-def _list_places(outcome: Outcome, run: RunDir) -> list[Path]:
-    return [outcome.folder(run), *getattr(outcome, "extra_paths", lambda run: ())(run)]
 
 
 def _restore(kind: type[T], values: dict[str, Any]) -> T | None:

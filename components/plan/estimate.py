@@ -20,15 +20,15 @@ BASE_BYTES, ROW_BYTES, AUDIT_COPIES = 1.5 * 2**30, 1600, 5
 
 
 class LinearCost(NamedTuple):
-    """The cost of a stage: fixed, and rate per image for up to most images."""
+    """The cost of a stage: a fixed cost, and a rate per image for up to max_images images."""
 
     fixed: Cost
     rate: Cost
-    most: float
+    max_images: float
 
     def predict(self, images: int) -> Cost:
         """Return the cost for a number of images."""
-        counted = min(images, self.most)
+        counted = min(images, self.max_images)
         return Cost(*(fixed + rate * counted for fixed, rate in zip(self.fixed, self.rate, strict=True)))
 
 
@@ -53,28 +53,28 @@ def fit_line(sizes: Sequence[float], costs: Sequence[float]) -> tuple[float, flo
     A single size cannot separate them, so that the whole cost counts as the rate.
     """
     pairs = [*zip(sizes, costs, strict=True)]
-    least, most = min(sizes), max(sizes)
-    first, last = (statistics.median(cost for size, cost in pairs if size == end) for end in (least, most))
-    if least == most:
-        return (0.0, last / most) if most else (last, 0.0)
-    rate = max(0.0, last - first) / (most - least)
-    fixed = first - rate * least
-    return (fixed, rate) if fixed >= 0 else (0.0, last / most)
+    smallest, largest = min(sizes), max(sizes)
+    first, last = (statistics.median(cost for size, cost in pairs if size == end) for end in (smallest, largest))
+    if smallest == largest:
+        return (0.0, last / largest) if largest else (last, 0.0)
+    rate = max(0.0, last - first) / (largest - smallest)
+    fixed = first - rate * smallest
+    return (fixed, rate) if fixed >= 0 else (0.0, last / largest)
 
 
 def fit_costs(trials: Sequence[TrialRun], most_audited: int, worker_cores: int) -> dict[str, LinearCost]:
-    """Return the linear cost of each stage in any trial; worker_cores cores share the work per image, if not 0."""
+    """Return the linear cost of each stage in any trial; on workers, worker_cores divides the time per image."""
     fitted = {}
     for stage in (START, *STAGES):
         having = [trial for trial in trials if stage in trial.stages]
         if having:
-            most = {**IMAGE_LIMITS, "audit": most_audited}.get(stage, math.inf)
-            sizes = [min(trial.images, most) for trial in having]
+            limit = {**IMAGE_LIMITS, "audit": most_audited}.get(stage, math.inf)
+            sizes = [min(trial.images, limit) for trial in having]
             lines = [fit_line(sizes, costs) for costs in zip(*(trial.stages[stage] for trial in having), strict=True)]
             fixed, rate = (Cost(*parts) for parts in zip(*lines, strict=True))
             if worker_cores and stage in ON_WORKERS:
                 rate = rate._replace(seconds=rate.core_seconds / worker_cores)
-            fitted[stage] = LinearCost(fixed, rate, most)
+            fitted[stage] = LinearCost(fixed, rate, limit)
     return fitted
 
 
@@ -90,7 +90,7 @@ def make_plan(
     cost = None if price is None else price * core_seconds / 3600
     driver_bytes = BASE_BYTES + max(ROW_BYTES * images, AUDIT_COPIES * 4 * trials[-1].dim * min(images, most_audited))
     measured = sorted({trial.images for trial in trials})
-    flat = [stage for stage, line in fitted.items() if line.rate.seconds == 0 and math.isinf(line.most)]
+    flat = [stage for stage, line in fitted.items() if line.rate.seconds == 0 and math.isinf(line.max_images)]
     notes = list_notes(images, measured, most_audited, flat)
     return RunPlan(images, measured, cores, worker_cores, stages, on_workers, seconds, driver_bytes, cost, notes)
 
@@ -101,7 +101,7 @@ def list_notes(images: int, measured: Sequence[int], most_audited: int, flat: Se
     if len(measured) == 1:
         notes.append(f"Only runs of {largest:,} images were measured: too high for more images, too low for fewer.")
     if images > 1000 * largest:
-        notes.append(f"This is {images / largest:,.0f} times what was measured, so errors are multiplied as well.")
+        notes.append(f"This is {images / largest:,.0f} times the measured size, so errors are multiplied as well.")
     if images > largest:
         square = f"the square of their number up to {most_audited:,}"
         notes.append(f"The audit compares all pairs of images: its time grows with {square}, faster than in the plan.")

@@ -98,7 +98,7 @@ def test_a_plan_within_what_was_measured_has_no_notes():
 def test_notes_tell_of_one_size_of_a_far_extrapolation_and_of_the_pairs_of_the_audit():
     one, far, pairs = plan(3_000_000, [trial(300)], most_audited=20_000).notes
     assert "Only runs of 300 images were measured" in one
-    assert "This is 10,000 times what was measured" in far
+    assert "This is 10,000 times the measured size" in far
     assert "grows with the square of their number up to 20,000" in pairs
 
 
