@@ -41,7 +41,7 @@ def test_what_training_takes_is_predicted_by_its_upright_pixels(export, tmp_path
     (tmp_path / "damaged.webp").write_bytes((tmp_path / "upright.webp").read_bytes()[:100])
     outcomes = dict(predict_files(load_export(Path(export)).compute, map(str, sorted(tmp_path.iterdir()))))
     damaged = outcomes.pop(str(tmp_path / "damaged.webp"))
-    assert damaged == (str(tmp_path / "damaged.webp"), "corrupt: damaged, Pillow says: could not create decoder object")
+    assert damaged == "corrupt: damaged, Pillow says: could not create decoder object"
     assert len(outcomes) == 5
     upright = outcomes[str(tmp_path / "upright.png")]
     for outcome in outcomes.values():
