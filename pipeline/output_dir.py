@@ -31,7 +31,7 @@ def check_output_dir(config: Config) -> None:
     output = config.run_folder
     for key, place in _list_places(config):
         relation = _relate(output, place)
-        if relation == "is inside" and key == "data.path" and _lies_in_runs(output, place):
+        if relation == "is inside" and key == "data.path" and _is_in_runs(output, place):
             _check_runs_folder(place / RUNS)
         elif relation:
             raise UserError(
@@ -48,7 +48,7 @@ def exclude_runs(config: Config) -> list[str]:
     return [
         f"{glob.escape(name)}{RUNS}"
         for root, name in zip(roots, names, strict=True)
-        if _lies_in_runs(config.run_folder, as_path(root))
+        if _is_in_runs(config.run_folder, as_path(root))
     ]
 
 
@@ -119,7 +119,7 @@ def _relate(output: Path, place: Path) -> str:
     return "is inside" if one.is_relative_to(other) else ""
 
 
-def _lies_in_runs(output: Path, root: Path) -> bool:
+def _is_in_runs(output: Path, root: Path) -> bool:
     runs = _real(root / RUNS)
     return runs == _real(root) / RUNS and runs in _real(output).parents
 

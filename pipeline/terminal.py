@@ -84,7 +84,7 @@ def print_summary(record: dict[str, Any], report: Path | None, quiet: bool) -> N
                 name,
                 *(f"{stage[count]:,}" for count in counts),
                 f"{stage['seconds']:.1f}",
-                "as before" * stage["skipped"],
+                "as before" if stage["skipped"] else "",
             ]
             for name, stage in record["stages"].items()
         ]
