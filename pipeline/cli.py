@@ -95,42 +95,51 @@ def make_parser() -> Parser:
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     verbosity, output, config, images = make_shared_parsers()
 
-    def add(command: Callable[[argparse.Namespace], int | None], summary: str, *parents: Parser) -> Parser:
-        name = command.__name__.removesuffix("_command")
+    def add(name: str, command: Callable[[argparse.Namespace], int | None], summary: str, *parents: Parser) -> Parser:
         epilog = BEAM_FLAGS if name in BEAM_COMMANDS else None
         added = subparsers.add_parser(name, parents=parents, help=summary, epilog=epilog)
         added.set_defaults(command=command, command_name=name)
         return added
 
-    run = add(commands.run_command, "run the pipeline from images to report; finished stages are skipped", config)
+    run = add(
+        "run", commands.run_command, "run the pipeline from images to report; finished stages are skipped", config
+    )
     stage = run.add_mutually_exclusive_group()
     stage.add_argument("--from", dest="first", choices=STAGES, help="run this stage and all later ones again")
     stage.add_argument("--only", choices=STAGES, help="run just this stage again")
     plan = add(
-        commands.plan_command, "estimate time, memory and cost of a run from its last run or short trial runs", config
+        "plan",
+        commands.plan_command,
+        "estimate time, memory and cost of a run from its last run or short trial runs",
+        config,
     )
     plan.add_argument("--images", type=image_count, help="number of images, such as 1e8 (default: the config's)")
     plan.add_argument("--workers", type=positive, help="workers of a Beam runner (default: only this machine)")
     plan.add_argument("--vcpus", type=positive, default=4, help="vCPUs per worker (default 4)")
     plan.add_argument("--price", type=at_least_0, help="price of a vCPU-hour, in any currency")
     plan.add_argument("--measure", action="store_true", help="make new trial runs in addition to the stored ones")
-    curve = add(commands.curve_command, "measure accuracy by training images per class, over random draws", config)
+    curve = add(
+        "curve", commands.curve_command, "measure accuracy by training images per class, over random draws", config
+    )
     curve.add_argument("--shots", help="images per class, or fractions of them, such as 15,30 or 60%%")
     curve.add_argument("--draws", type=positive, help="random draws per number of images (default 5)")
     version = Parser(add_help=False)
     version.add_argument("export_dir", type=path, help="a version folder, such as runs/digits/export/<version>")
-    predict = add(commands.predict_command, "classify images with an exported model", version, images)
+    predict = add("predict", commands.predict_command, "classify images with an exported model", version, images)
     predict.add_argument(
         "--beam", action="append", metavar="KEY=VALUE", help="run as a Beam job: runner=..., shards=..., ..."
     )
-    classify = add(commands.classify_command, "classify images with a backbone's own classes", images)
+    classify = add("classify", commands.classify_command, "classify images with a backbone's own classes", images)
     classify.add_argument("--backbone", default="efficientnet_lite0", help="a name (default efficientnet_lite0)")
     export = add(
-        commands.export_command, "write the model of a finished run in another format, beside its SavedModel", output
+        "export",
+        commands.export_command,
+        "write the model of a finished run in another format, beside its SavedModel",
+        output,
     )
     export.add_argument("run_dir", type=path, help="the output_dir of a finished run, such as runs/digits")
     export.add_argument("--to", choices=["tflite"], required=True, help="tflite: float32 and int8 models for devices")
-    serve = add(commands.serve_command, "serve an exported model over HTTP, with a web page", verbosity)
+    serve = add("serve", commands.serve_command, "serve an exported model over HTTP, with a web page", verbosity)
     serve.add_argument("export_dir", type=path, help="runs/digits/export (its newest version) or a version folder")
     serve.add_argument("--port", type=int, default=8501, help="default 8501; 0 takes a free port")
     serve.add_argument("--host", default="127.0.0.1", help="default 127.0.0.1, only this machine; 0.0.0.0 for all")

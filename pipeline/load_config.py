@@ -91,7 +91,7 @@ def _describe(error: ValidationError) -> str:
         return f"The key '{key}' is missing: set it"
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "string_type" and not isinstance(first["input"], (dict, list)):
-        message = "expected text, so put it in quotes"  # such as a class or folder named 2024
+        message = "expected text, put it in quotes"  # such as a class or folder named 2024
     text = repr(first["input"])
     found = "" if isinstance(first["input"], dict) else f" is {text if len(text) <= 200 else text[:200] + '...'}"
     return f"'{key}'{found}: {message[0].lower()}{message[1:]}" if key else message

@@ -93,7 +93,7 @@ def test_a_class_named_runs_is_not_left_out(tmp_path, monkeypatch):
     (tmp_path / "cyan").rename(tmp_path / "runs")
     message = refusal(lambda: load(tmp_path, "runs/t", data={"path": "."}))
     assert "contains '" in message
-    assert "left out of the images" in message
+    assert "would leave it out" in message
 
 
 def test_an_image_of_a_manifest_in_the_run_directory_is_named(tmp_path, progress):
@@ -125,6 +125,6 @@ def test_a_folder_with_files_that_no_run_wrote_is_refused(place, tmp_path, capsy
     config = write_config(tmp_path / "c.yaml", name="t", output_dir=str(project), data={"path": str(place / "images")})
     for command in ("run", "curve", "plan"):
         assert main([command, str(config), "--quiet"]) == 2
-        assert "is not the folder of a run" in capsys.readouterr().err
+        assert "is no run directory" in capsys.readouterr().err
     assert [*list_files(project)] == [name]
     assert os.listdir(project) == [name.partition("/")[0]]

@@ -93,7 +93,7 @@ def test_a_plan_is_a_table_and_a_last_line(kept, capsys):
 
 def test_splits_that_trial_runs_do_not_have_are_noted(kept, capsys):
     (note,) = answer(capsys, kept, "--images", 500, "data.split.train_per_class=5")["notes"]
-    assert "do not follow data.split.train_per_class" in note
+    assert "ignore data.split.train_per_class" in note
 
 
 def test_trial_runs_of_another_config_do_not_count(kept, capsys):

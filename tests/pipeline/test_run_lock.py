@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 HOLD = """
 import sys, time
 from pathlib import Path
-from components.features import RunDir
+from components.run_dir import RunDir
 from pipeline.run_lock import hold_run_dir
 with hold_run_dir(RunDir(Path(sys.argv[1]))):
     print("held", flush=True)

@@ -178,7 +178,7 @@ def test_an_unknown_flag_names_the_nearest_and_is_status_2(command, tmp_path, mo
         (LOCAL, ["beam.autoscaling_algorithm=x"], [], "invalid choice: 'x'"),
         (LOCAL, ["beam.streaming=maybe"], [], "argument --streaming: ignored explicit argument 'maybe'"),
         (LOCAL, ["beam.environment_type=EXTERNAL"], [], "external_service_address is required"),
-        (LOCAL, ["beam.no_wait_until_finish=true"], [], "'beam.no_wait_until_finish' is set, but a stage reads"),
+        (LOCAL, ["beam.no_wait_until_finish=true"], [], "'beam.no_wait_until_finish' is set, but each stage needs"),
         (LOCAL, ["beam.template_location=gs://b/t"], [], "'beam.template_location' is set"),
         (LOCAL, [], ["--num_workers"], "expected one argument"),
         (LOCAL, [], ["--num_workers=x"], "invalid int value: 'x'"),
@@ -205,7 +205,7 @@ def test_an_unknown_flag_names_the_nearest_and_is_status_2(command, tmp_path, mo
             "'data.path' is 'images', which Dataflow's workers cannot read on this machine",
         ),
         (DATAFLOW, ["data.path=['gs://b/a', b.csv]"], [], "'data.path' is 'b.csv'"),
-        (DATAFLOW, ["data={source: digits}"], [], "'data.source' is digits, which is fetched to this machine"),
+        (DATAFLOW, ["data={source: digits}"], [], "'data.source' is digits, which is downloaded to this machine"),
         (DATAFLOW, ["output_dir=runs/x"], [], "'output_dir' is 'runs/x'"),
         (DATAFLOW, ["output_dir=''"], [], "'output_dir' is 'runs/x'"),
         (
