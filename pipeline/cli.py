@@ -144,7 +144,12 @@ def make_parser() -> Parser:
     serve.add_argument("--port", type=int, default=8501, help="default 8501; 0 takes a free port")
     serve.add_argument("--host", default="127.0.0.1", help="default 127.0.0.1, only this machine; 0.0.0.0 for all")
     serve.add_argument("--name", help="name of the model in its URLs (default: the run's)")
-    backbones = subparsers.add_parser("backbones", help="list, show or fetch backbones")
+    add_backbones(subparsers.add_parser("backbones", help="list, show or fetch backbones"), verbosity, output)
+    return parser
+
+
+def add_backbones(backbones: argparse.ArgumentParser, verbosity: Parser, output: Parser) -> None:
+    """Add the actions of topgraft backbones to its parser."""
     backbones.set_defaults(command=commands.backbones_command, pbtxt=None, tensorboard=None)
     actions = backbones.add_subparsers(required=True, metavar="ACTION", dest="action")
     actions.add_parser("list", parents=[output], help="names, sizes, widths, licences, and which are in the cache")
@@ -154,7 +159,6 @@ def make_parser() -> Parser:
         action.add_argument("name", help="a name, a Keras application, a TF-Hub URL or a folder")
     show.add_argument("--pbtxt", type=path, metavar="FILE", help="write the graph as text")
     show.add_argument("--tensorboard", type=path, metavar="DIR", help="write the graph as TensorBoard events")
-    return parser
 
 
 def make_shared_parsers() -> tuple[Parser, Parser, Parser, Parser]:
