@@ -1,4 +1,4 @@
-"""What each stage returns: frozen records of plain values, kept in stages/ as JSON."""
+"""The outcome of each stage: a frozen record of plain values, which the run keeps in stages/ as JSON."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from components.run_dir import RunDir
 
 @dataclass(frozen=True)
 class Work:
-    """How much a stage had to do: items seen, taken over from before, computed anew."""
+    """Numbers of items that a stage saw, reused from an earlier run, and computed."""
 
     items: int = 0
     reused: int = 0
@@ -20,9 +20,9 @@ class Work:
 
 @dataclass(frozen=True)
 class Examples:
-    """Outcome of ingest: counts always satisfy found == written + rejected; warnings are sentences for the user.
+    """Outcome of ingest: counts of images, where found == written + rejected; warnings are sentences for the user.
 
-    shards holds the number of shards of each span, the oldest first; images the number of written images by class.
+    shards holds the number of shards of each span, the oldest first; images maps a class to its written images.
     """
 
     work: Work
@@ -54,9 +54,9 @@ class Validation:
 
 @dataclass(frozen=True)
 class Bottlenecks:
-    """Outcome of extract: which backbone and engine, the width of its bottleneck, the views' name and number.
+    """Outcome of extract: backbone, width of a bottleneck (dim), engine, and name and number of the views.
 
-    average tells that the model answers by the mean of all views.
+    With average, the model returns the mean over all views.
     """
 
     work: Work
@@ -71,13 +71,13 @@ class Bottlenecks:
     def folder(self, run: RunDir) -> Path:
         return run.bottlenecks(self.backbone_id, self.engine, self.views)
 
-    def beside(self, run: RunDir) -> list[Path]:
+    def extra_paths(self, run: RunDir) -> list[Path]:
         return [run.backbones / self.backbone_id]
 
 
 @dataclass(frozen=True)
 class Audit:
-    """Outcome of audit: pairs of images that look alike, those of them across splits, labels in doubt, sentences."""
+    """Outcome of audit: numbers of near-duplicate pairs, of those across splits (leaks), of suspicious labels."""
 
     work: Work
     near_duplicates: int
@@ -91,9 +91,9 @@ class Audit:
 
 @dataclass(frozen=True)
 class Head:
-    """Outcome of train: the epoch whose checkpoint was kept, its validation accuracy and loss, the L2 weight used.
+    """Outcome of train: the epoch of the kept checkpoint, its validation accuracy and loss, and the L2 weight.
 
-    best_epoch is 0 where training began with a trained head and no epoch was better on the validation split.
+    best_epoch is 0 where training began with a trained head and no epoch improved on it.
     """
 
     work: Work
@@ -111,7 +111,7 @@ class Head:
 
 @dataclass(frozen=True)
 class TunedHead(Head):
-    """Outcome of finetune: the head as it was trained on with the backbone, and the id of what that became."""
+    """Outcome of finetune: the head after fine-tuning, and the id of the fine-tuned backbone."""
 
     backbone_id: str
 
@@ -119,12 +119,12 @@ class TunedHead(Head):
     def warnings(self) -> list[str]:
         if self.best_epoch:
             return []
-        return ["No epoch of fine-tuning was better on the validation split: the model is that of the head alone."]
+        return ["No epoch of fine-tuning was better on the validation split: the model is the one before fine-tuning."]
 
     def folder(self, run: RunDir) -> Path:
         return run.finetuned
 
-    def beside(self, run: RunDir) -> list[Path]:
+    def extra_paths(self, run: RunDir) -> list[Path]:
         return [run.backbones / self.backbone_id]
 
 
@@ -143,8 +143,8 @@ class Export:
 class Evaluation:
     """Outcome of evaluate: metrics of the test split, and the verdict on the model with its reasons.
 
-    gated tells whether the config sets a limit. A blessed model has a reason only where nothing was compared. baseline
-    is the version of the export that it was compared with, '' without one; warnings are sentences for the user.
+    gated is true where the config sets a limit. A blessed model has a reason only where nothing was compared. baseline
+    is the version of the export that it was compared with, or ''; warnings are sentences for the user.
     """
 
     work: Work
@@ -157,7 +157,7 @@ class Evaluation:
 
     @property
     def verdict(self) -> str:
-        """The verdict in words."""
+        """The verdict as the user reads it."""
         if not self.gated:
             return "NOT GATED"
         if not self.blessed:
@@ -170,7 +170,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Results:
-    """The outcomes of the stages that a report shows; head is the fine-tuned one where there is one."""
+    """The outcomes that a report shows; head is the fine-tuned one after fine-tuning."""
 
     examples: Examples
     validation: Validation
@@ -183,7 +183,7 @@ class Results:
 
 @dataclass(frozen=True)
 class Curve:
-    """Outcome of curve: how many trainings, and a sentence for each number of images that some classes do not have."""
+    """Outcome of curve: trainings as work, and a warning per number of images that some classes do not have."""
 
     work: Work
     warnings: list[str]
@@ -194,7 +194,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Report:
-    """Outcome of report: the page and the model's card, relative to the run directory, and sentences for the user."""
+    """Outcome of report: paths of the page and the model card, relative to the run directory, and warnings."""
 
     work: Work
     page: str
@@ -204,5 +204,5 @@ class Report:
     def folder(self, run: RunDir) -> Path:
         return run.report
 
-    def beside(self, run: RunDir) -> list[Path]:
+    def extra_paths(self, run: RunDir) -> list[Path]:
         return [run.root / self.card]

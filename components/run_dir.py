@@ -1,4 +1,4 @@
-"""Where each artifact of a run lies."""
+"""The paths of a run's artifacts below its run directory."""
 
 from __future__ import annotations
 
@@ -7,122 +7,62 @@ from pathlib import Path
 
 from components.features import TENSORFLOW
 
-STAGES = (
-    *("ingest", "validate", "extract", "audit"),
-    *("train", "finetune", "reextract"),
-    *("export", "evaluate", "report"),
-)
-# In an export, which writes it; completed once the model has been measured.
-MODEL_CARD = "model_card.json"
-# Those of a run with train.finetune alone.
+# The stages that only a run with train.finetune has.
 TUNING_STAGES = ("finetune", "reextract")
+STAGES = ("ingest", "validate", "extract", "audit", "train", *TUNING_STAGES, "export", "evaluate", "report")
+# A file of an export: the stage export writes it, the stage report completes it.
+MODEL_CARD = "model_card.json"
+
+
+class Below:
+    """Gives a run directory the path of a name below its root."""
+
+    def __init__(self, name: str):
+        self._name = name
+
+    def __get__(self, run: RunDir, owner: type[RunDir]) -> Path:
+        return run.root / self._name
 
 
 @dataclass(frozen=True)
 class RunDir:
-    """Where each artifact of one run lies."""
+    """One run directory, which gives the path of each artifact."""
 
     root: Path
 
-    @property
-    def record(self) -> Path:
-        return self.root / "run.json"
-
-    @property
-    def throughput(self) -> Path:
-        return self.root / "throughput.json"
-
-    @property
-    def stages(self) -> Path:
-        return self.root / "stages"
-
-    @property
-    def examples(self) -> Path:
-        return self.root / "examples"
-
-    @property
-    def labels(self) -> Path:
-        return self.examples / "labels.txt"
-
-    @property
-    def rejects(self) -> Path:
-        return self.examples / "rejects.jsonl"
-
-    @property
-    def duplicates(self) -> Path:
-        return self.examples / "duplicates.csv"
-
-    @property
-    def images(self) -> Path:
-        return self.examples / "images.csv"
-
-    @property
-    def spans(self) -> Path:
-        return self.examples / "spans.json"
-
-    @property
-    def validation(self) -> Path:
-        return self.root / "validation"
-
-    @property
-    def backbones(self) -> Path:
-        return self.root / "backbone"
+    record = Below("run.json")
+    throughput = Below("throughput.json")
+    stages = Below("stages")
+    examples = Below("examples")
+    labels = Below("examples/labels.txt")
+    rejects = Below("examples/rejects.jsonl")
+    duplicates = Below("examples/duplicates.csv")
+    images = Below("examples/images.csv")
+    spans = Below("examples/spans.json")
+    validation = Below("validation")
+    backbones = Below("backbone")
+    audit = Below("audit")
+    model = Below("model")
+    history = Below("model/history.csv")
+    finetuned = Below("finetuned")
+    exports = Below("export")
+    tflite = Below("tflite")
+    evaluation = Below("evaluation")
+    predictions = Below("evaluation/predictions.csv")
+    curve = Below("curve")
+    curve_rows = Below("curve/curve.csv")
+    report = Below("report")
 
     def bottlenecks(self, backbone_id: str, engine: str = TENSORFLOW, views: str = "") -> Path:
+        """Return the folder of the bottlenecks that a backbone, an engine and the views give."""
         parts = [backbone_id, "" if engine == TENSORFLOW else engine, views]
         return self.root / "bottlenecks" / "-".join(part for part in parts if part)
 
     def trials(self, backbone_id: str) -> Path:
+        """Return the file with the timings of the engines that were tried for a backbone."""
         return self.root / "bottlenecks" / f"{backbone_id}-trials.json"
 
-    @property
-    def audit(self) -> Path:
-        return self.root / "audit"
-
-    @property
-    def model(self) -> Path:
-        return self.root / "model"
-
-    @property
-    def history(self) -> Path:
-        return self.model / "history.csv"
-
-    @property
-    def finetuned(self) -> Path:
-        return self.root / "finetuned"
-
-    @property
-    def exports(self) -> Path:
-        return self.root / "export"
-
-    @property
-    def tflite(self) -> Path:
-        return self.root / "tflite"
-
-    @property
-    def evaluation(self) -> Path:
-        return self.root / "evaluation"
-
-    @property
-    def predictions(self) -> Path:
-        return self.evaluation / "predictions.csv"
-
-    @property
-    def curve(self) -> Path:
-        return self.root / "curve"
-
-    @property
-    def curve_rows(self) -> Path:
-        return self.curve / "curve.csv"
-
-    @property
-    def report(self) -> Path:
-        return self.root / "report"
-
     def artifacts(self) -> list[Path]:
-        """Return all that a run, a curve or a plan writes directly below its directory."""
-        return [
-            *(self.record, self.stages, self.examples, self.validation, self.backbones, self.root / "bottlenecks"),
-            *(self.audit, self.model, self.finetuned, self.exports, self.tflite, self.evaluation),
-            *(self.curve, self.report, self.throughput),
-        ]
+        """Return the files and folders that a run, a curve or a plan writes directly below the root."""
+        names = {path._name.partition("/")[0] for path in vars(RunDir).values() if isinstance(path, Below)}
+        return [self.root / name for name in sorted({*names, "bottlenecks"})]

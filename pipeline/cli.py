@@ -1,4 +1,4 @@
-"""The command line: its words, and how a command that cannot go on says so."""
+"""The command line: parse its arguments, run one command, report errors."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import math
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,202 +16,185 @@ from components.errors import UserError
 from components.run_dir import STAGES
 from components.storage.places import as_path, describe_error, expand_home, refusals
 from components.terminal.text import printable
-from pipeline.commands import (
-    backbones_command,
-    classify_command,
-    curve_command,
-    export_command,
-    plan_command,
-    predict_command,
-    run_command,
-    serve_command,
-)
+from pipeline import commands
 from pipeline.failures import describe_failure, is_interrupt
-from pipeline.terminal import answering_in_json
+from pipeline.terminal import json_output
 
-# Behind -- stand flags of Beam.
 BEAM_COMMANDS = ("run", "curve", "predict")
-BEAM_FLAGS = "Behind -- stand flags of Apache Beam, such as -- --runner=DataflowRunner --region=us-central1."
+BEAM_FLAGS = "Flags of Apache Beam follow --, such as -- --runner=DataflowRunner --region=us-central1."
 USER_ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 INTERRUPTION = "interrupted; the same command continues where it stopped."
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; return 0 when done (and blessed, or not gated), 2 for a mistake, 3 when not blessed."""
+    """Run one command; return 0 when done, 2 for a user error, 3 for a model that is not blessed, 130 on interrupt."""
     words = sys.argv[1:] if arguments is None else arguments
-    with answering_in_json("--json" in words) as answer:
+    with json_output("--json" in words) as print_json:
         try:
             options = parse_arguments(words)
-            options.answer = answer
+            options.print_json = print_json
             silence_libraries(options.verbose)
-            status: int = options.command(options)
-            return status
-        except WrongUsage as error:
-            message, usage = error.args
-            print(f"{usage}topgraft: error: {message}", file=sys.stderr)
-            answer({"error": message})
-            raise SystemExit(USER_ERROR) from error
-        except UserError as error:
-            print(f"topgraft: {printable(str(error))}", file=sys.stderr)
-            answer({"error": str(error)})
-            return USER_ERROR
-        except refusals() as error:
-            message = f"Cloud Storage refuses ({describe_error(error)}): check the path and your credentials."
-            print(f"topgraft: {printable(message)}", file=sys.stderr)
-            answer({"error": message})
-            return USER_ERROR
+            return options.command(options) or 0
         except (Exception, KeyboardInterrupt) as error:
-            interrupted = isinstance(error, KeyboardInterrupt) or is_interrupt(error)
-            message = INTERRUPTION if interrupted else describe_failure(error)
-            if message is None or ("--verbose" in words and not interrupted):
-                raise
-            print(f"topgraft: {printable(message)}", file=sys.stderr)
-            answer({"error": message})
+            message = _describe_user_error(error)
+            interrupted = message is None and (isinstance(error, KeyboardInterrupt) or is_interrupt(error))
+            if message is None:
+                message = INTERRUPTION if interrupted else describe_failure(error)
+                if message is None or ("--verbose" in words and not interrupted):
+                    raise
+            prefix = f"{error.usage}topgraft: error:" if isinstance(error, InvalidArguments) else "topgraft:"
+            print(f"{prefix} {printable(message)}", file=sys.stderr)
+            print_json({"error": message})
             return INTERRUPTED if interrupted else USER_ERROR
 
 
-class WrongUsage(Exception):
-    """A command line that is none: args are what is wrong with it and how it is to be."""
+def _describe_user_error(error: BaseException) -> str | None:
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, refusals()):
+        return f"Cloud Storage refuses ({describe_error(error)}): check the path and your credentials."
+    return None
+
+
+class InvalidArguments(UserError):
+    """An invalid command line, with the usage of its command."""
+
+    def __init__(self, message: str, usage: str):
+        super().__init__(message)
+        self.usage = usage
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises WrongUsage instead of leaving; options have to be written out."""
+    """A parser that raises InvalidArguments instead of exiting and accepts no abbreviated options."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
-        raise WrongUsage(printable(message), self.format_usage())
+        raise InvalidArguments(printable(message), self.format_usage())
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
-    """Parse the command line; raises WrongUsage."""
-    parser = Parser(
-        prog="topgraft", description="Folders of labelled images in, a validated, blessed, servable classifier out."
-    )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    shared = Parser(add_help=False)
-    shared.add_argument("--verbose", action="store_true", help="show what TensorFlow and Beam have to say")
-    shared.add_argument("--quiet", action="store_true", help="show errors and the last line, the verdict, only")
-    answering = Parser(add_help=False, parents=[shared])
-    answering.add_argument("--json", action="store_true", help="print the result as JSON, all else on stderr")
-
-    run = commands.add_parser(
-        "run", parents=[answering], help="images to report; finished stages are not run again", epilog=BEAM_FLAGS
-    )
-    run.add_argument("config", type=place, help="a YAML file, such as configs/digits.yaml")
-    run.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="keys of the config to set, such as train.epochs=20"
-    )
-    stage = run.add_mutually_exclusive_group()
-    stage.add_argument("--from", dest="first", choices=STAGES, help="run again from this stage on")
-    stage.add_argument("--only", choices=STAGES, help="run just this stage again")
-    run.set_defaults(command=run_command)
-
-    plan = commands.add_parser(
-        "plan", parents=[answering], help="time, memory and cost of a run, by its last run or short trial runs"
-    )
-    plan.add_argument("config", type=place, help="a YAML file, such as configs/caltech101.yaml")
-    plan.add_argument("overrides", nargs="*", metavar="key=value", help="keys of the config to set")
-    plan.add_argument("--images", type=images, help="how many, such as 1e8 (default: those of the config)")
-    plan.add_argument("--workers", type=positive, help="of a Beam runner (default: this machine alone)")
-    plan.add_argument("--vcpus", type=positive, default=4, help="of a worker (default 4)")
-    plan.add_argument("--price", type=at_least_0, help="for a vCPU-hour, in any currency")
-    plan.add_argument("--measure", action="store_true", help="make trial runs again, beside those that are kept")
-    plan.set_defaults(command=plan_command)
-
-    curve = commands.add_parser(
-        "curve",
-        parents=[answering],
-        help="accuracy by training images a class, over random draws",
-        epilog=BEAM_FLAGS,
-    )
-    curve.add_argument("config", type=place, help="a YAML file, such as configs/caltech101.yaml")
-    curve.add_argument("overrides", nargs="*", metavar="key=value", help="keys of the config to set")
-    curve.add_argument("--shots", help="images a class, or shares of it, such as 15,30 or 60%%")
-    curve.add_argument("--draws", type=positive, help="random draws of each (default 5)")
-    curve.set_defaults(command=curve_command)
-
-    predict = commands.add_parser(
-        "predict", parents=[answering], help="classify images with an exported model", epilog=BEAM_FLAGS
-    )
-    predict.add_argument("export_dir", type=place, help="a version folder, such as runs/digits/export/<version>")
-    add_image_arguments(predict)
-    predict.add_argument(
-        "--beam", action="append", metavar="KEY=VALUE", help="run as a Beam job: runner=..., shards=..., any option"
-    )
-    predict.set_defaults(command=predict_command, name="predict")
-
-    classify = commands.add_parser(
-        "classify", parents=[answering], help="classify images with a backbone's own classes"
-    )
-    add_image_arguments(classify)
-    classify.add_argument("--backbone", default="efficientnet_lite0", help="a name (default efficientnet_lite0)")
-    classify.set_defaults(command=classify_command, name="classify")
-
-    export = commands.add_parser(
-        "export", parents=[answering], help="write the model of a finished run in another format, beside its SavedModel"
-    )
-    export.add_argument("run_dir", type=place, help="the output_dir of a finished run, such as runs/digits")
-    export.add_argument("--to", choices=["tflite"], required=True, help="tflite: float32 and int8 models for devices")
-    export.set_defaults(command=export_command)
-
-    serve = commands.add_parser("serve", parents=[shared], help="answer over HTTP with an exported model, and a page")
-    serve.add_argument("export_dir", type=place, help="runs/digits/export (its newest version), or a version folder")
-    serve.add_argument("--port", type=int, default=8501, help="default 8501; 0 takes a free one")
-    serve.add_argument("--host", default="127.0.0.1", help="default 127.0.0.1, this machine alone; 0.0.0.0 for all")
-    serve.add_argument("--name", help="of the model in its addresses (default the run's)")
-    serve.set_defaults(command=serve_command)
-
-    backbones = commands.add_parser("backbones", help="list, look at or fetch backbones")
-    actions = backbones.add_subparsers(required=True, metavar="ACTION", dest="action")
-    actions.add_parser("list", parents=[answering], help="names, sizes, widths, licences, and which are here")
-    show = actions.add_parser("show", parents=[shared], help="input, layers with shapes, operations by kind")
-    fetch = actions.add_parser("fetch", parents=[shared], help="download a backbone into the cache")
-    for action in (show, fetch):
-        action.add_argument("name", help="a name, a Keras application, a TF-Hub URL or a folder")
-    show.add_argument("--pbtxt", type=place, metavar="FILE", help="write the graph as text")
-    show.add_argument("--tensorboard", type=place, metavar="DIR", help="write the graph as TensorBoard events")
-    fetch.set_defaults(pbtxt=None, tensorboard=None)
-    backbones.set_defaults(command=backbones_command)
+    """Return the options of a command line; raises InvalidArguments."""
     words, flags = split_flags(arguments)
+    parser = make_parser()
     options, rest = parser.parse_known_args(words)
     options.flags = flags
-    if (
-        rest
-        and options.command in (run_command, plan_command, curve_command)
-        and not any(word.startswith("-") for word in rest)
-    ):
-        options.overrides += rest  # overrides that stand behind an option
+    if rest and hasattr(options, "overrides") and not any(word.startswith("-") for word in rest):
+        options.overrides += rest  # overrides that follow an option
     elif rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     return options
 
 
+def make_parser() -> Parser:
+    """Return the parser of all commands."""
+    parser = Parser(
+        prog="topgraft", description="Folders of labelled images in, a validated, blessed, servable classifier out."
+    )
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    verbosity, output, config, images = make_shared_parsers()
+
+    def add(name: str, command: Callable[[argparse.Namespace], int | None], summary: str, *parents: Parser) -> Parser:
+        epilog = BEAM_FLAGS if name in BEAM_COMMANDS else None
+        added = subparsers.add_parser(name, parents=parents, help=summary, epilog=epilog)
+        added.set_defaults(command=command, command_name=name)
+        return added
+
+    run = add(
+        "run", commands.run_command, "run the pipeline from images to report; finished stages are skipped", config
+    )
+    stage = run.add_mutually_exclusive_group()
+    stage.add_argument("--from", dest="first", choices=STAGES, help="run this stage and all later ones again")
+    stage.add_argument("--only", choices=STAGES, help="run just this stage again")
+    plan = add(
+        "plan",
+        commands.plan_command,
+        "estimate time, memory and cost of a run from its last run or short trial runs",
+        config,
+    )
+    plan.add_argument("--images", type=image_count, help="number of images, such as 1e8 (default: the config's)")
+    plan.add_argument("--workers", type=positive, help="workers of a Beam runner (default: only this machine)")
+    plan.add_argument("--vcpus", type=positive, default=4, help="vCPUs per worker (default 4)")
+    plan.add_argument("--price", type=at_least_0, help="price of a vCPU-hour, in any currency")
+    plan.add_argument("--measure", action="store_true", help="make new trial runs in addition to the stored ones")
+    curve = add(
+        "curve", commands.curve_command, "measure accuracy by training images per class, over random draws", config
+    )
+    curve.add_argument("--shots", help="images per class, or fractions of them, such as 15,30 or 60%%")
+    curve.add_argument("--draws", type=positive, help="random draws per number of images (default 5)")
+    version = Parser(add_help=False)
+    version.add_argument("export_dir", type=path, help="a version folder, such as runs/digits/export/<version>")
+    predict = add("predict", commands.predict_command, "classify images with an exported model", version, images)
+    predict.add_argument(
+        "--beam", action="append", metavar="KEY=VALUE", help="run as a Beam job: runner=..., shards=..., ..."
+    )
+    classify = add("classify", commands.classify_command, "classify images with a backbone's own classes", images)
+    classify.add_argument("--backbone", default="efficientnet_lite0", help="a name (default efficientnet_lite0)")
+    export = add(
+        "export",
+        commands.export_command,
+        "write the model of a finished run in another format, beside its SavedModel",
+        output,
+    )
+    export.add_argument("run_dir", type=path, help="the output_dir of a finished run, such as runs/digits")
+    export.add_argument("--to", choices=["tflite"], required=True, help="tflite: float32 and int8 models for devices")
+    serve = add("serve", commands.serve_command, "serve an exported model over HTTP, with a web page", verbosity)
+    serve.add_argument("export_dir", type=path, help="runs/digits/export (its newest version) or a version folder")
+    serve.add_argument("--port", type=int, default=8501, help="default 8501; 0 takes a free port")
+    serve.add_argument("--host", default="127.0.0.1", help="default 127.0.0.1, only this machine; 0.0.0.0 for all")
+    serve.add_argument("--name", help="name of the model in its URLs (default: the run's)")
+    add_backbones(subparsers.add_parser("backbones", help="list, show or fetch backbones"), verbosity, output)
+    return parser
+
+
+def add_backbones(backbones: argparse.ArgumentParser, verbosity: Parser, output: Parser) -> None:
+    """Add the actions of topgraft backbones to its parser."""
+    backbones.set_defaults(command=commands.backbones_command, pbtxt=None, tensorboard=None)
+    actions = backbones.add_subparsers(required=True, metavar="ACTION", dest="action")
+    actions.add_parser("list", parents=[output], help="names, sizes, widths, licences, and which are in the cache")
+    show = actions.add_parser("show", parents=[verbosity], help="input, layers with shapes, numbers of operations")
+    fetch = actions.add_parser("fetch", parents=[verbosity], help="download a backbone into the cache")
+    for action in (show, fetch):
+        action.add_argument("name", help="a name, a Keras application, a TF-Hub URL or a folder")
+    show.add_argument("--pbtxt", type=path, metavar="FILE", help="write the graph as text")
+    show.add_argument("--tensorboard", type=path, metavar="DIR", help="write the graph as TensorBoard events")
+
+
+def make_shared_parsers() -> tuple[Parser, Parser, Parser, Parser]:
+    """Return the parsers of arguments that commands share: verbosity, output, config and images."""
+    verbosity = Parser(add_help=False)
+    verbosity.add_argument("--verbose", action="store_true", help="show the messages of TensorFlow and Beam")
+    verbosity.add_argument("--quiet", action="store_true", help="show only errors and the last line, the verdict")
+    output = Parser(add_help=False, parents=[verbosity])
+    output.add_argument("--json", action="store_true", help="print the result as JSON, everything else on stderr")
+    config = Parser(add_help=False, parents=[output])
+    config.add_argument("config", type=path, help="a YAML file, such as configs/digits.yaml")
+    config.add_argument("overrides", nargs="*", metavar="key=value", help="config keys, such as train.epochs=20")
+    images = Parser(add_help=False, parents=[output])
+    images.add_argument("paths", nargs="+", type=path, metavar="PATH", help="image files, folders of them, or globs")
+    images.add_argument("--output", type=path, help="write to this .csv, .jsonl or .html file, not to the terminal")
+    images.add_argument(
+        *("--top", "--top-k"), dest="top_k", metavar="K", type=positive, default=5, help="classes to list (default 5)"
+    )
+    return verbosity, output, config, images
+
+
 def split_flags(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Return the words of a command and, where it is one that runs on Beam, the flags behind --."""
+    """Return the words of a command, and Beam's flags after -- of a command that runs on Beam."""
     if arguments[:1] and arguments[0] in BEAM_COMMANDS and "--" in arguments:
         end = arguments.index("--")
         return arguments[:end], arguments[end + 1 :]
     return arguments, []
 
 
-def add_image_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what every command over images takes."""
-    parser.add_argument("paths", nargs="+", type=place, metavar="PATH", help="image files, folders of them, or globs")
-    parser.add_argument("--output", type=place, help="write to this .csv, .jsonl or .html file, not to the terminal")
-    parser.add_argument(
-        *("--top", "--top-k"), dest="top_k", metavar="K", type=positive, default=5, help="classes to name (default 5)"
-    )
-
-
-def place(text: str) -> Path:
-    """Parse a path, local or in Cloud Storage, whose '~' a shell may have left as it is, as in --output=~/x.csv."""
+def path(text: str) -> Path:
+    """Parse a path, local or in Cloud Storage; expand the '~' that a shell leaves in words like --output=~/x.csv."""
     return as_path(expand_home(text))
 
 
 def positive(text: str) -> int:
-    """Parse a number of at least 1."""
+    """Parse an integer of at least 1."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"'{text}' is not a number of 1 or more")
     return int(text)
@@ -227,8 +211,8 @@ def at_least_0(text: str) -> float:
     return number
 
 
-def images(text: str) -> int:
-    """Parse a number of images, which may be written as 1e8."""
+def image_count(text: str) -> int:
+    """Parse a number of images, such as 1000 or 1e8."""
     number = at_least_0(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"'{text}' is not a number of 1 or more")
@@ -236,7 +220,7 @@ def images(text: str) -> int:
 
 
 def silence_libraries(verbose: bool) -> None:
-    """Keep the libraries' own messages off the terminal unless they are asked for; call before they are imported."""
+    """Hide the libraries' messages unless verbose; call it before they are imported."""
     if verbose:
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -244,19 +228,19 @@ def silence_libraries(verbose: bool) -> None:
     logging.getLogger().setLevel(logging.ERROR)
     for name in ("apache_beam", "tensorflow", "absl", "root"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    for name in ("gcsfs", "apache_beam.runners.common"):  # they log what they raise
+    for name in ("gcsfs", "apache_beam.runners.common"):  # they log the errors that they raise
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def run_and_exit() -> None:
-    """Run one command and end the process with its status."""
+    """Run one command and exit with its status."""
     try:
         status = main()
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever reads, such as head, has enough
+    except BrokenPipeError:  # the reader, such as head, closed the pipe
         status = BROKEN_PIPE
     sys.stderr.flush()
-    # Not sys.exit: while the interpreter takes its modules down, TensorFlow's functions print errors about it.
+    # Not sys.exit: while the interpreter shuts down, TensorFlow's functions print errors.
     os._exit(status)
 
 

@@ -1,4 +1,4 @@
-"""The commands of topgraft: run, plan, curve, predict, classify, export, serve, backbones; they return a status."""
+"""The commands of topgraft: each takes parsed options; run returns an exit status."""
 
 from __future__ import annotations
 
@@ -10,24 +10,23 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from components.errors import DamagedFile, UserError
-from components.run_dir import TUNING_STAGES
+from components.run_dir import TUNING_STAGES, RunDir
 from components.storage.places import as_path
 from components.terminal.text import printable
 from pipeline.terminal import print_comparison, print_curve, print_plan, print_summary
 
 if TYPE_CHECKING:
     from components.predict.predict import Classifier
-    from components.run_dir import RunDir
     from components.terminal.progress import Progress
     from pipeline.config import Config
 
-DONE, NOT_BLESSED = 0, 3
-# Worker processes that may die in a run: each takes what it did with it, and the next does that with more care.
-MOST_LOST = 3
+EXIT_NOT_BLESSED = 3
+# Worker processes that may die in one run before it stops.
+MAX_LOST_WORKERS = 3
 
 
 def show_progress(options: argparse.Namespace) -> Progress:
-    """Return the bars of a command, which a terminal alone shows."""
+    """Return the progress bars of a command, which appear only in a terminal."""
     from rich.console import Console
 
     from components.terminal.progress import Progress
@@ -37,27 +36,26 @@ def show_progress(options: argparse.Namespace) -> Progress:
 
 def run_command(options: argparse.Namespace) -> int:
     """topgraft run."""
-    from components.run_dir import RunDir
     from pipeline.load_config import load_config
-    from pipeline.run_lock import holding
+    from pipeline.run_lock import hold_run_dir
 
     config = load_config(options.config, options.overrides, options.flags)
     asked = options.first or options.only
     if asked in TUNING_STAGES and not config.train.finetune:
         raise UserError(f"Stage '{asked}' is part of fine-tuning only: set train.finetune or name another stage.")
     run = RunDir(config.run_folder)
-    with holding(run):
+    with hold_run_dir(run):
         record = run_whole(config, run, options)
     report = run.report / "index.html" if "report" in record["stages"] else None
     print_summary(record, report, options.quiet)
-    options.answer({**record, "report": report and str(report)})
+    options.print_json({**record, "report": report and str(report)})
     passed = record["blessed"] or not record["gated"]
-    return DONE if passed or options.only not in (None, "evaluate", "report") else NOT_BLESSED
+    return 0 if passed or options.only not in (None, "evaluate", "report") else EXIT_NOT_BLESSED
 
 
 def run_whole(config: Config, run: RunDir, options: argparse.Namespace) -> dict[str, Any]:
-    """Run the stages, again where what one wrote is damaged or a worker died; return their record."""
-    from pipeline.lost_workers import LostWorker, noticing_lost_workers
+    """Run the stages, again after a damaged file or a lost worker; return the content of run.json."""
+    from pipeline.lost_workers import LostWorker, detect_lost_workers
     from pipeline.pipeline import run_stages
     from pipeline.record import write_record
     from pipeline.runners import make_options
@@ -69,19 +67,19 @@ def run_whole(config: Config, run: RunDir, options: argparse.Namespace) -> dict[
     while True:
         stages = Stages(run, progress, make_job, options.first, options.only)
         try:
-            with noticing_lost_workers():
+            with detect_lost_workers():
                 run_stages(config, run, stages)
             break
         except StopAfterStage:
             break
         except LostWorker as error:
             lost += 1
-            if lost > MOST_LOST:
+            if lost > MAX_LOST_WORKERS:
                 raise UserError(
-                    f"Worker processes died {lost} times, the last with status {error}: see that they have memory, or "
-                    f"set beam.direct_num_workers to fewer, then the same command continues where it stopped."
+                    f"Worker processes died {lost} times, the last with status {error}: give them more memory, or "
+                    f"lower beam.direct_num_workers, then the same command continues where it stopped."
                 ) from error
-            print(f"topgraft: a worker process died with status {error}: what it did is done again.", file=sys.stderr)
+            print(f"topgraft: a worker process died with status {error}: its work is done again.", file=sys.stderr)
         except DamagedFile as error:
             if error.path in damaged or not as_path(error.path).is_relative_to(run.root):
                 raise
@@ -94,7 +92,7 @@ def run_whole(config: Config, run: RunDir, options: argparse.Namespace) -> dict[
     return record
 
 
-def plan_command(options: argparse.Namespace) -> int:
+def plan_command(options: argparse.Namespace) -> None:
     """topgraft plan."""
     from pipeline.load_config import load_config
     from pipeline.plan import plan_run
@@ -104,16 +102,14 @@ def plan_command(options: argparse.Namespace) -> int:
     progress = show_progress(options)
     plan = plan_run(config, words, options.images, worker_cores, options.price, options.measure, progress)
     print_plan(plan, options.quiet)
-    options.answer({**plan._asdict(), "stages": {stage: cost._asdict() for stage, cost in plan.stages.items()}})
-    return DONE
+    options.print_json({**plan._asdict(), "stages": {stage: cost._asdict() for stage, cost in plan.stages.items()}})
 
 
-def curve_command(options: argparse.Namespace) -> int:
+def curve_command(options: argparse.Namespace) -> None:
     """topgraft curve."""
-    from components.run_dir import RunDir
     from pipeline.load_config import load_config
     from pipeline.pipeline import run_curve
-    from pipeline.run_lock import holding
+    from pipeline.run_lock import hold_run_dir
     from pipeline.runners import make_options
     from pipeline.stages import Stages
 
@@ -122,7 +118,7 @@ def curve_command(options: argparse.Namespace) -> int:
     config = load_config(options.config, [*options.overrides, *overrides], options.flags)
     run = RunDir(config.run_folder)
     stages = Stages(run, show_progress(options), partial(make_options, config.beam, config.name))
-    with holding(run):
+    with hold_run_dir(run):
         outcome = run_curve(config, stages)
 
         from components.curve.page import summarize_curve, write_curve_page
@@ -130,26 +126,26 @@ def curve_command(options: argparse.Namespace) -> int:
 
         points = summarize_curve(read_csv(run.curve_rows), config.data.source)
         page = write_curve_page(config.name, config.data.source, run)
-    ignored = ["The curve is of heads alone, train.finetune plays no part in it."] if config.train.finetune else []
+    ignored = ["The curve measures heads alone and ignores train.finetune."] if config.train.finetune else []
     findings = [*ignored, *outcome.warnings]
     print_curve(points, findings, page, options.quiet)
-    options.answer({"points": [point._asdict() for point in points], "notes": findings, "page": str(page)})
-    return DONE
+    options.print_json({"points": [point._asdict() for point in points], "notes": findings, "page": str(page)})
 
 
-def predict_command(options: argparse.Namespace) -> int:
+def predict_command(options: argparse.Namespace) -> None:
     """topgraft predict."""
     from components.predict.predict import load_export
 
     if options.beam or options.flags:
-        return predict_on_beam(options)
-    return write_answers(options, lambda progress: load_export(options.export_dir))
+        predict_on_beam(options)
+    else:
+        classify_images(options, lambda progress: load_export(options.export_dir))
 
 
-def predict_on_beam(options: argparse.Namespace) -> int:
-    """topgraft predict --beam, or with flags of Beam."""
+def predict_on_beam(options: argparse.Namespace) -> None:
+    """topgraft predict as a Beam job."""
     from components.predict.beam_job import predict_by_beam
-    from components.predict.inputs import find_files
+    from components.predict.inputs import find_inputs
     from pipeline.load_config import load_beam
     from pipeline.runners import check_places, make_options
 
@@ -157,68 +153,62 @@ def predict_on_beam(options: argparse.Namespace) -> int:
     job = make_options(settings, "predict")
     places = [("EXPORT_DIR", options.export_dir), *(("PATH", path) for path in options.paths)]
     check_places(settings.runner, [*places, ("--output", options.output)])
-    files = progress.count(find_files(options.paths, options.output), "images")
+    files = progress.count(find_inputs(options.paths, options.output), "images")
     with progress.stage("predict"):
         counts = predict_by_beam(options.export_dir, files, options.output, options.top_k, settings.shards, job)
-    options.answer({**counts, "output": str(options.output)})
-    return DONE
+    options.print_json({**counts, "output": str(options.output)})
 
 
-def classify_command(options: argparse.Namespace) -> int:
+def classify_command(options: argparse.Namespace) -> None:
     """topgraft classify."""
     from components.backbones.spec import parse_backbone
     from components.predict.predict import load_backbone_classifier
 
     specs = parse_backbone(options.backbone)
-    return write_answers(options, lambda progress: load_backbone_classifier(specs, progress))
+    classify_images(options, lambda progress: load_backbone_classifier(specs, progress))
 
 
-def write_answers(options: argparse.Namespace, load: Callable[[Progress], Classifier]) -> int:
-    """Classify the images of predict or classify with what load returns."""
-    from components.predict.inputs import find_files
-    from components.predict.outputs import check_output, write_json_lines, write_predictions
+def classify_images(options: argparse.Namespace, load: Callable[[Progress], Classifier]) -> None:
+    """Classify the images that options name with the classifier that load returns."""
+    from components.predict.inputs import find_inputs
+    from components.predict.outputs import check_output, write_predictions
 
     check_output(options.output)
-    files = find_files(options.paths, options.output)
+    files = find_inputs(options.paths, options.output)
     progress = show_progress(options)
     with progress.stage("model"):
         classifier = load(progress)
-    if options.output:
-        with progress.stage(options.name):
-            counts = write_predictions(classifier, progress.count(files, "images"), options.output, options.top_k)
-        options.answer({**counts, "output": str(options.output)})
-    elif options.json:
-        write_json_lines(classifier, files, options.answer, options.top_k)
-    else:
-        write_predictions(classifier, files, None, options.top_k)
-    return DONE
+    if not options.output:
+        write_predictions(classifier, files, None, options.top_k, options.print_json if options.json else None)
+        return
+    with progress.stage(options.command_name):
+        counts = write_predictions(classifier, progress.count(files, "images"), options.output, options.top_k)
+    options.print_json({**counts, "output": str(options.output)})
 
 
-def export_command(options: argparse.Namespace) -> int:
-    """topgraft export: not the stage of that name, which has written the SavedModel that is converted here."""
+def export_command(options: argparse.Namespace) -> None:
+    """topgraft export: convert the SavedModel that the stage export wrote."""
     from dataclasses import asdict
 
     from components.export.tflite import convert_export
-    from components.run_dir import RunDir
-    from pipeline.output_dir import is_run
-    from pipeline.run_lock import holding
+    from pipeline.output_dir import is_run_dir
+    from pipeline.run_lock import hold_run_dir
 
     progress, run = show_progress(options), RunDir(options.run_dir)
-    with holding(run) if is_run(run.root) else nullcontext(), progress.stage("tflite"):
+    with hold_run_dir(run) if is_run_dir(run.root) else nullcontext(), progress.stage("tflite"):
         folder, comparison = convert_export(run, progress)
     print_comparison(comparison, folder, options.quiet)
-    options.answer({**asdict(comparison), "folder": str(folder)})
-    return DONE
+    options.print_json({**asdict(comparison), "folder": str(folder)})
 
 
-def serve_command(options: argparse.Namespace) -> int:
+def serve_command(options: argparse.Namespace) -> None:
     """topgraft serve."""
     try:
         import starlette  # noqa: F401
         import uvicorn  # noqa: F401
     except ModuleNotFoundError as error:
         raise UserError(
-            f"'{error.name}' is not installed, which serving needs: pip install 'topgraft[serve]'."
+            f"Serving needs '{error.name}', which is not installed: pip install 'topgraft[serve]'."
         ) from error
 
     from components.serve.neighbours import load_training_images
@@ -227,10 +217,9 @@ def serve_command(options: argparse.Namespace) -> int:
 
     served = load_served(options.export_dir, options.name)
     serve(served, load_training_images(served.folder), options.host, options.port)
-    return DONE
 
 
-def backbones_command(options: argparse.Namespace) -> int:
+def backbones_command(options: argparse.Namespace) -> None:
     """topgraft backbones list, show and fetch."""
     from rich.console import Console
 
@@ -240,8 +229,7 @@ def backbones_command(options: argparse.Namespace) -> int:
         backbones = backbone_catalog.list_backbones()
         if not options.json:
             backbone_catalog.print_list(backbones, Console())
-        options.answer([backbone._asdict() for backbone in backbones])
+        options.print_json([backbone._asdict() for backbone in backbones])
     else:
         progress = show_progress(options)
         backbone_catalog.print_backbone(options.name, Console(), progress, options.pbtxt, options.tensorboard)
-    return DONE

@@ -1,4 +1,4 @@
-"""A run's configuration: the settings of all stages, and where the images are, in one record."""
+"""The configuration of a run: the data and the settings of all stages in one record."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from components.storage.places import PATTERN, as_path, expand_home, is_remote
 from components.train.settings import Architecture, Recipe
 from components.validate.settings import Gate
 
-# As Beam's options for credentials are named: s3_secret_access_key, azure_connection_string.
+# Names of Beam's options for credentials, such as s3_secret_access_key and azure_connection_string.
 SECRET = re.compile("access_key|connection_string|password|secret|session_token")
 
 T = TypeVar("T")
@@ -35,20 +35,20 @@ def _expand_path(path: Any) -> Any:
 
 def _parse_backbones(value: Any) -> tuple[tuple[Spec, ...], ...]:
     if not isinstance(value, list | tuple):
-        raise ValueError("expected a list of backbones; one of several side by side is a list itself")
+        raise ValueError("expected a list of backbones, where a combination is itself a list")
     return tuple(parse_backbone(part) for part in value)
 
 
 def _only(kind: type[T], value: T) -> T:
-    """Return the part of settings that their base class has."""
+    """Return the fields of settings that a base class has, as that class."""
     return kind(**{field.name: getattr(value, field.name) for field in fields(kind)})  # type: ignore[arg-type]
 
 
 @settings
 class Data(IngestRules):
-    """Where the images are: a data set by name, or path, which goes before; how they are split, what is left out.
+    """The images, from path or else from the data set named source, and their split and exclusions.
 
-    layout says what the folders at the top of a path are, where their names leave that in doubt.
+    layout tells whether the top folders of a path are classes or splits, where their names are ambiguous.
     """
 
     path: Annotated[str | tuple[str, ...] | None, AfterValidator(_expand_path)] = None
@@ -64,29 +64,29 @@ class Data(IngestRules):
 
     @property
     def roots(self) -> tuple[str, ...]:
-        """The user's places of images, of which a data set by name has none."""
+        """The paths of the user's images, () for a data set by name."""
         return (self.path,) if isinstance(self.path, str) else self.path or ()
 
     @property
     def rules(self) -> IngestRules:
-        """What ingest does with the images, wherever they are."""
+        """The settings of ingest, without the location of the images."""
         return _only(IngestRules, self)
 
 
 @settings
-class Curve(CurvePlan):
-    """The experiment of topgraft curve: its trainings, and backbones side by side."""
+class CurveSettings(CurvePlan):
+    """The trainings of topgraft curve, and the backbones that it compares."""
 
     backbones: Annotated[tuple[tuple[Spec, ...], ...], BeforeValidator(_parse_backbones)] = ()
 
     @property
     def plan(self) -> CurvePlan:
-        """Which trainings each backbone has."""
+        """The trainings of each backbone."""
         return _only(CurvePlan, self)
 
 
 class BeamSettings(BaseModel):
-    """Where Beam runs, into how many shards the data is cut, and any other option of Beam by its name."""
+    """Beam's runner, the number of shards of the data, and any other option of Beam by its name."""
 
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
 
@@ -96,7 +96,7 @@ class BeamSettings(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _expand_homes(cls, value: Any) -> Any:
-        # Beam's options that are paths are known to Beam alone.
+        # Only Beam knows which of its options are paths.
         if not isinstance(value, dict):
             return value
         return {
@@ -111,7 +111,7 @@ class BeamSettings(BaseModel):
 
 
 class Config(BaseModel):
-    """All that decides a run."""
+    """The configuration of a run."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -126,7 +126,7 @@ class Config(BaseModel):
     audit: AuditLimits = AuditLimits()
     train: TunedRecipe = TunedRecipe()
     abstain: Abstain | None = None
-    curve: Curve = Curve()
+    curve: CurveSettings = CurveSettings()
     evaluate: ModelGate = ModelGate()
     beam: BeamSettings = BeamSettings()
     seed: int = Field(0, ge=0)
@@ -140,7 +140,7 @@ class Config(BaseModel):
     @classmethod
     def _plain_name(cls, name: str) -> str:
         if "/" in name or name.startswith("."):
-            raise ValueError("expected a name that can be a folder's")
+            raise ValueError("expected a valid folder name")
         return name
 
     @model_validator(mode="after")
@@ -152,10 +152,10 @@ class Config(BaseModel):
     @model_validator(mode="after")
     def _no_pattern(self) -> Config:
         folder, local = self.run_folder, self.beam.runner.lower().removesuffix("runner") in ("direct", "fnapi")
-        if (is_remote(folder) or not local) and PATTERN.search(str(folder)):  # else places.plain_folder helps
+        if (is_remote(folder) or not local) and PATTERN.search(str(folder)):  # places.plain_folder handles the others
             raise ValueError(
-                f"'output_dir' is '{folder}', where TensorFlow and Beam take '*', '?', '[' and backslashes for a "
-                f"pattern: set it to a path without them"
+                f"'output_dir' is '{folder}', but TensorFlow and Beam read '*', '?', '[' and backslashes as a pattern: "
+                f"set it to a path without them"
             )
         return self
 
@@ -163,7 +163,9 @@ class Config(BaseModel):
     def _tunable(self) -> Config:
         if self.train.finetune and (len(self.backbone) > 1 or self.backbone[0].bottlenecks):
             found = "ready-made bottlenecks" if self.backbone[0].bottlenecks else "several backbones side by side"
-            raise ValueError(f"backbone names {found}, but train.finetune takes the network of one: name that")
+            raise ValueError(
+                f"backbone has {found}, but train.finetune needs one backbone with a network: set only that"
+            )
         return self
 
     @property
@@ -173,20 +175,20 @@ class Config(BaseModel):
 
     @property
     def recipe(self) -> Recipe:
-        """How the head is trained, whatever comes after it."""
+        """The settings of train, without those of finetune."""
         return _only(Recipe, self.tuned_recipe)
 
     @property
     def tuned_recipe(self) -> TunedRecipe:
-        """The section train, its seed the run's where it has none."""
+        """The section train, with the run's seed as default."""
         return replace(self.train, seed=self.seed if self.train.seed is None else self.train.seed)
 
     def describe(self) -> dict[str, Any]:
-        """Return all keys for run.json and the report, which others read: without Beam's keys to stores."""
+        """Return all keys for run.json and the report, with Beam's credentials hidden."""
         described = self.model_dump(mode="json", by_alias=True)
         hidden = {name: "(hidden)" for name in self.beam.options if SECRET.search(name)}
         return {**described, "beam": {**described["beam"], **hidden}}
 
     def describe_model(self) -> dict[str, Any]:
-        """Return the keys that say something of the model, not of where its run works: all but output_dir and beam."""
+        """Return the keys that describe the model: all but output_dir and beam."""
         return {key: value for key, value in self.describe().items() if key not in ("output_dir", "beam")}

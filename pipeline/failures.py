@@ -1,4 +1,4 @@
-"""What ended a command from outside, in words: a full disk, one that cannot be written, no permission; an interrupt."""
+"""Describe failures of the file system in one sentence, and recognise interrupts that Beam wraps."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EIO)
-# Beam hands on the text alone of what a worker raised, its class before it: that of an error of the file system or of
-# TensorFlow. Any other may quote one, but is not one.
+# Beam keeps only the text of a worker's exception, with its class in front. Only the classes of the file system and of
+# TensorFlow count, as other exceptions may quote such an error.
 RAISED_BY_WORKER = re.compile(
     r"^(?:RuntimeError: )?(?:OSError|PermissionError|tensorflow\.python\.framework\.errors_impl\.\w+): (.+)",
     re.MULTILINE,
@@ -19,21 +19,21 @@ RAISED_BY_WORKER = re.compile(
 
 
 def describe_failure(error: BaseException) -> str | None:
-    """Return one sentence for an error, or one below it, that the file system raised, None for any other."""
+    """Return one sentence if the file system raised an error or one in its chain, else None."""
     for text in _list_storage_errors(error):
         for number in (*NO_ROOM, *NO_ACCESS):
             reason = os.strerror(number)
             if reason in text:
-                found, remedy = ("written", "make room") if number in NO_ROOM else ("read or written", "mend that")
+                found, remedy = ("written", "free space") if number in NO_ROOM else ("read or written", "correct that")
                 return (
                     f"{_find_place(text, reason)} cannot be {found} ({reason.lower()}): {remedy}, or choose another "
-                    f"place, and the same command continues where it stopped."
+                    f"folder, and the same command continues where it stopped."
                 )
     return None
 
 
 def is_interrupt(error: BaseException) -> bool:
-    """Tell whether an error is an interrupt: one that comes while a step runs Beam hands on as a RuntimeError."""
+    """Return True for an interrupt while Beam runs a step, which Beam raises as a RuntimeError."""
     return any("KeyboardInterrupt [while running" in str(below) for below in _list_errors(error))
 
 
@@ -44,8 +44,8 @@ def _list_errors(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _list_storage_errors(error: BaseException) -> Iterator[str]:
-    """Yield the texts of an error and those below it, as far as the file system or TensorFlow raised them."""
-    tensorflow = sys.modules.get("tensorflow")  # if it is not loaded, it has raised nothing
+    """Yield the text of each error in the chain that the file system or TensorFlow raised."""
+    tensorflow = sys.modules.get("tensorflow")  # it cannot have raised anything unless it is loaded
     storage = (OSError, tensorflow.errors.OpError) if tensorflow else OSError
     for below in _list_errors(error):
         if isinstance(below, storage):

@@ -1,4 +1,4 @@
-"""What files were when a stage ended, and which of them are no longer as they were."""
+"""Record the state of files at the end of a stage, and find later changes."""
 
 from __future__ import annotations
 
@@ -12,29 +12,28 @@ from components.storage.places import Status, is_remote, list_files, measure
 
 
 class FileState(NamedTuple):
-    """A file's bytes and its time of change in ns, of a remote object its generation.
+    """A file's size in bytes and its time of change in ns, or the generation of a remote object.
 
-    A shard has no time: its reader compares the checksums that it holds.
+    A shard has no time, as its reader checks its checksums.
     """
 
     size: int | None
     changed: int | None
 
 
-# Of a file that a later stage completes: it must be there.
+# A file that a later stage completes: it must exist with any content.
 UNFINISHED = FileState(None, None)
 
 
 class Differences(NamedTuple):
-    """The files that are gone, and those that are not as they were."""
+    """The files that are missing, and those that have changed."""
 
     missing: list[Path]
     changed: list[Path]
 
 
 def examine_files(places: Iterable[Path], root: Path, unfinished: Collection[str] = ()) -> dict[str, FileState]:
-    """Return the state of the files that Topgraft wrote to places, some of these names unfinished, by their paths below
-    a root."""
+    """Return the states of the files that Topgraft wrote to places, by path below root; unfinished holds file names."""
     files: dict[str, Status] = {}
     for place in places:
         below = "/".join(place.parts[len(root.parts) :])
@@ -53,20 +52,16 @@ def _state(name: str, status: Status) -> FileState:
 
 
 def compare_files(states: Mapping[str, FileState], root: Path) -> Differences:
-    """Return how the files below a root differ from their states."""
-    found = Differences([], [])
-    lying = _measure_files(states, root)
-    for name, state in states.items():
-        if name not in lying:
-            found.missing.append(root / name)
-        elif state not in (UNFINISHED, _state(name, lying[name])):
-            found.changed.append(root / name)
-    return found
+    """Return the files below root that differ from their states."""
+    present = _measure_files(states, root)
+    missing = [name for name in states if name not in present]
+    changed = [n for n, state in states.items() if n in present and state not in (UNFINISHED, _state(n, present[n]))]
+    return Differences([root / name for name in missing], [root / name for name in changed])
 
 
 def _measure_files(names: Iterable[str], root: Path) -> dict[str, Status]:
     if not is_remote(root):
         return {name: measure(root / name) for name in names if (root / name).is_file()}
-    # A listing a folder, not a request a file.
+    # One listing per folder instead of one request per file.
     folders = {name.partition("/")[0] for name in names}
     return {f"{top}/{name}": status for top in folders for name, status in list_files(root / top).items()}

@@ -1,4 +1,4 @@
-"""Reads a config: YAML, overrides and flags of Beam, checked; errors in a sentence."""
+"""Read a config from YAML, overrides and Beam's flags, and check it."""
 
 from __future__ import annotations
 
@@ -18,15 +18,13 @@ from pipeline.output_dir import check_output_dir
 from pipeline.runners import check_runner, read_flags
 from pipeline.yaml_text import InvalidYaml, parse_yaml
 
-# What YAML would take for a comment or an alias, as in output_dir="birds #2" and data.path="*.tfrecord": a value on a
-# command line has neither.
-WORDS = re.compile(r"""\s*(?![\s"'\[{&!|>]).*(?<!\S)#|\s*[*%@`]""", re.DOTALL)
+# A value with a comment, an alias or a tag in YAML, as in output_dir="birds #2" and data.path="*.tfrecord", which on a
+# command line is plain text.
+PLAIN_TEXT = re.compile(r"""\s*(?![\s"'\[{&!|>]).*(?<!\S)#|\s*[*%@`]""", re.DOTALL)
 
 
 def load_config(path: Path, overrides: list[str], flags: Sequence[str] = ()) -> Config:
-    """Read a YAML file, key=value overrides with dotted keys, and Beam's flags; raises UserError for the first thing
-    wrong.
-    """
+    """Return the config of a YAML file, key=value overrides with dotted keys, and Beam's flags; raises UserError."""
     try:
         values = parse_yaml(path.read_text(encoding="utf-8"))
     except storage_errors() as error:
@@ -34,41 +32,33 @@ def load_config(path: Path, overrides: list[str], flags: Sequence[str] = ()) -> 
             f"Cannot read the config '{path}' ({describe_error(error)}): give the path of a YAML file."
         ) from error
     except (InvalidYaml, UnicodeDecodeError) as error:
-        raise UserError(f"The config '{path}' is not valid YAML ({error}): mend it there.") from error
+        raise UserError(f"The config '{path}' is not valid YAML ({error}): correct it there.") from error
     if not isinstance(values, dict):
         raise UserError(
-            f"The config '{path}' holds no keys: expected at least 'name' and 'data', see configs/digits.yaml."
+            f"The config '{path}' has no keys: expected at least 'name' and 'data', see configs/digits.yaml."
         )
-    for override in overrides:
-        _apply_override(values, override)
-    _apply_flags(values, flags)
-    try:
-        config = Config.model_validate(values)
-    except ValidationError as error:
-        raise UserError(f"{_describe(error)} (config '{path}').") from error
+    config = _make_config(values, overrides, flags, f"config '{path}'")
     check_runner(config)
     check_output_dir(config)
     return config
 
 
 def load_beam(overrides: Sequence[str], flags: Sequence[str] = ()) -> BeamSettings:
-    """Read key=value settings of Beam and its flags for a command without a config; raises UserError for the first
-    thing wrong.
-    """
-    values: dict[str, Any] = {"name": "beam", "data": {"path": "."}}  # what a config cannot be without
+    """Return the Beam settings of key=value overrides and flags, for a command without config; raises UserError."""
+    required = {"name": "beam", "data": {"path": "."}}
+    return _make_config(required, [f"beam.{override}" for override in overrides], flags, "option --beam").beam
+
+
+def _make_config(values: dict[str, Any], overrides: Sequence[str], flags: Sequence[str], origin: str) -> Config:
     for override in overrides:
-        _apply_override(values, f"beam.{override}")
-    _apply_flags(values, flags)
-    try:
-        return Config.model_validate(values).beam
-    except ValidationError as error:
-        raise UserError(f"{_describe(error)} (option --beam).") from error
-
-
-def _apply_flags(values: dict[str, Any], flags: Sequence[str]) -> None:
+        _apply_override(values, override)
     beam = values.get("beam") or {}
     if flags and isinstance(beam, dict):
         values["beam"] = {**beam, **read_flags(flags, str(beam.get("runner", BeamSettings().runner)))}
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"{_describe(error)} ({origin}).") from error
 
 
 def _apply_override(values: dict[str, Any], override: str) -> None:
@@ -81,7 +71,7 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         if not isinstance(values, dict):
             raise UserError(f"Cannot set '{key}': '{parent}' is a single value, not a section.")
     try:
-        values[last] = text.strip() if WORDS.match(text) else parse_yaml(text)
+        values[last] = text.strip() if PLAIN_TEXT.match(text) else parse_yaml(text)
     except InvalidYaml as error:
         raise UserError(
             f"Cannot read the value of '{override}' ({error}): expected a YAML value, such as {key}=20."
@@ -96,31 +86,28 @@ def _describe(error: ValidationError) -> str:
         known = _keys_of(Config, path[:-1])
         nearest = get_close_matches(path[-1], known, 1, 0)
         meant = ".".join([*path[:-1], *nearest])
-        return f"Unknown key '{key}'; did you mean '{meant}'? Known there are {', '.join(known)}"
+        return f"Unknown key '{key}'; did you mean '{meant}'? Known keys here are {', '.join(known)}"
     if first["type"] == "missing":
         return f"The key '{key}' is missing: set it"
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "string_type" and not isinstance(first["input"], (dict, list)):
         message = "expected text, put it in quotes"  # such as a class or folder named 2024
-    found = "" if isinstance(first["input"], dict) else f" is {_shorten(repr(first['input']))}"
+    text = repr(first["input"])
+    found = "" if isinstance(first["input"], dict) else f" is {text if len(text) <= 200 else text[:200] + '...'}"
     return f"'{key}'{found}: {message[0].lower()}{message[1:]}" if key else message
-
-
-def _shorten(text: str) -> str:
-    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def _keys_of(section: Any, path: list[str]) -> list[str]:
     keys = _hints(section)
     if not path:
         return list(keys)
-    # The section itself, or what is in Optional[...] or tuple[..., ...], of which a path names the position too.
+    # The section may be inside Optional[...] or tuple[..., ...]; for a tuple the path also has the position.
     (inner,) = _sections_in(keys[path[0]])
     return _keys_of(inner, path[2:] if path[1:] and path[1].isdecimal() else path[1:])
 
 
 def _hints(section: Any) -> dict[str, Any]:
-    """Return the types of a section's keys, as a config spells these."""
+    """Return the types of a section's keys by the name in a config."""
     keys = {}
     for name, hint in get_type_hints(section, include_extras=True).items():
         if name in getattr(section, "__dataclass_fields__", {}) or name in getattr(section, "model_fields", {}):

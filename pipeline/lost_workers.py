@@ -1,4 +1,4 @@
-"""Notice that a worker process of Beam's local runner has died: the runner itself would wait for it for ever."""
+"""Detect the death of a worker process of Beam's local runner, for which the runner would wait forever."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class LostWorker(Exception):
 
 
 @contextmanager
-def noticing_lost_workers() -> Iterator[None]:
-    """Raise LostWorker in the main thread, where the block runs a pipeline, once a worker process has died."""
+def detect_lost_workers() -> Iterator[None]:
+    """Raise LostWorker in the main thread if a worker process dies while the block runs a pipeline."""
     lost: list[int] = []
     interrupted: list[int] = []
     hook, handler = threading.excepthook, signal.getsignal(signal.SIGINT)
@@ -28,13 +28,13 @@ def noticing_lost_workers() -> Iterator[None]:
             hook(failure)
         elif not lost and not interrupted:
             lost.append(int(found[1]))
-            # The main thread waits for an answer, out of which a signal alone gets it.
+            # Only a signal interrupts the main thread, which waits for the worker.
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         if not lost and handler == signal.SIG_IGN:
             return
-        if not lost:  # from the keyboard, of which workers die as well
+        if not lost:  # from the keyboard, which also ends the workers
             interrupted.append(number)
         raise KeyboardInterrupt
 

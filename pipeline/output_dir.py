@@ -1,11 +1,11 @@
-"""Where a run may write: a folder apart from all that it reads, which holds nothing that no run wrote."""
+"""Check that the output_dir is apart from all that a run reads and has no files of the user."""
 
 from __future__ import annotations
 
 import glob
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from components.backbones.spec import source_files
@@ -19,19 +19,19 @@ from components.storage.places import as_path, describe_error, is_remote, storag
 if TYPE_CHECKING:
     from pipeline.config import Config
 
-# The folder of the default output_dir: below the data it is left out of the listing.
+# The folder of the default output_dir, which the listing leaves out below the data.
 RUNS = "runs"
 
 
 def check_output_dir(config: Config) -> None:
-    """Raise UserError for an output_dir that is, contains or lies inside a place that the run reads.
+    """Raise UserError for an output_dir that is, contains or is inside a path that the run reads.
 
-    It may lie in runs/ below the folder of the images, where that holds nothing but run directories.
+    It may be in runs/ below the folder of the images, if only run directories are there.
     """
     output = config.run_folder
     for key, place in _list_places(config):
         relation = _relate(output, place)
-        if relation == "lies inside" and key == "data.path" and _lies_in_runs(output, place):
+        if relation == "is inside" and key == "data.path" and _is_in_runs(output, place):
             _check_runs_folder(place / RUNS)
         elif relation:
             raise UserError(
@@ -41,50 +41,50 @@ def check_output_dir(config: Config) -> None:
 
 
 def exclude_runs(config: Config) -> list[str]:
-    """Return the patterns by which the listing leaves out runs/ below the folders of the images, where the run lies."""
+    """Return the patterns that exclude runs/ from the listing of each image folder that contains the run there."""
     roots = config.data.roots
-    # Of a list of roots, each one's name begins its keys.
+    # With a list of roots, keys begin with the name of the root.
     names = [""] if isinstance(config.data.path, str) else [f"{name}/" for name in name_roots(roots)] if roots else []
     return [
         f"{glob.escape(name)}{RUNS}"
         for root, name in zip(roots, names, strict=True)
-        if _lies_in_runs(config.run_folder, as_path(root))
+        if _is_in_runs(config.run_folder, as_path(root))
     ]
 
 
 def check_apart(listing: Listing, run: RunDir) -> None:
-    """Raise UserError where a listed image lies in the run directory."""
+    """Raise UserError for a listed image in the run directory."""
     root = _real(run.root)
     folders = {file.path.rpartition("/")[0]: file for file in listing.files}
     for folder, file in folders.items():
-        if _is_below(_real(as_path(folder)), root):
+        if _real(as_path(folder)).is_relative_to(root):
             raise UserError(
-                f"The image '{file.path}' lies in the output_dir '{run.root}': set output_dir to a folder apart from "
+                f"The image '{file.path}' is in the output_dir '{run.root}': set output_dir to a folder apart from "
                 f"the images."
             )
 
 
-def is_run(folder: Path) -> bool:
-    """Tell whether a folder bears the mark of a run directory."""
+def is_run_dir(folder: Path) -> bool:
+    """Return True for a folder with the marker file of a run directory."""
     return (folder / MARK).exists()
 
 
 def check_own(folder: Path) -> None:
-    """Raise UserError for a folder that is no run directory and not empty, and for one that cannot be read."""
+    """Raise UserError for an unreadable folder, and for a folder with files that is no run directory."""
     try:
-        stranger = None if is_run(folder) else _find_stranger(folder)
+        foreign = None if is_run_dir(folder) else _find_foreign(folder)
     except storage_errors() as error:
         raise UserError(
-            f"Cannot write to '{folder}' ({describe_error(error)}): set output_dir to a folder that can be written."
+            f"Cannot write to '{folder}' ({describe_error(error)}): set output_dir to a writable folder."
         ) from error
-    if stranger:
+    if foreign:
         raise UserError(
-            f"The output_dir '{folder}' holds '{stranger}' and is not the folder of a run of this version: set "
-            f"output_dir to an empty or a new folder."
+            f"The output_dir '{folder}' contains '{foreign}' and is no run directory of this version: set output_dir "
+            f"to an empty or new folder."
         )
 
 
-def _find_stranger(folder: Path) -> str | None:
+def _find_foreign(folder: Path) -> str | None:
     if is_remote(folder):
         return next((name for name, _ in walk_objects(folder) if not name.startswith(OWN_PREFIX)), None)
     try:
@@ -94,7 +94,7 @@ def _find_stranger(folder: Path) -> str | None:
 
 
 def _list_places(config: Config) -> Iterator[tuple[str, Path]]:
-    """Yield the key of each place that a run reads, and the place."""
+    """Yield the config key and the path of everything that a run reads."""
     for root in config.data.roots:
         yield "data.path", as_path(root)
     specs = [spec for specs in (config.backbone, *config.curve.backbones) for spec in specs]
@@ -114,37 +114,33 @@ def _relate(output: Path, place: Path) -> str:
     one, other = _real(output), _real(place)
     if one == other:
         return "is"
-    if _is_below(other, one):
+    if other.is_relative_to(one):
         return "contains"
-    return "lies inside" if _is_below(one, other) else ""
+    return "is inside" if one.is_relative_to(other) else ""
 
 
-def _lies_in_runs(output: Path, root: Path) -> bool:
+def _is_in_runs(output: Path, root: Path) -> bool:
     runs = _real(root / RUNS)
-    return runs == f"{_real(root)}/{RUNS}" and _is_below(_real(output), runs) and _real(output) != runs
+    return runs == _real(root) / RUNS and runs in _real(output).parents
 
 
 def _check_runs_folder(runs: Path) -> None:
-    """Raise UserError where runs/ holds anything but run directories, such as the images of a class."""
+    """Raise UserError if runs/ contains anything but run directories, such as the images of a class."""
     if is_remote(runs):
         names = {name.partition("/")[0] for name, _ in walk_objects(runs)}
     else:
         names = {*os.listdir(runs)} if runs.is_dir() else set()
     for name in sorted(names):
-        if not name.startswith(".") and not is_run(runs / name) and _holds_any(runs / name):
+        if (
+            not name.startswith(".")
+            and not is_run_dir(runs / name)
+            and (not (runs / name).is_dir() or _find_foreign(runs / name) is not None)
+        ):
             raise UserError(
-                f"'{runs}' holds '{name}', which no run of this version wrote and which would be left out of the "
-                f"images with it: set output_dir to a folder apart from the images."
+                f"'{runs}' contains '{name}', which no run of this version wrote, and the listing of images would "
+                f"leave it out: set output_dir to a folder apart from the images."
             )
 
 
-def _holds_any(place: Path) -> bool:
-    return not place.is_dir() or _find_stranger(place) is not None
-
-
-def _real(place: Path) -> str:
-    return str(place).rstrip("/") if is_remote(place) else os.path.realpath(place)
-
-
-def _is_below(place: str, folder: str) -> bool:
-    return place == folder or place.startswith(f"{folder.rstrip('/')}/")
+def _real(place: Path) -> PurePath:
+    return PurePath(str(place) if is_remote(place) else os.path.realpath(place))

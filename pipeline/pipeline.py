@@ -1,4 +1,4 @@
-"""The story: images to a blessed, servable classifier and a report, one statement per stage."""
+"""The pipeline from images to a blessed, servable classifier and a report, one statement per stage."""
 
 from __future__ import annotations
 
@@ -38,38 +38,38 @@ CURVE = Stage("curve", "components.curve.curve:measure_curve", Curve)
 
 
 def run_stages(config: Config, run: RunDir, stages: Stages) -> None:
-    """Run or skip every stage in turn; the outcomes are kept by stages."""
+    """Run or skip every stage in turn; stages keeps the outcomes."""
     do = stages.run
     # Read and check every new image, write it to the shard of its key and to the split that its class needs.
     examples = do(INGEST, list_data(config, stages.progress), config.data.rules, config.beam.shards, config.seed)
-    # Stop here if the data is not what it should be.
+    # Stop here if the data breaks the schema or a limit.
     validation = do(VALIDATE, examples, config.validation)
-    # Turn every image into its bottleneck, once.
+    # Compute the bottleneck of every image once.
     bottlenecks = do(EXTRACT, examples, config.backbone, config.extract, config.augment)
-    # Say which images look alike and which labels look wrong.
+    # Find near-duplicate images and suspicious labels.
     audit = do(AUDIT, examples, bottlenecks, config.audit)
     # Fit the head on the train split, keep the epoch that is best on the validation split.
     head = do(TRAIN, examples, bottlenecks, config.head, config.recipe)
     if config.train.finetune:
-        # Train on, now on images and with the last layers of the backbone.
+        # Continue training on images, with the last layers of the backbone.
         head = tuned = do(FINETUNE, examples, bottlenecks, head, config.head, config.tuned_recipe)
         if tuned.backbone_id != bottlenecks.backbone_id:
-            # Turn every image into the bottleneck of what the backbone became.
+            # Compute the bottlenecks of the fine-tuned backbone.
             bottlenecks = do(EXTRACT.named("reextract"), examples, tuned, config.extract, config.augment)
     # Join backbone, head and labels in one SavedModel.
     export = do(EXPORT, examples, bottlenecks, head, config.head, config.augment, config.abstain)
-    # Measure that very model on the test split, and bless it or not.
+    # Measure the exported model on the test split, and bless it or not.
     evaluation = do(EVALUATE, examples, bottlenecks, export, config.evaluate)
-    # Complete the model's card, and show all of it to a person.
+    # Complete the model card, and write the report.
     results = Results(examples, validation, bottlenecks, audit, head, export, evaluation)
     do(REPORT, results, config.backbone, config.describe_model(), run.curve_rows)
 
 
 def run_curve(config: Config, stages: Stages) -> Curve:
-    """Run or skip all that accuracy by number of training images per class needs; return its outcome."""
+    """Run or skip the stages of a learning curve (accuracy by training images per class); return its outcome."""
     do = stages.run
     examples = do(INGEST, list_data(config, stages.progress), config.data.rules, config.beam.shards, config.seed)
-    # Each backbone alone: those side by side are joined from these, whatever other combinations are asked for.
+    # Extract each backbone alone; combinations are joined from these.
     asked = config.curve.backbones or (config.backbone,)
     parts = {
         spec: do(EXTRACT.named(name_extraction(spec, config)), examples, (spec,), config.extract, config.augment)
@@ -81,15 +81,14 @@ def run_curve(config: Config, stages: Stages) -> Curve:
 
 
 def name_extraction(spec: Spec, config: Config) -> str:
-    """Return the name of the stage that extracts one backbone: a run's own where it is the run's."""
+    """Return the name of the stage that extracts one backbone; the run's own backbone shares the run's stage."""
     return "extract" if config.backbone == (spec,) else f"extract-{hash_parts([str(spec)])}"
 
 
 def list_data(config: Config, progress: Progress) -> Listing:
-    """Return the list of all images, without runs below them; a published data set is fetched on first use.
+    """Return the list of all images, without run directories; a published data set is downloaded on first use.
 
-    Raises UserError for data that is of no use, for an image in the run directory, and for what training would refuse
-    of the config.
+    Raises UserError for unusable data, an image in the run directory, and a config that training would refuse.
     """
     data = config.data
     place = data.path

@@ -1,4 +1,4 @@
-"""run.json: what a run did and what came of it, stable because scripts read it."""
+"""Write run.json, the record of a run, whose keys stay stable as scripts read it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COUNTS = ("found", "written", "rejected", "duplicates", "label_conflicts")
 
 
 def write_record(config: Config, run: RunDir, stages: Stages) -> dict[str, Any]:
-    """Write and return the record of the stages that have run or been skipped so far."""
+    """Write and return the record of the stages that have run or were skipped."""
     record: dict[str, Any] = {
         "version": VERSION,
         "config": config.describe(),

@@ -1,4 +1,4 @@
-"""One process at a time in a run directory: a lock that the kernel releases with its holder, whatever ends that."""
+"""Lock a run directory for one process; the kernel releases the lock however the process ends."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from components.run_dir import RunDir
 from components.storage.files import remove_partials
 from components.storage.ownership import MARK, OWN_PREFIX, write_mark
 from components.storage.places import describe_error, is_remote, storage_errors
-from pipeline.output_dir import check_own, is_run
+from pipeline.output_dir import check_own, is_run_dir
 
 LOCK_FILE = f"{OWN_PREFIX}.lock"
 
 
 @contextmanager
-def holding(run: RunDir) -> Iterator[None]:
-    """Hold a run directory, made where it is missing, while the block runs; what a killed holder left is removed first.
+def hold_run_dir(run: RunDir) -> Iterator[None]:
+    """Lock a run directory while the block runs; create it if needed, and remove partial files of a killed process.
 
-    Raises UserError where it holds files that no run wrote and is no run directory, where another process holds it,
-    where it cannot be written, and where it is removed meanwhile.
+    Raises UserError for a folder of other files, a lock of another process, a folder that is not writable, and a folder
+    that is removed meanwhile.
     """
     check_own(run.root)
-    if is_remote(run.root):  # there is no lock that an object store would release for a killed holder
+    if is_remote(run.root):  # an object store has no lock that a killed process releases
         _mark(run.root)
         yield
         return
@@ -50,13 +50,13 @@ def holding(run: RunDir) -> Iterator[None]:
         if _is_at(lock, path):
             raise
         raise UserError(
-            f"The folder '{run.root}' was removed while the run wrote to it: remove what is left there, then the same "
-            f"command begins it anew."
+            f"The folder '{run.root}' was removed while the run wrote to it: remove the rest of it, then the same "
+            f"command starts again."
         ) from error
     finally:
         if _is_at(lock, path):
             if {*os.listdir(run.root)} == {MARK, LOCK_FILE}:
-                (run.root / MARK).unlink()  # nothing came of the run
+                (run.root / MARK).unlink()  # the run wrote nothing
             path.unlink()
         os.close(lock)
         with suppress(OSError):
@@ -66,23 +66,23 @@ def holding(run: RunDir) -> Iterator[None]:
 
 def _mark(root: Path) -> None:
     try:
-        if not is_run(root):
+        if not is_run_dir(root):
             write_mark(root, ())
     except storage_errors() as error:
         raise UserError(
-            f"Cannot write to '{root}' ({describe_error(error)}): set output_dir to a folder that can be written."
+            f"Cannot write to '{root}' ({describe_error(error)}): set output_dir to a writable folder."
         ) from error
 
 
 def _take(path: Path) -> int:
-    """Return the descriptor of the file, locked; it tells others who holds it."""
+    """Return the descriptor of the locked file, whose content names this process."""
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
             raise UserError(
-                f"Cannot write to '{path.parent}' ({error.strerror}): set output_dir to a folder that can be written."
+                f"Cannot write to '{path.parent}' ({error.strerror}): set output_dir to a writable folder."
             ) from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -91,12 +91,12 @@ def _take(path: Path) -> int:
                 holder = _describe_holder(path)
                 os.close(lock)
                 raise UserError(
-                    f"{holder} is running in '{path.parent}': wait until it has ended, or set another output_dir."
+                    f"{holder} is running in '{path.parent}': wait for its end, or set another output_dir."
                 ) from error
-            # Some network file systems have no locks: two runs at once are then the user's to avoid.
+            # Some network file systems have no locks, so there the user must not start two runs at once.
         if _is_at(lock, path):
             break
-        os.close(lock)  # its former holder removed it before we had it
+        os.close(lock)  # the former holder removed the file meanwhile
     os.ftruncate(lock, 0)
     since = datetime.now().astimezone().isoformat(" ", "seconds")
     os.write(lock, json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since}).encode())
@@ -114,5 +114,5 @@ def _describe_holder(path: Path) -> str:
     try:
         holder = json.loads(path.read_bytes())
         return f"Process {holder['pid']} on {holder['host']}, since {holder['since']},"
-    except (OSError, ValueError, KeyError, TypeError):  # it has only just begun
+    except (OSError, ValueError, KeyError, TypeError):  # the holder has not written its name yet
         return "Another process"

@@ -1,4 +1,4 @@
-"""Where Beam runs: any of its runners, with what Topgraft knows better for Dataflow, checked before work begins."""
+"""Make and check the options of Beam's runners, with better defaults for Dataflow, before work begins."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     from pipeline.config import BeamSettings, Config
 
-# Needs no look at Beam: reading a config with these alone takes no four seconds to import it.
-PLAIN = ("DirectRunner", "FnApiRunner")
-# Such a job ends before its work is done or does none, and the next stage reads what this one wrote.
+# A config with only one of these is valid without a check by Beam, whose import takes four seconds.
+LOCAL_RUNNERS = ("DirectRunner", "FnApiRunner")
+# Such a job ends without results, which the next stage would read.
 WITHOUT_RESULT = ("no_wait_until_finish", "template_location", "dry_run", "output_executable_path")
 DATAFLOW_NEEDS = {
     "project": "the Google Cloud project that runs the workers",
@@ -32,68 +32,61 @@ DATAFLOW_NEEDS = {
 
 
 def check_runner(config: Config) -> None:
-    """Raise UserError for an option of Beam that is none, or that the runner cannot do with, or for local paths."""
-    if config.beam.runner in PLAIN and not config.beam.options:
+    """Raise UserError for an unknown Beam option, one that the runner rejects, or a local path with Dataflow."""
+    if config.beam.runner in LOCAL_RUNNERS and not config.beam.options:
         return
     make_options(config.beam, config.name)
-    specs = [spec for specs in (config.backbone, *(config.curve.backbones or ())) for spec in specs]
-    paths = (config.data.path,) if isinstance(config.data.path, str) else config.data.path or ()
-    if not paths and is_dataflow(config.beam.runner):
+    if not config.data.roots and is_dataflow(config.beam.runner):
         raise UserError(
-            f"'data.source' is {config.data.source}, which is fetched to this machine, where Dataflow's workers cannot "
-            f"read it: copy the images to a bucket and set data.path to the gs:// folder."
+            f"'data.source' is {config.data.source}, which is downloaded to this machine, where Dataflow's workers "
+            f"cannot read it: copy the images to a bucket and set data.path to the gs:// folder."
         )
-    check_places(
-        config.beam.runner,
-        [
-            *(("data.path", path) for path in paths),
-            ("output_dir", config.output_dir or f"runs/{config.name}"),
-            *(("backbone.bottlenecks", spec.bottlenecks) for spec in specs if spec.bottlenecks),
-        ],
-    )
+    places: list[tuple[str, object]] = [("data.path", path) for path in config.data.roots]
+    specs = [spec for specs in (config.backbone, *config.curve.backbones) for spec in specs]
+    bottlenecks = [("backbone.bottlenecks", spec.bottlenecks) for spec in specs if spec.bottlenecks]
+    check_places(config.beam.runner, [*places, ("output_dir", config.run_folder), *bottlenecks])
 
 
 def check_places(runner: str, places: Iterable[tuple[str, object]]) -> None:
-    """Raise UserError for the first of some (name, path) that lies on this machine alone and the runner is Dataflow."""
+    """Raise UserError for the first local path of some (option, path) if the runner is Dataflow."""
     if not is_dataflow(runner):
         return
     for name, path in places:
         if not is_remote(str(path)):
             raise UserError(
-                f"'{name}' is '{path}', which lies on this machine, out of reach of Dataflow's workers: set it to "
-                f"a gs:// path, or beam.runner to another."
+                f"'{name}' is '{path}', which Dataflow's workers cannot read on this machine: set it to a gs:// path, "
+                f"or set another beam.runner."
             )
 
 
 def is_dataflow(runner: str) -> bool:
-    """Tell whether the name of a runner means Google Cloud Dataflow."""
+    """Return True for a name of Google Cloud Dataflow's runner."""
     return runner.rpartition(".")[2].lower().removesuffix("runner") == "dataflow"
 
 
 def find_runner(name: str) -> PipelineRunner:
-    """Return the runner of a name, whose module brings options of its own; raises UserError naming the nearest."""
+    """Return the runner of a name, after importing the module with its options; raises UserError."""
     from apache_beam.options.pipeline_options import StandardOptions
     from apache_beam.runners.runner import create_runner
 
     if name.rpartition(".")[2].lower().removesuffix("runner") == "dask":
         # Beam 2.72 computes dask_visitor.bags[-1] alone (dask_runner.py), and fails to translate TFDV's Flatten.
         raise UserError(
-            f"'beam.runner' is '{name}', which runs the last branch of a pipeline alone and no other: set it "
-            f"to another runner."
+            f"'beam.runner' is '{name}', which runs only the last branch of a pipeline: set it to another runner."
         )
     try:
         return create_runner(name)
     except ValueError as error:
         (nearest,) = get_close_matches(name, StandardOptions.KNOWN_RUNNER_NAMES, 1, 0)
         raise UserError(f"Beam has no runner '{name}'; did you mean '{nearest}'? Set 'beam.runner' to it.") from error
-    except (ImportError, AttributeError, TypeError) as error:  # TypeError of '..Runner', a relative module
+    except (ImportError, AttributeError, TypeError) as error:  # '..Runner' raises TypeError
         raise UserError(
             f"Cannot load the runner '{name}' ({error}): install it, or set 'beam.runner' to another."
         ) from error
 
 
 def read_flags(flags: Sequence[str], runner: str) -> dict[str, Any]:
-    """Return Beam's flags as keys of the section beam, which names a runner; raises UserError for a wrong flag."""
+    """Return Beam's flags as keys of the section beam; runner is the default. Raises UserError for a wrong flag."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--runner", default=runner, nargs="?")
     find_runner(first.parse_known_args(flags)[0].runner or runner)
@@ -101,9 +94,7 @@ def read_flags(flags: Sequence[str], runner: str) -> dict[str, Any]:
 
 
 def parse_flags(flags: Sequence[str], prefix: str) -> dict[str, Any]:
-    """Return the options that flags set, by name; raises UserError for a wrong one, named with the prefix that the user
-    writes before it.
-    """
+    """Return the options that flags set, by name; raises UserError for a wrong one, named with the user's prefix."""
     from apache_beam.options.pipeline_options import PipelineOptions
 
     parsers: list[argparse.ArgumentParser] = []
@@ -123,7 +114,7 @@ def parse_flags(flags: Sequence[str], prefix: str) -> dict[str, Any]:
 
 
 def write_flags(options: Mapping[str, Any]) -> list[str]:
-    """Return the flags that set options by name."""
+    """Return the command-line flags that set options."""
     return [
         f"--{key}"
         if value is True and key != "help"
@@ -134,35 +125,35 @@ def write_flags(options: Mapping[str, Any]) -> list[str]:
 
 
 def make_options(beam: BeamSettings, *job: str) -> PipelineOptions:
-    """Return Beam's options for a job named by its parts; raises UserError for the first thing wrong with them."""
+    """Return Beam's options for a job whose name has some parts; raises UserError for the first invalid one."""
     from apache_beam.options.pipeline_options import PipelineOptions
     from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
 
     runner = find_runner(beam.runner)
     given = {key: value for key, value in beam.options.items() if value is not None}
-    # For these there may be no flag, and PipelineOptions.from_dictionary would leave most of them out.
+    # These may have no flag, and PipelineOptions.from_dictionary would drop most of them.
     defaults = PipelineOptions([]).get_all_options()
     switches = {k: v for k, v in given.items() if k in defaults and (v is False or v is defaults[k])}
     flags = write_flags({key: value for key, value in given.items() if key not in switches})
     parse_flags(flags, "beam.")
-    # Since Beam 2.68 the name DirectRunner first tries to download another runner's binary; this is the in-process one.
+    # Since Beam 2.68 DirectRunner first tries to download another runner; FnApiRunner runs in this process.
     name = "FnApiRunner" if beam.runner.lower() in ("direct", "directrunner") else beam.runner
     options = PipelineOptions(["--runner", name, *flags], **switches)
     found = options.get_all_options(drop_default=True)
     for key in WITHOUT_RESULT:
         if found.get(key):
-            raise UserError(f"'beam.{key}' is set, but a stage reads what the one before it wrote: leave it out.")
+            raise UserError(f"'beam.{key}' is set, but each stage needs the result of the one before: leave it out.")
     if is_dataflow(beam.runner):
         complete_dataflow(options, runner, "-".join(job))
-    # Without the runner: with Dataflow's, Beam would ask Google Cloud about the bucket here already.
+    # Without the runner, as Beam would query the bucket for Dataflow here.
     errors = PipelineOptionsValidator(options, None).validate()
     if errors:
-        raise UserError(f"Beam refuses its options ({errors[0].rstrip('.')}): mend the section 'beam'.")
+        raise UserError(f"Beam refuses its options ({errors[0].rstrip('.')}): correct the section 'beam'.")
     return options
 
 
 def complete_dataflow(options: PipelineOptions, runner: PipelineRunner, job: str) -> None:
-    """Set what Topgraft knows better than Beam's defaults; raises UserError where the user has to say more."""
+    """Set better defaults than Beam's for Dataflow; raises UserError for missing and invalid options."""
     from apache_beam.options.pipeline_options import DebugOptions, GoogleCloudOptions, SetupOptions, WorkerOptions
     from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
 
@@ -170,18 +161,18 @@ def complete_dataflow(options: PipelineOptions, runner: PipelineRunner, job: str
     debug, workers = options.view_as(DebugOptions), options.view_as(WorkerOptions)
     for key, meaning in DATAFLOW_NEEDS.items():
         if not getattr(cloud, key):
-            raise UserError(f"'beam.{key}' is missing, which DataflowRunner needs: set it to {meaning}.")
+            raise UserError(f"'beam.{key}' is missing, but DataflowRunner needs it: set it to {meaning}.")
     if not setup.setup_file and not workers.sdk_container_image:
         raise UserError(
-            "'beam.sdk_container_image' is missing: set it to an image that configs/Dockerfile makes, "
-            "with Topgraft in it, or set beam.setup_file to Topgraft's setup.py, from which each worker installs it."
+            "'beam.sdk_container_image' is missing: set it to an image built from configs/Dockerfile, or set "
+            "beam.setup_file to Topgraft's setup.py, from which each worker installs it."
         )
     if setup.setup_file and not (Path(setup.setup_file).name == "setup.py" and Path(setup.setup_file).is_file()):
-        raise UserError(f"'beam.setup_file' is '{setup.setup_file}', which is no setup.py: set it to that of Topgraft.")
-    # Nothing that a worker runs is defined in the main module.
+        raise UserError(f"'beam.setup_file' is '{setup.setup_file}', which is no setup.py: set it to Topgraft's.")
+    # Workers need nothing from the main module.
     setup.save_main_session = bool(setup.save_main_session)
     cloud.job_name = cloud.job_name or name_job(job)
-    # One process a worker, as TensorFlow takes all its processors: else each of them holds a model of its own.
+    # One process per worker, as TensorFlow uses all its cores; more processes would each load the model.
     debug.experiments = debug.experiments or ["no_use_multiple_sdk_containers"]
     validator = PipelineOptionsValidator(options, runner)
     errors = [
@@ -192,10 +183,10 @@ def complete_dataflow(options: PipelineOptions, runner: PipelineRunner, job: str
         *validator.validate_worker_region_zone(workers),
     ]
     if errors:
-        raise UserError(f"Dataflow would refuse its options ({errors[0].rstrip('.')}): mend the section 'beam'.")
+        raise UserError(f"Dataflow would refuse its options ({errors[0].rstrip('.')}): correct the section 'beam'.")
 
 
 def name_job(text: str) -> str:
-    """Return a job name that Dataflow takes: small letters, digits and dashes, the first one a letter."""
+    """Return a job name that Dataflow accepts: lower-case letters, digits and dashes, with a letter first."""
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
     return "-".join(["topgraft", *re.findall(r"[a-z0-9]+", plain)])

@@ -1,4 +1,4 @@
-"""Run stages, skip what is already done, keep the record of it."""
+"""Run the stages of a pipeline, skip finished ones, and keep a record of each."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
-from importlib import import_module
 from inspect import signature
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from components.data.image_file import Listing
@@ -29,19 +29,19 @@ from pipeline.file_states import UNFINISHED, Differences, FileState, compare_fil
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
 
-EXPORT = "export"
-# In the record of an export that has begun: the first version that it can have.
+EXPORT_NAME = "export"
+# Key in the record of an unfinished export: the lowest version that it can have.
 FIRST_VERSION = "first_version"
 
 
 class StopAfterStage(Exception):
-    """The one stage that was asked for is done."""
+    """The stage of --only is done."""
 
 
 class Outcome(Protocol):
-    """What a stage returns: a dataclass of plain values that knows its folder.
+    """The result of a stage: a dataclass of plain values with the folder of its files.
 
-    A method `beside`, where it has one, names further files and folders that the stage has written.
+    An optional method `extra_paths` returns further files and folders of the stage.
     """
 
     @property
@@ -55,30 +55,27 @@ T = TypeVar("T", bound=Outcome)
 
 @dataclass(frozen=True)
 class Stage(Generic[T]):
-    """A stage: its name, its function as "module:function", loaded only where it has something to do, its outcome."""
+    """A stage: its name, its function as "module:function", which is imported only to run it, and its outcome."""
 
     name: str
     function: str | Callable[..., T]
     outcome: type[T]
 
     def named(self, name: str) -> Stage[T]:
-        """Return the same stage under another name, for a run that has several of it."""
+        """Return the same stage under another name, for a run with several of its kind."""
         return replace(self, name=name)
 
     def load(self) -> Callable[..., T]:
-        """Return the function."""
-        if not isinstance(self.function, str):
-            return self.function
-        module, name = self.function.split(":")
-        function: Callable[..., T] = getattr(import_module(module), name)
+        """Return the function, imported if needed."""
+        function: Callable[..., T] = resolve_name(self.function) if isinstance(self.function, str) else self.function
         return function
 
 
 @dataclass(frozen=True)
 class StageRecord:
-    """One stage's file below stages/: the key of its inputs, its outcome, and the state of every file it left.
+    """The content of a stage's file in stages/: the key of its inputs, its outcome, and the state of its files.
 
-    seconds are those of the clock, core_seconds those of busy cores in this process, 0 where they were not taken.
+    seconds is elapsed time, core_seconds the time of busy cores in this process, 0 if not measured.
     """
 
     key: str
@@ -89,9 +86,9 @@ class StageRecord:
 
 
 class Stages:
-    """Runs the stages of one run directory in the order in which they are called.
+    """Runs the stages of one run directory in the order of their calls.
 
-    make_options gives Beam's options for a stage's name, to a stage that takes them.
+    make_options returns Beam's options for the name of a stage.
     """
 
     def __init__(
@@ -112,12 +109,11 @@ class Stages:
         self.outcomes: dict[str, Outcome] = {}
 
     def run(self, stage: Stage[T], *inputs: Any) -> T:
-        """Return a stage's outcome: the recorded one if its inputs and files are as then, else that of its function.
+        """Return a stage's outcome: the recorded one if its inputs and files are unchanged, else that of its function.
 
-        Inputs are outcomes of earlier stages, settings, files and plain values: all that a stage gets decides its key.
-        The function's parameters run, progress, options and stages (run.json's record of those before) are no inputs:
-        they are given by name.
-        Raises StopAfterStage once the only stage asked for is done.
+        Inputs are outcomes of earlier stages, settings, files and plain values, and the key is a hash of all of them.
+        The function's parameters run, progress, options and stages (the summary of earlier stages) are passed by name
+        and are no inputs. Raises UserError if --only needs a missing outcome, StopAfterStage after the stage of --only.
         """
         name = stage.name
         key = hash_parts([VERSION, name, *map(self._identify, inputs)])
@@ -139,8 +135,9 @@ class Stages:
         with self.progress.stage(name):
             outcome = self._call(stage, inputs)
         seconds, core_seconds = round(time.perf_counter() - started, 3), round(time.process_time() - busy, 3)
-        unfinished = (MODEL_CARD,) if name == EXPORT else ()  # the report completes it
-        files = examine_files(_list_places(outcome, self._run), self._run.root, unfinished)
+        unfinished = (MODEL_CARD,) if name == EXPORT_NAME else ()  # the report completes it
+        places = [outcome.folder(self._run), *getattr(outcome, "extra_paths", lambda run: ())(self._run)]
+        files = examine_files(places, self._run.root, unfinished)
         record = StageRecord(key, seconds, asdict(outcome), files, core_seconds)  # type: ignore[call-overload]
         self._drop_overwritten(name, record)
         write_json(self._path(name), asdict(record))
@@ -159,7 +156,7 @@ class Stages:
         return function(**passed, **{name: make() for name, make in given.items() if name in names})
 
     def _identify(self, value: Any) -> Any:
-        """Return plain values that tell an input from any other; of an outcome, its stage's inputs among them."""
+        """Return plain values that identify an input; those of an outcome include the key of its stage."""
         for name, outcome in self.outcomes.items():
             if outcome is value:
                 return [name, self._keys[name]]
@@ -174,7 +171,7 @@ class Stages:
         if isinstance(value, list | tuple):
             return [self._identify(item) for item in value]
         if is_dataclass(value):
-            # Settings that name the files that count have other paths, such as a run directory, for their sake alone.
+            # Settings with `inputs` depend on those files; their other paths, such as a run directory, only name them.
             files = getattr(value, "inputs", None)
             parts = {field.name: getattr(value, field.name) for field in fields(value)}
             if files is not None:
@@ -183,26 +180,23 @@ class Stages:
         raise TypeError(f"A stage cannot depend on {type(value).__name__}.")
 
     def _drop_overwritten(self, name: str, record: StageRecord) -> None:
-        # Extractions for a run and for a curve can share a folder, fine-tuning and what follows it share a backbone.
+        # A run and a curve can share a folder of extractions; fine-tuning and later stages share a backbone.
         for path in self._run.stages.glob("*.json"):
             other = None if path.stem == name else self._read(path.stem)
             states = other.files if other else {}
             for file in states.keys() & record.files.keys():
-                # The size of a shard does not tell whose content it holds.
+                # The size of a shard does not identify its content.
                 if is_shard(file.rpartition("/")[2]) or states[file] not in (UNFINISHED, record.files[file]):
                     path.unlink(missing_ok=True)
 
     def _begin(self, name: str) -> None:
-        # From here on its files may change: a killed stage must not pass as done.
+        # Its files may change from now on, and a killed stage must not count as done.
         claim_files(self._run.stages, [self._path(name).name])
-        if name == EXPORT:
-            self._begin_export()
-        else:
+        if name != EXPORT_NAME:
             self._path(name).unlink(missing_ok=True)
-
-    def _begin_export(self) -> None:
-        # Each export has a folder of its own: what a stage killed at its very end has left, no record tells of.
-        exports, path = self._run.exports, self._path(EXPORT)
+            return
+        # Each export has its own folder, and no record has the folder of an export that was killed at its end.
+        exports, path = self._run.exports, self._path(name)
         versions = [int(folder.name) for folder in exports.glob("*") if folder.name.isdecimal()]
         first = None
         with suppress(FileNotFoundError, DamagedFile):
@@ -214,19 +208,19 @@ class Stages:
         write_json(path, {FIRST_VERSION: first})
 
     def _discard(self, name: str, differences: Differences) -> None:
-        if name == EXPORT:  # nobody is to serve what is left of it, or to compare a new model with that
+        if name == EXPORT_NAME:  # nobody may serve the rest of it, or compare a new model with it
             for file in (*differences.missing, *differences.changed):
                 remove_written(self._run.exports / file.relative_to(self._run.exports).parts[0])
         for file in differences.changed:
-            if file.name == MODEL_CARD:  # part of it is the export's, which has to be made again
+            if file.name == MODEL_CARD:  # export wrote part of it and must run again
                 raise DamagedFile(str(file))
             print(f"topgraft: '{printable(str(file))}' has changed and is computed again.", file=sys.stderr)
-            # Of shards, what is whole is taken over.
-            if name != EXPORT and not is_shard(file.name):
+            # The stage reuses intact shards.
+            if name != EXPORT_NAME and not is_shard(file.name):
                 file.unlink()
 
     def _finish(self, name: str, record: StageRecord, outcome: T, skipped: bool) -> T:
-        # With what it found: a stage that has to be done again may, as an export's version does, come out otherwise.
+        # The key includes the outcome, as a repeated stage can have another one, such as an export's version.
         found = {key: value for key, value in asdict(outcome).items() if key != "work"}  # type: ignore[call-overload]
         self._keys[name] = hash_parts([record.key, found])
         self.summary[name] = {"seconds": record.seconds, **asdict(outcome.work), "skipped": skipped}
@@ -243,12 +237,8 @@ class Stages:
             values = read_json(self._path(name), "files")
             files = {file: FileState(*state) for file, state in values.pop("files").items()}
             return StageRecord(**values, files=files)
-        except (FileNotFoundError, DamagedFile, AttributeError, TypeError):  # none, or of a stage that did not end
+        except (FileNotFoundError, DamagedFile, AttributeError, TypeError):  # no record, or one of an unfinished stage
             return None
-
-
-def _list_places(outcome: Outcome, run: RunDir) -> list[Path]:
-    return [outcome.folder(run), *getattr(outcome, "beside", lambda run: ())(run)]
 
 
 def _restore(kind: type[T], values: dict[str, Any]) -> T | None:
@@ -259,5 +249,5 @@ def _restore(kind: type[T], values: dict[str, Any]) -> T | None:
 
 
 def hash_parts(parts: list[Any]) -> str:
-    """Return a short hash of plain values."""
+    """Return 16 hexadecimal digits of the SHA-256 of plain values."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""YAML from anywhere: the plain values of YAML 1.2, and no more of them than its own text could hold without tricks."""
+"""Parse untrusted YAML into plain values of YAML 1.2, with limits on size, depth and aliases."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from typing import Any
 
 import yaml
 
-# A config of Topgraft has a hundred keys, and one more for each class that has its own weight.
+# A config has about a hundred keys, and one more per class with a weight of its own.
 MAX_CHARACTERS = 2**20
 MAX_VALUES = 100_000
-MAX_DEPTH = 50
+MAX_NESTING = 50
 
-
-# YAML 1.2's core schema (https://yaml.org/spec/1.2.2/#1032-tag-resolution). PyYAML knows 1.1, by which the class no is
-# false, 1:30 is 90 and 2024-01-01 is no text.
+# YAML 1.2's core schema (https://yaml.org/spec/1.2.2/#1032-tag-resolution). PyYAML implements 1.1, where the class no
+# is false, 1:30 is 90 and 2024-01-01 is a date.
 PLAIN_VALUES = {
     "null": ("~|null|Null|NULL|", [*"~nN", ""]),
     "bool": ("true|True|TRUE|false|False|FALSE", "tTfF"),
@@ -29,7 +28,7 @@ TAG = "tag:yaml.org,2002:"
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's loader with the values of YAML 1.2; keys of mappings are text as it is written, such as 1.0 or no."""
+    """PyYAML's loader with the values of YAML 1.2; keys of mappings stay text, such as 1.0 or no."""
 
     yaml_implicit_resolvers: dict[str, list[Any]] = {}
 
@@ -52,17 +51,16 @@ _Loader.add_constructor(f"{TAG}int", _Loader.construct_integer)
 
 
 class InvalidYaml(Exception):
-    """Text that is not YAML, or not of plain values; says where and why, on one line."""
+    """Invalid YAML, or YAML with other than plain values; the message is one line."""
 
 
 def parse_yaml(text: str) -> Any:
-    """Return the value of a YAML document; raises InvalidYaml, also for a key that a mapping holds twice.
+    """Return the value of a YAML document; raises InvalidYaml, also for a repeated key of a mapping.
 
-    An alias stands for all that it names: nine in each of nine lines make a billion values, which the first message
-    that shows them would write out.
+    Nested aliases can multiply: nine aliases on each of nine lines make a billion values.
     """
     if len(text) > MAX_CHARACTERS:
-        raise InvalidYaml(f"{len(text):,} characters, more than the {MAX_CHARACTERS:,} of any config")
+        raise InvalidYaml(f"{len(text):,} characters, more than the {MAX_CHARACTERS:,} that a config may have")
     try:
         loader = _Loader(text)
         try:
@@ -78,16 +76,16 @@ def parse_yaml(text: str) -> Any:
     except yaml.YAMLError as error:
         raise InvalidYaml(str(error).replace("\n", " ")) from error
     except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
-        # PyYAML's own of a tag that does not fit, such as !!timestamp x, and of a number of 5,000 digits.
+        # PyYAML raises these for a wrong tag, such as !!timestamp x, and for a number of 5,000 digits.
         raise InvalidYaml(f"a value that does not fit its type: {str(error)[:100]}") from error
 
 
 def _check_nodes(node: yaml.Node, known: dict[int, int], depth: int) -> int:
-    """Return how many values a node stands for, every alias counted in full; raises InvalidYaml for too many."""
-    if depth > MAX_DEPTH:  # also of one that is part of itself
+    """Return the number of values in a node, with every alias expanded; raises InvalidYaml for too many."""
+    if depth > MAX_NESTING:  # or a node contains itself
         raise InvalidYaml("it is nested too deeply")
     if isinstance(node, yaml.ScalarNode) and re.search("[\0\ud800-\udfff]", node.value):
-        raise InvalidYaml("a null character or half a surrogate pair, which can be part of no path")
+        raise InvalidYaml("a null character or half a surrogate pair, which no path can contain")
     if id(node) not in known:
         parts = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
         inner = 0 if isinstance(node, yaml.ScalarNode) else sum(_check_nodes(part, known, depth + 1) for part in parts)
@@ -95,7 +93,7 @@ def _check_nodes(node: yaml.Node, known: dict[int, int], depth: int) -> int:
             _check_keys(node)
         known[id(node)] = 1 + inner
     if known[id(node)] > MAX_VALUES:
-        raise InvalidYaml(f"more than {MAX_VALUES:,} values, those counted that aliases repeat")
+        raise InvalidYaml(f"more than {MAX_VALUES:,} values, counting those that aliases repeat")
     return known[id(node)]
 
 
@@ -106,5 +104,5 @@ def _check_keys(node: yaml.MappingNode) -> None:
             line = key.start_mark.line + 1
             if key.value in lines:
                 places = f"lines {lines[key.value]} and {line}" if lines[key.value] != line else f"line {line}, twice"
-                raise InvalidYaml(f"the key '{key.value}' stands in {places}: keep one of them")
+                raise InvalidYaml(f"the key '{key.value}' is in {places}: keep one of them")
             lines[key.value] = line

@@ -189,7 +189,7 @@ def test_a_baseline_that_is_damaged_is_named_and_not_compared_with(copied, capsy
     (run.stages / "export.json").unlink()
     assert main(["run", str(config)]) == 2
     said = capsys.readouterr().err
-    assert f"The export '{version}', with which the new model is to be compared, is damaged" in said
+    assert f"The export '{version}', the baseline of the new model, is damaged" in said
     shutil.rmtree(version)
     assert main(["run", str(config)]) == 0
 

@@ -8,7 +8,7 @@ import pytest
 from toys import paint_images, write_config, write_toy_graph
 
 from components.data.tfrecords import find_tfrecords
-from components.predict.inputs import find_files
+from components.predict.inputs import find_inputs
 from components.run_dir import RunDir
 from components.serve.neighbours import load_training_images
 from components.serve.tf_serving import load_served
@@ -105,7 +105,7 @@ def test_a_run_builds_on_another_over_its_records_in_place_of_the_images(odd, ru
 
 
 def test_a_pattern_may_stand_below_a_folder_of_such_a_name(odd, run):
-    assert len(list(find_files([odd / "images" / CLASS / "* [[]*"]))) > 3
+    assert len(list(find_inputs([odd / "images" / CLASS / "* [[]*"]))) > 3
     assert len(find_tfrecords(str(run.examples / "train-*.tfrecord"))) == 2
     assert find_matches(odd / "birds [v]*") == []
     assert find_matches(odd / "birds*")[0] == run.root

@@ -1,4 +1,4 @@
-"""Evaluate: TFMA on the exported SavedModel, and the blessing that its metrics earn."""
+"""Stage evaluate: measure the exported SavedModel with TFMA, and bless it or not."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from components.storage.ownership import claim_files, replacing_shared_folder
 from components.storage.tables import scan_csv
 from components.terminal.text import join_names
 
-# Names of the file that holds the verdict.
+# The verdicts, and the names of the files that hold them.
 BLESSED, NOT_BLESSED, NOT_GATED = "BLESSED", "NOT_BLESSED", "NOT_GATED"
 NO_GATE = (
     "no limit is set under evaluate, so nothing was checked: add one to the config, such as evaluate: {thresholds: "
@@ -48,12 +48,12 @@ def evaluate_model(
     run: RunDir,
     options: PipelineOptions,
 ) -> Evaluation:
-    """Write TFMA's results, predictions.csv and the verdict, as BLESSED, NOT_BLESSED or NOT_GATED, for the test split.
+    """Write TFMA's results, predictions.csv and the verdict for the test split; return metrics and verdict.
 
-    Without any limit the model is not gated. Without an earlier blessed model of the same backbone and classes no drop
-    is checked; where nothing else is, the model is blessed with that as its reason, as the next is compared with it:
-    TFX calls this rubber-stamped. Raises DamagedShard for a damaged file, and
-    UserError for a damaged export to compare with and where other images were measured than the test split has.
+    Without any limit the verdict is NOT_GATED. max_accuracy_drop needs an earlier blessed model of the same backbone
+    and classes. If it is the only limit and there is none, the model is blessed without a check, which TFX calls
+    rubber-stamped. Raises DamagedShard for a damaged file, and UserError for a damaged earlier export and where the
+    measured images are not those of the test split.
     """
     thresholds, max_accuracy_drop = gate.thresholds.given, gate.max_accuracy_drop
     candidate = run.exports / export.version
@@ -73,7 +73,7 @@ def evaluate_model(
         by_class = {"mean_class_accuracy": float(recalls.mean()), "min_class_recall": float(recalls.min())}
         metrics = {**read_metrics(folder), **by_class}
         reasons = describe_failures(tfma.load_validation_result(str(folder)), baseline)
-        for name, value in by_class.items():  # which TFMA has no metrics for
+        for name, value in by_class.items():  # TFMA has no such metrics
             if value < thresholds.get(name, 0):
                 detail = f" ({describe_weakest(confusion, examples.labels)})" if name == "min_class_recall" else ""
                 reasons.append(f"{name} is {value:.4f}{detail}, at least {thresholds[name]:g} was asked for")
@@ -97,31 +97,35 @@ def evaluate_model(
     if blessed:
         write_json(candidate / BLESSED, verdict)
     else:
-        (candidate / BLESSED).unlink(missing_ok=True)  # laxer limits may have blessed it before
+        (candidate / BLESSED).unlink(missing_ok=True)  # an evaluation with lower limits may have blessed it
     former = baseline.name if baseline else ""
     return Evaluation(Work(count, computed=count), metrics, gated, blessed, reasons, former, warnings)
 
 
 def find_baseline(exports: Path, candidate: Path) -> Path | None:
-    """Return the newest blessed export, other than the candidate, with the candidate's backbone and classes.
+    """Return the newest other blessed export with the candidate's backbone and classes, or None.
 
-    Raises UserError where it is damaged: measured against an older one, a worse model might be blessed.
+    Raises UserError where it is damaged: a comparison with an older one might bless a worse model.
     """
     wanted = _read_kind(candidate)
     for export in _list_blessed(exports, candidate):
         try:
-            kind = _read_kind(export)
-        except DamagedFile as error:
-            raise UserError(_describe_damage(export, MODEL_CARD)) from error
-        if kind == wanted:
-            if unlike := find_unlike(export):
-                raise UserError(_describe_damage(export, unlike))
-            return export
+            if _read_kind(export) != wanted:
+                continue
+            damaged = find_unlike(export)
+        except DamagedFile:
+            damaged = MODEL_CARD
+        if damaged:
+            raise UserError(
+                f"The export '{export}', the baseline of the new model, is damaged ('{damaged}' has changed since the "
+                f"export): remove its folder and run again, which compares with the export before it."
+            )
+        return export
     return None
 
 
 def explain_missing_baseline(exports: Path, candidate: Path) -> str:
-    """Return why max_accuracy_drop has no blessed export to compare the candidate with."""
+    """Return a sentence that says why max_accuracy_drop has no blessed export to compare the candidate with."""
     former = find_last_blessed(exports, candidate)
     if not former:
         return "max_accuracy_drop was not checked, as there is no earlier blessed model in this run directory"
@@ -147,18 +151,11 @@ def _read_kind(export: Path) -> tuple[dict[str, Any], list[str]]:
     return facts["backbone"], facts["classes"]
 
 
-def _describe_damage(export: Path, file: str) -> str:
-    return (
-        f"The export '{export}', with which the new model is to be compared, is damaged ('{file}' is not as it was "
-        f"written): remove its folder and run again, which compares with the one before it."
-    )
-
-
 def find_last_blessed(exports: Path, candidate: Path) -> Path | None:
-    """Return the newest blessed export other than the candidate."""
+    """Return the newest blessed export other than the candidate, or None."""
     return next(_list_blessed(exports, candidate), None)
 
 
 def _list_blessed(exports: Path, candidate: Path) -> Iterator[Path]:
-    """Yield the blessed exports other than the candidate, the newest first."""
+    """Return the blessed exports other than the candidate, newest first."""
     return (path for path in reversed(list_versions(exports)) if path != candidate and (path / BLESSED).exists())

@@ -1,4 +1,4 @@
-"""The predictions that TFMA measures, a table in order of key: workers write parts of it, the command joins them."""
+"""Write the predictions that TFMA measures as a table sorted by key: workers write parts, the command joins them."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from components.predict.predict import prediction_columns, prediction_row
 from components.shards.spans import assign_shard
 from components.storage.tables import decode_name, scan_csv, write_csv
 
-# Rows that a worker holds at once to sort them: a kilobyte each.
+# Rows that a worker sorts in memory, about 1 kB each.
 ROWS_PER_PART = 100_000
 
 
 @beam.ptransform_fn
-def write_predictions(
+def write_prediction_parts(
     extracts: beam.PCollection, model: str, labels: Sequence[str], table: Path, images: int
 ) -> dict[str, beam.PCollection]:
-    """Write what one model predicts for so many test images, from TFMA's extracts, to parts of a table; no outputs.
+    """Write one model's predictions for the test images in TFMA's extracts to parts of a table; return no outputs.
 
-    join_predictions makes the table of the parts.
+    images is the number of test images, from which follows the number of parts; join_predictions joins the parts.
     """
     parts = math.ceil(images / ROWS_PER_PART)
     _ = (
@@ -47,7 +47,7 @@ def _write_part(part: tuple[int, Iterable[list[Any]]], table: Path, classes: int
 
 
 def join_predictions(table: Path) -> None:
-    """Write a table from its parts, which are removed, row by row."""
+    """Write a table sorted by key from its parts, row by row, and remove the parts."""
     parts = sorted(table.parent.glob(f"{table.stem}-*.csv"))
     columns = [*next(scan_csv(parts[0]))]
     rows = heapq.merge(*(([*row.values()] for row in scan_csv(part)) for part in parts), key=itemgetter(0))

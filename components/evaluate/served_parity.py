@@ -1,6 +1,6 @@
-"""Whether the served model answers images as it answered the bottlenecks by which it was measured.
+"""Check that the served model predicts the same classes as evaluation did from stored bottlenecks.
 
-It computes in TensorFlow in float32; bottlenecks of another engine, or ready-made ones, may differ from its own.
+The served model computes in float32 in TensorFlow; ready-made bottlenecks and those of another engine may differ.
 """
 
 from __future__ import annotations
@@ -15,60 +15,60 @@ from components.backbones.prepare import GRAPH_FILE, read_backbone
 from components.features import TENSORFLOW
 from components.metrics.calibration import confidence_interval
 from components.outcomes import Bottlenecks, Examples
-from components.predict.predict import BATCH_SIZE, load_export
+from components.predict.predict import PREDICTION_BATCH, load_export
 from components.run_dir import RunDir
 from components.shards.image_sample import SampledImage, sample_images
 from components.storage.tables import scan_csv
 
-MOST_IMAGES = 200
-# The fraction of images that must keep their class. A choice without a published source: accuracy then changes by one
-# point at most, as only an image that changes its class can change from right to wrong.
-AGREEMENT = 0.99
+PARITY_IMAGES = 200
+# Fraction of images that must keep their class; our choice. It bounds the change of accuracy by one point, as only an
+# image with another class can change from right to wrong.
+MIN_AGREEMENT = 0.99
 
 
 class Parity(NamedTuple):
-    """Over some test images: how many keep their class, and the largest change of the probability that this had."""
+    """Number of test images, of those that keep their class, and the largest change of that class's probability."""
 
     images: int
     agreeing: int
     probability_change: float
 
     def describe_failure(self) -> list[str]:
-        """Return a sentence where fewer agree than AGREEMENT asks for, beyond chance: by the 95 % interval."""
-        if confidence_interval(self.agreeing, self.images)[1] >= AGREEMENT:
+        """Return one sentence if the 95 % interval of the agreement is below MIN_AGREEMENT, else nothing."""
+        if confidence_interval(self.agreeing, self.images)[1] >= MIN_AGREEMENT:
             return []
         return [
             f"the served model gives {self.agreeing} of {self.images} test images the class that it was measured with, "
-            f"{AGREEMENT:.0%} is asked for: its bottlenecks are not those that were measured, so set extract.engine to "
-            f"{TENSORFLOW} or check the ready-made ones"
+            f"{MIN_AGREEMENT:.0%} is asked for: its bottlenecks differ from the measured ones, so set "
+            f"extract.engine to {TENSORFLOW} or check the ready-made bottlenecks"
         ]
 
 
 def measure_parity(
     examples: Examples, bottlenecks: Bottlenecks, run: RunDir, export: Path, predictions: Path
 ) -> Parity | None:
-    """Put test images through an export and compare with predictions.csv; None where both compute alike, or it cannot.
+    """Compare an export's answers to test images with predictions.csv; None where no difference is possible.
 
-    Raises DamagedShard for a damaged file.
+    Also None for an export that takes bottlenecks only. Raises DamagedShard for a damaged file.
     """
     folder = run.backbones / bottlenecks.backbone_id
-    if not (folder / GRAPH_FILE).exists():  # it serves no images
+    if not (folder / GRAPH_FILE).exists():  # the export serves no images
         return None
     ready_made = not read_backbone(folder).source
     if bottlenecks.engine == TENSORFLOW and not ready_made:
         return None
-    sample = sample_images(run.examples, ["test"], examples.shards, MOST_IMAGES)
+    sample = sample_images(run.examples, ["test"], examples.shards, PARITY_IMAGES)
     return compare_answers(sample, export, predictions)
 
 
 def compare_answers(sample: Sequence[SampledImage], export: Path, predictions: Path) -> Parity:
-    """Return how an export's answers to images agree with those of a table of predictions, which has each of them."""
+    """Return the agreement of an export's answers to images with a table of predictions that has every image."""
     wanted = {image.key for image in sample}
     measured = {row["path"]: row for row in scan_csv(predictions) if row["path"] in wanted}
     classifier = load_export(export)
     agreeing, changes = 0, []
-    for start in range(0, len(sample), BATCH_SIZE):
-        batch = sample[start : start + BATCH_SIZE]
+    for start in range(0, len(sample), PREDICTION_BATCH):
+        batch = sample[start : start + PREDICTION_BATCH]
         answers = classifier.compute([image.encoded for image in batch])
         for image, answer in zip(batch, answers, strict=True):
             row = measured[image.key]

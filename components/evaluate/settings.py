@@ -12,9 +12,9 @@ from components.settings import Fraction, settings
 
 @settings
 class Thresholds:
-    """What the test split must reach for the blessing: loss at most, all else at least.
+    """Limits of the model gate on the test split: an upper limit for loss, lower limits for all other metrics.
 
-    The recalls are those of the classes that have a test image: their mean, and the least of them.
+    mean_class_accuracy and min_class_recall are mean and minimum of the recall over classes with a test image.
     """
 
     accuracy: Fraction | None = None
@@ -25,15 +25,15 @@ class Thresholds:
 
     @property
     def given(self) -> dict[str, float]:
-        """The thresholds that are set, by metric."""
+        """The thresholds that the config sets, by metric."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @settings
 class ModelGate:
-    """The model gate; without any limit there is no gate.
+    """The model gate, which is off without any limit.
 
-    max_accuracy_drop is how far accuracy may fall behind the last blessed model of the same backbone and classes.
+    max_accuracy_drop is the allowed drop of accuracy against the last blessed model of the same backbone and classes.
     """
 
     thresholds: Thresholds = Thresholds()
@@ -41,5 +41,5 @@ class ModelGate:
 
     @property
     def is_set(self) -> bool:
-        """Whether there is any limit."""
+        """True if the config sets any limit."""
         return self != ModelGate()

@@ -1,4 +1,4 @@
-"""TFMA over test shards: its configuration, its run with the predictions that it measures, and its results."""
+"""Configure TFMA, run it over the test shards, and read its results."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from tensorflow_model_analysis.extractors.slice_key_extractor import SLICE_KEY_E
 from tensorflow_model_analysis.proto import config_pb2, validation_result_pb2
 
 from components import features
-from components.evaluate.prediction_table import join_predictions, write_predictions
+from components.evaluate.prediction_table import join_predictions, write_prediction_parts
 from components.outcomes import Examples
 from components.shards.records import shard_patterns
 from components.storage.places import plain_folder
 
 CANDIDATE, BASELINE = "candidate", "baseline"
 ACCURACY, TOP5, LOSS, COUNT, CONFUSION = "accuracy", "top5", "loss", "count", "confusion"
-# Classes of Keras and TFMA with their settings. In float32, 9 of 10 are less than a threshold of 0.9; only float32 is
-# possible for the top five.
+# Classes of Keras and TFMA with their settings. float64, as 9/10 in float32 is below a threshold of 0.9; top five has
+# only float32.
 METRICS: dict[str, tuple[str, dict[str, Any]]] = {
     ACCURACY: ("SparseCategoricalAccuracy", {"dtype": "float64"}),
     TOP5: ("SparseTopKCategoricalAccuracy", {"k": 5}),
@@ -34,7 +34,7 @@ METRICS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def make_eval_config(thresholds: Mapping[str, float], max_accuracy_drop: float | None) -> config_pb2.EvalConfig:
-    """Return TFMA's configuration with the thresholds of METRICS; max_accuracy_drop asks for a baseline model."""
+    """Return TFMA's configuration with thresholds by name in METRICS; max_accuracy_drop adds a baseline model."""
     overall = config_pb2.SlicingSpec()
     metrics = []
     for name, (kind, settings) in METRICS.items():
@@ -45,11 +45,11 @@ def make_eval_config(thresholds: Mapping[str, float], max_accuracy_drop: float |
         if name == ACCURACY and max_accuracy_drop is not None:
             limit.change_threshold.direction = config_pb2.MetricDirection.HIGHER_IS_BETTER
             limit.change_threshold.absolute.value = -max_accuracy_drop
-        # On the metric, not on the specification: TFMA takes those for metrics computed in the graph.
+        # Set on the metric, as TFMA applies those of the specification to metrics in the graph.
         limits = [config_pb2.PerSliceMetricThreshold(slicing_specs=[overall], threshold=limit)]
         config = json.dumps({"name": name, **settings})
         metrics.append(config_pb2.MetricConfig(class_name=kind, config=config, per_slice_thresholds=limits))
-    # TFMA finds the metrics of a single model only under the empty name.
+    # TFMA finds the metrics of a single model only under an empty name.
     models = [
         config_pb2.ModelSpec(
             name=name,
@@ -77,17 +77,17 @@ def analyze_model(
     rubber_stamp: bool,
     options: PipelineOptions,
 ) -> None:
-    """Write what the first of some models predicts for the test shards in a folder of bottlenecks to a csv file, in
-    order of key, and beside it TFMA's results for all.
+    """Write TFMA's results for models on the test shards of bottlenecks, and the first model's predictions.
 
-    With rubber_stamp, TFMA notes that a model to compare with is missing.
+    predictions is the path of a CSV table sorted by key; TFMA's results go to its folder. rubber_stamp tells TFMA that
+    the baseline is missing.
     """
     folder = str(predictions.parent)
-    # Predictions are those that TFMA measures, so that the models are loaded and run once.
+    # The predictions come from the extracts that TFMA measures, so each model runs once.
     write = tfma.evaluators.Evaluator(
         "WritePredictions",
         SLICE_KEY_EXTRACTOR_STAGE_NAME,
-        write_predictions(next(iter(models)), examples.labels, predictions, examples.splits["test"]),
+        write_prediction_parts(next(iter(models)), examples.labels, predictions, examples.splits["test"]),
     )
     with ExitStack() as stack:
         loaders = [
@@ -112,7 +112,7 @@ def analyze_model(
 
 
 def _read_slices(folder: Path) -> dict[tuple, dict[str, dict]]:
-    """Return TFMA's results for the candidate by name, of each slice ((feature, value),), () over all images."""
+    """Return the candidate's results by metric for each slice ((feature, value),), and for () over all images."""
     with plain_folder(folder) as plain:
         slices: dict[tuple, dict[str, dict]] = tfma.load_eval_result(str(plain)).get_metrics_for_all_slices()
     return slices
@@ -137,13 +137,13 @@ def read_confusion(folder: Path, classes: int) -> np.ndarray:
     """Return TFMA's confusion matrix of the test split: int64[C, C], row actual, column predicted."""
     (found,) = _read_slices(folder)[()][CONFUSION]["multiClassConfusionMatrixAtThresholds"]["matrices"]
     matrix = np.zeros((classes, classes), np.int64)
-    for entry in found["entries"]:  # without numbers that are 0
+    for entry in found["entries"]:  # TFMA leaves out values of 0
         matrix[entry.get("actualClassId", 0), entry.get("predictedClassId", 0)] = entry["numWeightedExamples"]
     return matrix
 
 
 def describe_failures(result: validation_result_pb2.ValidationResult, baseline: Path | None) -> list[str]:
-    """Return one sentence for each threshold that was missed, and for each that could not be checked."""
+    """Return one sentence for each missed threshold and for each that TFMA could not check."""
     sentences = []
     for slice_result in result.metric_validations_per_slice:
         for failure in slice_result.failures:

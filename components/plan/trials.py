@@ -1,4 +1,4 @@
-"""Trials: samples of the images, and what each stage took in a run over one."""
+"""Draw samples of the images for trial runs, and read the cost of each stage of a run."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from typing import NamedTuple
 from components.data.image_file import ImageFile
 from components.run_dir import STAGES, TUNING_STAGES, RunDir
 
-# Images of a class, so that it can have one in each split.
-FEWEST = 3
+# Images per class in a sample, one for each split.
+MIN_PER_CLASS = 3
 
 
 class Cost(NamedTuple):
-    """What a stage takes: seconds of the clock, seconds of busy cores, bytes written."""
+    """Cost of a stage: elapsed seconds, seconds of busy cores, bytes written."""
 
     seconds: float
     core_seconds: float
     written: float
 
 
-class Trial(NamedTuple):
-    """A run that computed everything: its images, the width of a bottleneck, the cost of each stage in order."""
+class TrialRun(NamedTuple):
+    """A run that computed everything: number of images, width of a bottleneck, cost of each stage in order."""
 
     images: int
     dim: int
@@ -33,24 +33,24 @@ class Trial(NamedTuple):
 
 
 def draw_sample(files: Sequence[ImageFile], count: int, seed: int = 0) -> list[ImageFile]:
-    """Return about so many files in their order, at random in each class by its share, FEWEST of it at least.
+    """Return about count files in input order, drawn at random in proportion to the classes.
 
-    Of more classes than that allows, those with the most images stand for all.
+    Each class has MIN_PER_CLASS files at least; if there are too many classes, only the largest are drawn from.
     """
     classes = collections.defaultdict(list)
     for place, file in enumerate(files):
         classes[file.text].append(place)
-    large = [places for places in classes.values() if len(places) >= FEWEST]
-    chosen = sorted(large, key=len, reverse=True)[: max(2, count // FEWEST)]
-    share = count / max(1, sum(map(len, chosen)))
+    large = [places for places in classes.values() if len(places) >= MIN_PER_CLASS]
+    chosen = sorted(large, key=len, reverse=True)[: max(2, count // MIN_PER_CLASS)]
+    fraction = count / max(1, sum(map(len, chosen)))
     draw = random.Random(seed)
-    numbers = [min(len(places), max(FEWEST, round(share * len(places)))) for places in chosen]
+    numbers = [min(len(places), max(MIN_PER_CLASS, round(fraction * len(places)))) for places in chosen]
     taken = [place for places, number in zip(chosen, numbers, strict=True) for place in draw.sample(places, number)]
     return [files[place] for place in sorted(taken)]
 
 
-def read_trial(run: RunDir) -> Trial | None:
-    """Return what the stages of a finished run took, None where one is missing or reused earlier results."""
+def read_trial(run: RunDir) -> TrialRun | None:
+    """Return the costs of a finished run, or None where a stage is missing or reused earlier results."""
     records = {}
     for name in STAGES:
         try:
@@ -64,15 +64,15 @@ def read_trial(run: RunDir) -> Trial | None:
         name: Cost(record["seconds"], record["core_seconds"], sum(size or 0 for size, _ in record["files"].values()))
         for name, record in records.items()
     }
-    return Trial(records["ingest"]["outcome"]["written"], records["extract"]["outcome"]["dim"], stages)
+    return TrialRun(records["ingest"]["outcome"]["written"], records["extract"]["outcome"]["dim"], stages)
 
 
-def read_trials(file: Path, key: str) -> list[Trial]:
-    """Return the trials that were kept under a key, none where the file has another key."""
+def read_trials(file: Path, key: str) -> list[TrialRun]:
+    """Return the trials of a file that has the given key, [] for any other file."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         return [
-            Trial(images, dim, {stage: Cost(*cost) for stage, cost in stages.items()})
+            TrialRun(images, dim, {stage: Cost(*cost) for stage, cost in stages.items()})
             for images, dim, stages in content["trials"]
             if content["key"] == key
         ]

@@ -1,4 +1,4 @@
-"""Gallery: predictions as one self-contained page, a card an image with its picture and its likeliest classes."""
+"""Write predictions as one self-contained HTML page, with a thumbnail and the likeliest classes per image."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import NamedTuple
 from components.images.check import Limits, RejectedImage, inspect_image, read_file
 from components.images.thumbnail import make_thumbnail
 from components.pages.html import encode_uri, load_template
-from components.predict.predict import Answer, Classifier, Unreadable, rank_classes
+from components.predict.predict import Classifier, FileAnswer, rank_classes
 from components.storage.files import write_text
 
-# About 10 kB each: what is shown bounds the size of the page and the memory it takes.
+# About 10 kB each: these limits bound the size of the page and its memory.
 CARDS_SHOWN = 500
 UNREADABLE_SHOWN = 100
 
 
 class Card(NamedTuple):
-    """An image on the page: ranked holds names and probabilities, picture a data URI or '' where Pillow fails."""
+    """An image on the page: ranked holds labels with probabilities, picture a data URI or '' without thumbnail."""
 
     path: str
     ranked: list[tuple[str, float]]
@@ -27,25 +27,23 @@ class Card(NamedTuple):
     picture: str
 
 
-def write_gallery(
-    output: Path, outcomes: Iterable[tuple[str, Answer | Unreadable]], classifier: Classifier, top_k: int
-) -> None:
-    """Write the page of all predictions: counts of all, cards of the first CARDS_SHOWN."""
+def write_gallery(output: Path, answers: Iterable[FileAnswer], classifier: Classifier, top_k: int) -> None:
+    """Write the page of some predictions, with counts of all and cards of the first CARDS_SHOWN."""
     cards: list[Card] = []
-    unreadable: list[Unreadable] = []
+    unreadable: list[tuple[str, str]] = []
     predicted: Counter[int] = Counter()
     abstained: Counter[int] = Counter()
     failed = 0
-    for path, outcome in outcomes:
-        if isinstance(outcome, Unreadable):
+    for path, answer in answers:
+        if isinstance(answer, str):
             failed += 1
-            unreadable += [outcome] if failed <= UNREADABLE_SHOWN else []
+            unreadable += [(path, answer)] if failed <= UNREADABLE_SHOWN else []
             continue
-        ranked = rank_classes(outcome.probabilities, top_k)
-        (abstained if outcome.abstained else predicted)[ranked[0]] += 1
+        ranked = rank_classes(answer.probabilities, top_k)
+        (abstained if answer.abstained else predicted)[ranked[0]] += 1
         if len(cards) < CARDS_SHOWN:
-            names = [(classifier.labels[index], float(outcome.probabilities[index])) for index in ranked]
-            cards.append(Card(path, names, outcome.abstained, _draw(path)))
+            names = [(classifier.labels[index], float(answer.probabilities[index])) for index in ranked]
+            cards.append(Card(path, names, answer.abstained, _draw(path)))
     classes = sorted({*predicted, *abstained}, key=lambda index: (-predicted[index], -abstained[index], index))
     page = load_template("gallery.html.j2").render(
         cards=cards,
@@ -60,7 +58,7 @@ def write_gallery(
 
 
 def _draw(path: str) -> str:
-    try:  # read once more, for the few that are shown
+    try:  # the file is read again, as few are shown
         thumbnail = make_thumbnail(inspect_image(read_file(path, Limits()), Limits()).encoded)
     except RejectedImage:
         return ""

@@ -1,4 +1,4 @@
-"""Which files are to be predicted: those that are named, those below folders, those that match patterns."""
+"""Find the files to predict from paths of files, of folders and from glob patterns."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from components.storage.files import PARTIAL
 from components.storage.places import as_path, find_matches, is_remote, walk_objects
 
 
-def find_files(paths: Sequence[Path], output: Path | None = None) -> Iterator[str]:
-    """Return the files named, those below folders and those that match globs, in order, without the output itself.
+def find_inputs(paths: Sequence[Path], output: Path | None = None) -> Iterator[str]:
+    """Return the named files, the files below folders and those that match globs, in order and without the output.
 
-    Folders are walked as files are asked for, by name; one that cannot be read stands for its files. Raises UserError,
-    at once, where a path or pattern names nothing, or where there is no file at all.
+    Folders are walked lazily, sorted by name; an unreadable folder is returned in place of its files. Raises UserError
+    at once for a path or pattern that matches nothing, and where there is no file at all.
     """
     places = list(chain.from_iterable(map(_expand, paths)))
     written = _absolute(str(output)) if output else None
@@ -36,7 +36,7 @@ def _absolute(place: str) -> str:
 def _expand(path: Path) -> Iterable[str]:
     if path.exists() if is_remote(path) else os.path.lexists(path):  # even with brackets in its name
         return [str(path)]
-    # A part that the pattern spells out is asked for; names with a dot are matched by patterns with one alone.
+    # Skip litter that the pattern does not spell out; glob itself skips names with a dot unless the pattern has it.
     matches = [
         match
         for match in (find_matches(path) if glob.has_magic(str(path)) else [])
@@ -49,7 +49,7 @@ def _expand(path: Path) -> Iterable[str]:
 
 
 def _leave_nested(matches: Iterable[Path]) -> Iterator[str]:
-    """Yield sorted paths without those below one before: '**' matches a folder and what is in it."""
+    """Yield sorted paths without those below an earlier one, as '**' matches a folder and its content."""
     folder = None
     for path in matches:
         if folder and folder in path.parents:
@@ -59,18 +59,15 @@ def _leave_nested(matches: Iterable[Path]) -> Iterator[str]:
 
 
 def _walk(path: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
-    """Yield a file, or those below a folder by name, following links to folders but to none of those above."""
+    """Yield a file, or the files below a folder by name, following links except to a folder above."""
     if is_remote(path) and as_path(path).is_dir():
         for name, _ in walk_objects(as_path(path)):
             if not any(map(is_system_file, name.split("/"))):
                 yield f"{path.rstrip('/')}/{name}"
         return
-    if not os.path.isdir(path):
-        yield path
-        return
     try:
         status = os.stat(path)
-        # Names alone, as a folder may hold a million.
+        # Only names: a folder may hold a million.
         names = sorted(os.listdir(path))
     except OSError:
         yield path

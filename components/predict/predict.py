@@ -1,4 +1,4 @@
-"""Predict: an exported SavedModel, or a backbone with classes of its own, over image files, one answer a file."""
+"""Classify image files with an exported SavedModel, or with a backbone that has classes of its own."""
 
 from __future__ import annotations
 
@@ -20,45 +20,44 @@ from components.images.check import Limits, RejectedImage, check_image, inspect_
 from components.storage.places import describe_error, do_side_by_side, is_remote, plain_folder
 from components.terminal.progress import Progress
 
-BATCH_SIZE = 32
-TOP_K = 5
+PREDICTION_BATCH = 32
+DEFAULT_TOP_K = 5
 
 
 class Answer(NamedTuple):
-    """What a model makes of an image: probabilities float32[C]; abstained is None where the model never abstains."""
+    """Class probabilities float32[C] of one image; abstained is None for a model that never abstains."""
 
     probabilities: np.ndarray
     abstained: bool | None = None
 
 
-class Unreadable(NamedTuple):
-    """A file that could not be predicted, and why."""
-
-    path: str
-    reason: str
+# A path with the answer to its image, or with the reason why it has none.
+FileAnswer = tuple[str, Answer | str]
 
 
-def prediction_columns(classes: int, top_k: int = TOP_K) -> list[str]:
-    """Return the columns of a prediction file: path, label, probability, index, then the rest of the top k."""
+def prediction_columns(classes: int, top_k: int = DEFAULT_TOP_K) -> list[str]:
+    """Return the columns of a prediction file: path, label, probability, index, then labels 2 to top_k."""
     rest = [name for rank in range(2, min(top_k, classes) + 1) for name in (f"label_{rank}", f"probability_{rank}")]
     return ["path", "label", "probability", "index", *rest]
 
 
 def rank_classes(probabilities: np.ndarray, top_k: int) -> list[int]:
-    """Return the classes of the top k of probabilities float32[C]; ties go to the lower index, as in argmax."""
+    """Return the indices of the top_k largest of probabilities float32[C]; the lower index wins a tie, as in argmax."""
     ranked: list[int] = np.argsort(-probabilities, kind="stable")[:top_k].tolist()
     return ranked
 
 
-def prediction_row(path: str, probabilities: np.ndarray, labels: Sequence[str], top_k: int = TOP_K) -> list[Any]:
-    """Return a row of prediction_columns for probabilities float32[C]."""
+def prediction_row(
+    path: str, probabilities: np.ndarray, labels: Sequence[str], top_k: int = DEFAULT_TOP_K
+) -> list[Any]:
+    """Return the values of prediction_columns for probabilities float32[C] of C labels."""
     ranked = rank_classes(probabilities, top_k)
     best, *rest = ((labels[index], f"{probabilities[index]:.6f}") for index in ranked)
     return [path, *best, ranked[0], *(value for pair in rest for value in pair)]
 
 
 class Classifier(NamedTuple):
-    """What predicts: compute maps N encoded images to N answers, labels name the C classes."""
+    """A loaded model: labels of its C classes, and compute, which maps N encoded images to N answers."""
 
     labels: Sequence[str]
     compute: Callable[[list[bytes]], Sequence[Answer]]
@@ -66,7 +65,7 @@ class Classifier(NamedTuple):
 
 
 def load_export(export: Path) -> Classifier:
-    """Load an exported SavedModel with the names of its classes; raises UserError for anything else."""
+    """Return the classifier of an export's version folder; raises UserError where there is none that serves images."""
     if not (export / "saved_model.pb").exists():
         raise UserError(f"'{export}' holds no SavedModel: give a version folder such as runs/<name>/export/<version>.")
     check_export(export)
@@ -79,13 +78,15 @@ def load_export(export: Path) -> Classifier:
     signature = model.signatures.get(features.SERVING_SIGNATURE)
     labels = export / "assets" / "labels.txt"
     if signature is None or not labels.exists():
-        raise UserError(f"The SavedModel '{export}' was not exported by topgraft: it lacks signature or labels.")
+        raise UserError(
+            f"The SavedModel '{export}' was not exported by topgraft, as it lacks signature or labels: export it again."
+        )
     if features.IMAGE_BYTES not in signature.structured_input_signature[1]:
-        raise UserError(f"The SavedModel '{export}' takes bottlenecks only: its run named no network beside them.")
+        raise UserError(f"The SavedModel '{export}' takes bottlenecks only: run with a backbone that has a network.")
 
     abstains = features.ABSTAINED in signature.structured_outputs
 
-    def compute(encoded: list[bytes], model: Any = model) -> list[Answer]:  # the model keeps its tables alive
+    def compute(encoded: list[bytes], model: Any = model) -> list[Answer]:  # a reference keeps its tables alive
         outputs = signature(image_bytes=tf.constant(encoded, tf.string))
         abstained = outputs[features.ABSTAINED].numpy().tolist() if abstains else [None] * len(encoded)
         return [Answer(*pair) for pair in zip(outputs[features.PROBABILITIES].numpy(), abstained, strict=True)]
@@ -95,32 +96,29 @@ def load_export(export: Path) -> Classifier:
 
 
 def load_backbone_classifier(specs: Sequence[Spec], progress: Progress) -> Classifier:
-    """Return a backbone's classifier of its own classes; raises UserError for one without classes."""
+    """Return the classifier of a backbone's own classes; raises UserError for a backbone without classes."""
     backbone, folder = prepare_cached(specs, progress, own_classes=True)
     if not backbone.labels:
         raise UserError(f"The backbone '{backbone.name}' has no classes of its own: train a head with topgraft run.")
     session = BackboneSession(folder)
     return Classifier(
-        [name.split(",")[0] for name in backbone.labels],  # of 'giant panda, panda, panda bear' the first
+        [name.split(",")[0] for name in backbone.labels],  # the first of 'giant panda, panda, panda bear'
         lambda encoded: [Answer(row) for row in session.run(features.PROBABILITIES, features.IMAGE_BYTES, encoded)],
     )
 
 
-def predict_files(
-    compute: Callable[[list[bytes]], Sequence[Answer]], files: Iterable[str]
-) -> Iterator[tuple[str, Answer | Unreadable]]:
-    """Yield (path, Answer or Unreadable) in input order, a batch in memory at a time."""
+def predict_files(compute: Callable[[list[bytes]], Sequence[Answer]], files: Iterable[str]) -> Iterator[FileAnswer]:
+    """Yield each path with its answer, in input order; one batch of images is in memory at a time."""
     rows = iter(files)
-    while batch := list(islice(rows, BATCH_SIZE)):
+    while batch := list(islice(rows, PREDICTION_BATCH)):
         contents = do_side_by_side(_read, batch, any(map(is_remote, batch)))
         predicted = iter(predict_each(compute, [content for content in contents if isinstance(content, bytes)]))
         for path, content in zip(batch, contents, strict=True):
-            outcome = next(predicted) if isinstance(content, bytes) else content
-            yield path, Unreadable(path, outcome) if isinstance(outcome, str) else outcome
+            yield path, next(predicted) if isinstance(content, bytes) else content
 
 
 def predict_each(compute: Callable[[list[bytes]], Sequence[Answer]], encoded: list[bytes]) -> Sequence[Answer | str]:
-    """Return for each of N encoded images its Answer, or why the model does not read it."""
+    """Return for each of N encoded images its answer, or the reason why the model cannot read it."""
     if not encoded:
         return []
     try:
@@ -128,7 +126,7 @@ def predict_each(compute: Callable[[list[bytes]], Sequence[Answer]], encoded: li
     except tf.errors.InvalidArgumentError:
         if len(encoded) == 1:
             return [_explain(encoded[0])]
-        # One bad image fails its batch: take the batch one by one.
+        # One bad image fails its batch, so compute the images one by one.
         return [predict_each(compute, [content])[0] for content in encoded]
 
 
@@ -144,15 +142,15 @@ def _read(path: str) -> bytes | str:
 
 
 def _explain(encoded: bytes) -> str:
-    """Return why the model failed on what it was given."""
+    """Return the reason why the model failed on an image."""
     try:
         check_image(encoded, Limits())
     except RejectedImage as rejected:
         return describe_rejected(rejected)
-    return "an image that this model does not read"
+    return "an image that this model cannot read"
 
 
 def describe_rejected(rejected: RejectedImage) -> str:
-    """Return the reason and detail of a rejected image as words."""
+    """Return the reason and detail of a rejected image as one text."""
     reason, detail = rejected.args
     return f"{reason.replace('_', ' ')}: {detail}"

@@ -25,7 +25,7 @@ from components.errors import UserError
 from components.images.check import CheckedImage, Limits, RejectedImage, count_pixels, inspect_image
 from components.images.thumbnail import make_thumbnail
 from components.pages.html import encode_uri, load_template
-from components.predict.predict import TOP_K, Answer, describe_rejected, predict_each, rank_classes
+from components.predict.predict import DEFAULT_TOP_K, Answer, describe_rejected, predict_each, rank_classes
 from components.serve.batching import Batcher
 from components.serve.neighbours import TrainingImages
 from components.serve.tf_serving import ServedExport, format_answers, format_status, parse_predict
@@ -93,7 +93,7 @@ class Service:
         return {
             "ranked": [
                 {"label": escape_name(labels[index]), "probability": float(answer.probabilities[index])}
-                for index in rank_classes(answer.probabilities, TOP_K)
+                for index in rank_classes(answer.probabilities, DEFAULT_TOP_K)
             ],
             "abstained": bool(answer.abstained),
             "picture": encode_uri(thumbnail) if thumbnail else "",

@@ -1,4 +1,4 @@
-"""Progress bars of one command, on stderr, from what is done or the bytes that have landed in a folder."""
+"""Progress bars on stderr, from items done or from bytes written to a folder."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ POLL_SECONDS = 0.5
 
 
 class RateColumn(ProgressColumn):
-    """How many items a second have been done: of late, or on the whole where their number is not known."""
+    """Items per second: recent, or the mean since the start if the total is unknown."""
 
     def render(self, task: Task) -> Text:
-        """Return the rate with its unit, nothing while it is not known."""
+        """Return the rate with its unit, empty while it is unknown."""
         rate, unit, elapsed = task.speed, task.fields["unit"], task.elapsed or 0.0
-        if task.total is None:  # taken by the batch, of which the first would seem to take no time
+        if task.total is None:  # items come in batches, so the recent rate is too high at first
             rate = task.completed / elapsed if elapsed >= 1 else None
         return Text(f"{rate:,.{0 if rate >= 10 else 1}f} {unit}/s" if rate and unit else "", "progress.data.speed")
 
 
 class Progress:
-    """One bar a stage; an unknown total is shown as a moving bar."""
+    """One bar per stage; the bar of an unknown total pulses."""
 
     def __init__(self, console: Console):
         columns = (
@@ -64,26 +64,26 @@ class Progress:
             self._bars.update(self._task, completed=min(done, total), total=total, done=text, unit=unit)
 
     def count(self, items: Iterable[T], unit: str) -> Iterator[T]:
-        """Yield items, each counted in the current stage's bar; how many there are is not known."""
+        """Yield items and count them in the current stage's bar, without a total."""
         for number, item in enumerate(items, 1):
             yield item
             if self._task is not None:
                 self._bars.update(self._task, completed=number, done=f"{number:,} {unit}", unit=unit)
 
     def report_bytes(self, done: int, total: int | None) -> None:
-        """Set the current stage's bar to the bytes of a download."""
+        """Set the current stage's bar to done of total bytes, where total may be unknown."""
         self.report(done / 2**20, max(total or done, 1) / 2**20, "MiB")
 
     @contextmanager
     def watch_folder(self, folder: Path, expected_bytes: int, items: int, unit: str) -> Iterator[None]:
-        """While the block runs, take the bytes written directly below a folder as the share of items done."""
+        """While the block runs, show the fraction of expected_bytes written directly to a folder as that of items."""
         before, ended = list_files(folder), threading.Event()
 
         def poll() -> None:
             while not ended.wait(POLL_SECONDS):
                 try:
                     written = _bytes_written(folder, before)
-                except storage_errors():  # the work itself tells of what matters
+                except storage_errors():  # the work itself raises errors that matter
                     continue
                 self.report(min(1.0, written / max(expected_bytes, 1)) * items, items, unit)
 

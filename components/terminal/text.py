@@ -1,28 +1,34 @@
-"""Text for a person: names in a sentence, and in a terminal, where none must move the cursor, colour or turn a line."""
+"""Escape control and bidirectional characters before text reaches a terminal, and join names in a sentence."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from unicodedata import category
 
-# Control characters, invisible format characters (those that turn the direction of text among them), halves of
-# surrogate pairs (bytes of a name that is not UTF-8), and separators of lines and paragraphs.
+# Unicode categories: control, format (bidirectional overrides among them), surrogates (from names that are not UTF-8),
+# and separators of lines and paragraphs.
 UNSAFE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 NAMES_SHOWN = 10
 
 
 def printable(text: str) -> str:
-    """Return one line of text in which each unsafe character stands as its escape, such as \\x1b or \\n."""
+    """Return the text on one line, each unsafe character escaped, such as \\x1b or \\n."""
     if text.isprintable():
         return text
-    return "".join(_escape(character) if category(character) in UNSAFE else character for character in text)
+    return "".join(
+        character.encode("unicode_escape").decode("ascii") if category(character) in UNSAFE else character
+        for character in text
+    )
 
 
-def _escape(character: str) -> str:
-    return character.encode("unicode_escape").decode("ascii")
+def print_line(text: str) -> None:
+    """Print text on one line of stdout, escaping the characters that are unsafe or not in its encoding."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(printable(text).encode(encoding, "backslashreplace").decode(encoding))
 
 
 def join_names(names: Sequence[str]) -> str:
-    """Return the first NAMES_SHOWN of some names in a line, and how many more there are."""
+    """Return the first NAMES_SHOWN names joined by commas, and the number of further names."""
     more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
     return ", ".join(names[:NAMES_SHOWN]) + more

@@ -183,10 +183,10 @@ def test_a_curve_is_measured_from_cached_bottlenecks_and_shown(toy_config, tmp_p
     stage = tmp_path / "run" / "stages" / "extract.json"
     assert json.loads(stage.read_text())["outcome"]["work"]["computed"] == 180
     assert "train.finetune" not in out
-    # Fine-tuning plays no part in it.
+    # The curve ignores fine-tuning.
     finished = (tmp_path / "run" / "stages" / "curve.json").read_bytes()
     assert main(["curve", path, "train.finetune.layers=1", "--shots", "5,50%", "--draws", "2"]) == 0
-    assert "train.finetune plays no part in it" in capsys.readouterr().out
+    assert "ignores train.finetune" in capsys.readouterr().out
     assert (tmp_path / "run" / "stages" / "curve.json").read_bytes() == finished
     # Again with other numbers: the bottlenecks are those of before.
     assert not list((tmp_path / "run" / "stages").glob("extract-*.json"))

@@ -6,7 +6,7 @@ import pytest
 from toys import fill, keys, refusal
 
 from components.data.listing import list_images
-from components.predict.inputs import find_files
+from components.predict.inputs import find_inputs
 
 
 def broken(text):
@@ -307,8 +307,8 @@ def test_system_files_are_never_images_classes_or_rejects(tmp_path, file):
     root = fill(tmp_path, "a/1.jpg", "b/1.jpg", f"a/{file}", f"b/x/{file}", file)
     listing = list_images(root)
     assert (keys(listing), listing.labels, listing.rejects) == (["a/1.jpg", "b/1.jpg"], ["a", "b"], [])
-    assert list(find_files([tmp_path])) == [f"{root}/a/1.jpg", f"{root}/b/1.jpg"]
-    assert list(find_files([tmp_path / "**" / "*"])) == [f"{root}/a/1.jpg", f"{root}/b/1.jpg"]
+    assert list(find_inputs([tmp_path])) == [f"{root}/a/1.jpg", f"{root}/b/1.jpg"]
+    assert list(find_inputs([tmp_path / "**" / "*"])) == [f"{root}/a/1.jpg", f"{root}/b/1.jpg"]
 
 
 @pytest.mark.parametrize("name", ["recycle", "lost", "thumbs", "desktop", "icon", "macosx", "found", "zone.identifier"])

@@ -7,7 +7,7 @@ import tensorflow_model_analysis as tfma
 
 from components import features
 from components.evaluate import prediction_table
-from components.evaluate.prediction_table import join_predictions, write_predictions
+from components.evaluate.prediction_table import join_predictions, write_prediction_parts
 
 LABELS = ["cat", "dog", "=cmd"]
 
@@ -36,7 +36,7 @@ def test_parts_of_whatever_number_make_one_table_in_order_of_key(tmp_path, monke
     table = tmp_path / "predictions.csv"
     with beam.Pipeline(options=options) as pipeline:
         made = pipeline | beam.Create(extracts)
-        assert made | write_predictions(model, LABELS, table, len(keys)) == {}
+        assert made | write_prediction_parts(model, LABELS, table, len(keys)) == {}
     parts = len(list(tmp_path.iterdir()))
     assert (parts == 1) == (rows_per_part == 1000)
     join_predictions(table)

@@ -141,7 +141,7 @@ def test_an_image_refused_by_the_model_is_explained_by_predict_and_harms_no_othe
     export = load_export(list_versions(toy_run.exports)[-1])
     outcomes = dict(predict_files(export.compute, [str(tmp_path / "dark.png"), str(tmp_path / "photo.png")]))
     words = "unsupported: no value of its 16 bits is above 4,095 of 65,535: scale it to the full range, or to 8 bits"
-    assert outcomes[str(tmp_path / "dark.png")].reason == words
+    assert outcomes[str(tmp_path / "dark.png")] == words
     assert outcomes[str(tmp_path / "photo.png")].probabilities.sum() == pytest.approx(1)
 
 

@@ -88,7 +88,7 @@ def test_an_error_that_only_quotes_the_file_system_keeps_its_traceback(error, tm
     def fail(options):
         raise error
 
-    monkeypatch.setattr("pipeline.cli.run_command", fail)
+    monkeypatch.setattr("pipeline.commands.run_command", fail)
     with pytest.raises(type(error)) as raised:
         main(["run", str(tmp_path / "c.yaml")])
     assert raised.value is error

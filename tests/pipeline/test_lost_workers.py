@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from pipeline.lost_workers import LostWorker, noticing_lost_workers
+from pipeline.lost_workers import LostWorker, detect_lost_workers
 
 
 def die(words):
@@ -25,7 +25,7 @@ def wait():
 
 
 def test_a_wait_for_a_worker_that_died_ends(capsys):
-    with pytest.raises(LostWorker, match="137"), noticing_lost_workers():
+    with pytest.raises(LostWorker, match="137"), detect_lost_workers():
         threading.Timer(0.1, die, ["Worker subprocess exited with return code 137"]).start()
         wait()
     assert capsys.readouterr().err == ""
@@ -40,7 +40,7 @@ def interruptible():
 
 
 def test_an_interrupt_of_which_workers_die_as_well_stays_one(interruptible):
-    with pytest.raises(KeyboardInterrupt), noticing_lost_workers():
+    with pytest.raises(KeyboardInterrupt), detect_lost_workers():
         try:
             threading.Timer(0.1, os.kill, [os.getpid(), signal.SIGINT]).start()
             wait()
@@ -54,7 +54,7 @@ def test_other_failures_pass():
     seen = []
     threading.excepthook = seen.append
     try:
-        with pytest.raises(ValueError, match="other"), noticing_lost_workers():
+        with pytest.raises(ValueError, match="other"), detect_lost_workers():
             die("something else")
             raise ValueError("other")
         assert [str(failure.exc_value) for failure in seen] == ["something else"]

@@ -45,18 +45,18 @@ TOY = {"frozen_graph": "networks/toy.pb", "input": "input", "bottleneck": "featu
         (".", "contains", {}),
         ("/", "contains", {}),
         ("images/../../{name}", "contains", {}),
-        ("images/run", "lies inside", {}),
-        ("link/run", "lies inside", {}),
-        ("images/cyan", "lies inside", {}),
-        ("images/runs", "lies inside", {}),
-        ("images/runs/../run", "lies inside", {}),
-        ("images/run", "lies inside", {"data": {"path": ["former", "images"]}}),
+        ("images/run", "is inside", {}),
+        ("link/run", "is inside", {}),
+        ("images/cyan", "is inside", {}),
+        ("images/runs", "is inside", {}),
+        ("images/runs/../run", "is inside", {}),
+        ("images/run", "is inside", {"data": {"path": ["former", "images"]}}),
         ("files", "contains", {"data": {"path": "files/all.csv"}}),
         ("files", "contains", {"data": {"path": "images", "labels": "files/labels.txt"}}),
         ("networks", "contains", {"backbone": TOY}),
         ("networks", "contains", {"curve": {"backbones": [TOY]}}),
         ("former", "is", {"validation": {"baseline": "former"}}),
-        ("former/new", "lies inside", {"validation": {"baseline": "former"}}),
+        ("former/new", "is inside", {"validation": {"baseline": "former"}}),
         ("former", "contains", {"validation": {"schema": "former/validation/schema.pbtxt"}}),
         ("former", "is", {"train": {"warm_start": "former"}}),
     ],
@@ -92,8 +92,8 @@ def test_a_class_named_runs_is_not_left_out(tmp_path, monkeypatch):
     paint_images(tmp_path, per_class=2)
     (tmp_path / "cyan").rename(tmp_path / "runs")
     message = refusal(lambda: load(tmp_path, "runs/t", data={"path": "."}))
-    assert "holds '" in message
-    assert "left out of the images" in message
+    assert "contains '" in message
+    assert "would leave it out" in message
 
 
 def test_an_image_of_a_manifest_in_the_run_directory_is_named(tmp_path, progress):
@@ -101,7 +101,7 @@ def test_an_image_of_a_manifest_in_the_run_directory_is_named(tmp_path, progress
     rows = [f"run/images/{key},{key[0]}\n" for key in list_files(tmp_path / "run" / "images")]
     (tmp_path / "m.csv").write_text("path,label\n" + "".join(rows))
     config = load(tmp_path, tmp_path / "run", data={"path": str(tmp_path / "m.csv")})
-    assert "lies in the output_dir" in refusal(list_data, config, progress)
+    assert "is in the output_dir" in refusal(list_data, config, progress)
 
 
 @pytest.mark.parametrize("command", ["run", "curve"])
@@ -125,6 +125,6 @@ def test_a_folder_with_files_that_no_run_wrote_is_refused(place, tmp_path, capsy
     config = write_config(tmp_path / "c.yaml", name="t", output_dir=str(project), data={"path": str(place / "images")})
     for command in ("run", "curve", "plan"):
         assert main([command, str(config), "--quiet"]) == 2
-        assert "is not the folder of a run" in capsys.readouterr().err
+        assert "is no run directory" in capsys.readouterr().err
     assert [*list_files(project)] == [name]
     assert os.listdir(project) == [name.partition("/")[0]]

@@ -12,15 +12,15 @@ from components.errors import UserError
 from components.run_dir import RunDir
 from components.storage.files import PARTIAL
 from components.storage.ownership import MARK, write_mark
-from pipeline.run_lock import LOCK_FILE, holding
+from pipeline.run_lock import LOCK_FILE, hold_run_dir
 
 ROOT = Path(__file__).parents[2]
 HOLD = """
 import sys, time
 from pathlib import Path
-from components.features import RunDir
-from pipeline.run_lock import holding
-with holding(RunDir(Path(sys.argv[1]))):
+from components.run_dir import RunDir
+from pipeline.run_lock import hold_run_dir
+with hold_run_dir(RunDir(Path(sys.argv[1]))):
     print("held", flush=True)
     time.sleep(1000)
 """
@@ -33,7 +33,7 @@ def run(tmp_path):
 
 def hold(run):
     """Enter and leave."""
-    with holding(run):
+    with hold_run_dir(run):
         pass
 
 
@@ -57,7 +57,7 @@ def test_a_second_run_is_refused_and_told_of_the_first(run, other):
 def test_the_lock_of_a_killed_process_is_taken_over_and_nothing_stays(run, other):
     other.kill()
     other.wait()
-    with holding(run):
+    with hold_run_dir(run):
         run.record.touch()
         assert str(os.getpid()) in (run.root / LOCK_FILE).read_text()
         assert "since" in refusal(hold, run)
@@ -92,7 +92,7 @@ def test_what_a_killed_run_left_half_written_is_removed_and_nothing_else(run):
 def test_a_folder_with_files_of_others_is_refused_and_left_as_it_is(run):
     run.root.mkdir()
     (run.root / "notes.txt").touch()
-    assert "holds 'notes.txt' and is not the folder of a run" in refusal(hold, run)
+    assert "contains 'notes.txt' and is no run directory" in refusal(hold, run)
     assert os.listdir(run.root) == ["notes.txt"]
 
 
@@ -103,7 +103,7 @@ def test_an_empty_folder_is_taken_and_stays(run):
 
 
 def test_files_that_a_person_put_beside_those_of_a_run_stay(run):
-    with holding(run):
+    with hold_run_dir(run):
         run.record.touch()
     for name in ("lock", "probe", "notes.partial"):
         (run.root / name).write_text("mine")
@@ -118,7 +118,7 @@ def test_a_directory_of_which_nothing_came_is_not_left(run):
 
 def test_a_directory_that_is_removed_meanwhile_is_named(run):
     def lose():
-        with holding(run):
+        with hold_run_dir(run):
             shutil.rmtree(run.root)
             raise FileNotFoundError
 
@@ -127,7 +127,7 @@ def test_a_directory_that_is_removed_meanwhile_is_named(run):
 
 def test_errors_pass_and_release_the_lock(run):
     for error in (ValueError, UserError, KeyboardInterrupt):
-        with pytest.raises(error), holding(run):
+        with pytest.raises(error), hold_run_dir(run):
             raise error
     hold(run)
 

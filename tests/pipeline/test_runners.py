@@ -172,19 +172,19 @@ def test_an_unknown_flag_names_the_nearest_and_is_status_2(command, tmp_path, mo
             LOCAL,
             ["beam.runner=apache_beam.runners.dask.dask_runner.DaskRunner"],
             [],
-            "runs the last branch of a pipeline",
+            "runs only the last branch of a pipeline",
         ),
         (LOCAL, ["beam.num_workers=many"], [], "invalid int value: 'many'"),
         (LOCAL, ["beam.autoscaling_algorithm=x"], [], "invalid choice: 'x'"),
         (LOCAL, ["beam.streaming=maybe"], [], "argument --streaming: ignored explicit argument 'maybe'"),
         (LOCAL, ["beam.environment_type=EXTERNAL"], [], "external_service_address is required"),
-        (LOCAL, ["beam.no_wait_until_finish=true"], [], "'beam.no_wait_until_finish' is set, but a stage reads"),
+        (LOCAL, ["beam.no_wait_until_finish=true"], [], "'beam.no_wait_until_finish' is set, but each stage needs"),
         (LOCAL, ["beam.template_location=gs://b/t"], [], "'beam.template_location' is set"),
         (LOCAL, [], ["--num_workers"], "expected one argument"),
         (LOCAL, [], ["--num_workers=x"], "invalid int value: 'x'"),
         (LOCAL, [], ["epochs=3"], "Beam has no option '--epochs'"),
         (LOCAL, [], ["--runner=DataflowRuner"], "did you mean 'DataflowRunner'"),
-        (DATAFLOW, ["beam.project=null"], [], "'beam.project' is missing, which DataflowRunner needs"),
+        (DATAFLOW, ["beam.project=null"], [], "'beam.project' is missing, but DataflowRunner needs it"),
         (DATAFLOW, ["beam.region=null"], [], "'beam.region' is missing"),
         (DATAFLOW, ["beam.temp_location=null"], [], "'beam.temp_location' is missing"),
         (DATAFLOW, ["beam.temp_location=/tmp"], [], "Invalid GCS path (/tmp), given for the option: temp_location"),
@@ -198,9 +198,14 @@ def test_an_unknown_flag_names_the_nearest_and_is_status_2(command, tmp_path, mo
             ["--max_num_workers=2"],
             "num_workers (3) cannot exceed max_num_workers (2)",
         ),
-        (DATAFLOW, ["data.path=images"], [], "'data.path' is 'images', which lies on this machine"),
+        (
+            DATAFLOW,
+            ["data.path=images"],
+            [],
+            "'data.path' is 'images', which Dataflow's workers cannot read on this machine",
+        ),
         (DATAFLOW, ["data.path=['gs://b/a', b.csv]"], [], "'data.path' is 'b.csv'"),
-        (DATAFLOW, ["data={source: digits}"], [], "'data.source' is digits, which is fetched to this machine"),
+        (DATAFLOW, ["data={source: digits}"], [], "'data.source' is digits, which is downloaded to this machine"),
         (DATAFLOW, ["output_dir=runs/x"], [], "'output_dir' is 'runs/x'"),
         (DATAFLOW, ["output_dir=''"], [], "'output_dir' is 'runs/x'"),
         (
@@ -224,7 +229,7 @@ def test_predict_on_dataflow_takes_no_local_path(tmp_path, capsys):
     flags = [f"--{key}={value}" for key, value in DATAFLOW["beam"].items()]
     output = str(tmp_path / "out.csv")
     assert main(["predict", "gs://b/export/1", str(tmp_path), "--output", output, "--", *flags]) == 2
-    assert f"'PATH' is '{tmp_path}', which lies on this machine" in capsys.readouterr().err
+    assert f"'PATH' is '{tmp_path}', which Dataflow's workers cannot read on this machine" in capsys.readouterr().err
     assert main(["predict", "gs://b/export/1", "gs://b/images", "--output", output, "--", *flags]) == 2
     assert f"'--output' is '{output}'" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -125,7 +125,7 @@ def test_a_changed_file_is_gone_before_its_stage_runs(run, progress):
 
 def test_what_a_stage_wrote_elsewhere_is_watched_too(run, progress):
     class MadeBeside(Made):
-        def beside(self, run):
+        def extra_paths(self, run):
             return [run.root / "other", run.root / "third"]
 
     def work():
@@ -225,7 +225,7 @@ def test_a_shared_file_that_a_stage_writes_anew_runs_the_other_stage_and_stays(r
         return Stage(name, work, MadeBeside)
 
     class MadeBeside(Made):
-        def beside(self, run):
+        def extra_paths(self, run):
             return [run.root / "shared"]
 
     def go():

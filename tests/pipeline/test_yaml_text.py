@@ -58,10 +58,10 @@ def test_what_pyyaml_writes_is_read_as_it_was(values):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("a: 1\nb: 2\na: 3", "the key 'a' stands in lines 1 and 3"),
-        ("x:\n  a: 1\n  'a': 2", "the key 'a' stands in lines 2 and 3"),
-        ("- {1: x, '1': y}", "the key '1' stands in line 1, twice"),
-        ("a: &x {b: 1,\n b: 2}\nc: *x", "the key 'b' stands in lines 1 and 2"),
+        ("a: 1\nb: 2\na: 3", "the key 'a' is in lines 1 and 3"),
+        ("x:\n  a: 1\n  'a': 2", "the key 'a' is in lines 2 and 3"),
+        ("- {1: x, '1': y}", "the key '1' is in line 1, twice"),
+        ("a: &x {b: 1,\n b: 2}\nc: *x", "the key 'b' is in lines 1 and 2"),
     ],
 )
 def test_a_key_that_a_mapping_holds_twice_is_refused_with_both_lines(text, words):

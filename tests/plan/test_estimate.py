@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.plan.estimate import BASE_BYTES, START, Plan, fit_line, make_plan
-from components.plan.trials import Cost, Trial
+from components.plan.estimate import BASE_BYTES, START, RunPlan, fit_line, make_plan
+from components.plan.trials import Cost, TrialRun
 
 PARTS = st.floats(0, 1e6)
 # Seconds of the clock, seconds of cores, bytes: what a stage takes whatever its size, and for an image.
@@ -19,10 +19,10 @@ def take(images):
 def trial(images, **others):
     """A run whose stages all take FIXED and RATE but those of others."""
     stages = {**dict.fromkeys(STAGES, take(images)), START: Cost(5.0, 4.0, 0.0), "export": FIXED}
-    return Trial(images, 1280, {**stages, **others})
+    return TrialRun(images, 1280, {**stages, **others})
 
 
-def plan(images, trials=None, most_audited=100_000, worker_cores=0, price=None) -> Plan:
+def plan(images, trials=None, most_audited=100_000, worker_cores=0, price=None) -> RunPlan:
     trials = trials or [trial(300), trial(1500)]
     return make_plan(trials, images, most_audited, cores=2, worker_cores=worker_cores, price=price)
 
@@ -98,7 +98,7 @@ def test_a_plan_within_what_was_measured_has_no_notes():
 def test_notes_tell_of_one_size_of_a_far_extrapolation_and_of_the_pairs_of_the_audit():
     one, far, pairs = plan(3_000_000, [trial(300)], most_audited=20_000).notes
     assert "Only runs of 300 images were measured" in one
-    assert "This is 10,000 times what was measured" in far
+    assert "This is 10,000 times the measured size" in far
     assert "grows with the square of their number up to 20,000" in pairs
 
 

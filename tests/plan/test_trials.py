@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.data.image_file import ImageFile
-from components.plan.trials import FEWEST, Cost, Trial, draw_sample, read_trial, read_trials
+from components.plan.trials import MIN_PER_CLASS, Cost, TrialRun, draw_sample, read_trial, read_trials
 from components.run_dir import STAGES, TUNING_STAGES, RunDir
 from components.storage.files import write_json
 from components.storage.ownership import MARK
@@ -31,7 +31,7 @@ def test_each_class_has_its_share():
 
 
 def test_small_classes_keep_enough_for_three_splits():
-    assert count(draw_sample(listing(1000, 10), 50)) == {"c0": 50, "c1": FEWEST}
+    assert count(draw_sample(listing(1000, 10), 50)) == {"c0": 50, "c1": MIN_PER_CLASS}
 
 
 def test_of_very_many_classes_the_largest_stand_for_all():
@@ -85,7 +85,7 @@ def test_trials_are_kept_for_their_key_alone(tmp_path):
     file = tmp_path / "throughput.json"
     assert read_trials(file, "key") == []
     stages = {"ingest": Cost(1.5, 2.5, 300), "extract": Cost(4.0, 0.0, 10)}
-    trials = [Trial(10, 48, stages), Trial(40, 48, stages)]
+    trials = [TrialRun(10, 48, stages), TrialRun(40, 48, stages)]
     write_json(file, {"key": "key", "trials": trials})
     assert read_trials(file, "key") == trials
     assert read_trials(file, "other") == []

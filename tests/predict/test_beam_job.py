@@ -6,8 +6,8 @@ import pytest
 from toys import encode_noise, paint_images
 
 from components.export.export import list_versions
-from components.predict.beam_job import NAMES, Shard, join_shards, list_shards, predict_by_beam
-from components.predict.predict import BATCH_SIZE
+from components.predict.beam_job import NAMES_FILE, FileRange, divide_files, join_outputs, predict_by_beam
+from components.predict.predict import PREDICTION_BATCH
 from pipeline.cli import main
 
 
@@ -88,17 +88,17 @@ def test_an_export_that_is_none_is_refused_before_the_job_starts(images, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("count", [1, BATCH_SIZE, BATCH_SIZE + 1, 10 * BATCH_SIZE - 3])
+@pytest.mark.parametrize("count", [1, PREDICTION_BATCH, PREDICTION_BATCH + 1, 10 * PREDICTION_BATCH - 3])
 @pytest.mark.parametrize("shards", [None, 1, 3, 50])
 def test_shards_are_whole_batches_that_hold_each_name_once_in_order(tmp_path, count, shards):
     names = [f"{number}\n\udcff.png" for number in range(count)]
-    listed = list_shards(iter(names), tmp_path / NAMES, shards)
+    listed = divide_files(iter(names), tmp_path / NAMES_FILE, shards)
     assert len(listed) <= (shards or 1)
-    assert all(shard.first % BATCH_SIZE == 0 for shard in listed)
+    assert all(shard.first % PREDICTION_BATCH == 0 for shard in listed)
     found = []
     for shard in listed:
         assert shard.first == len(found)
-        with open(tmp_path / NAMES) as file:
+        with open(tmp_path / NAMES_FILE) as file:
             file.seek(shard.offset)
             found += [json.loads(file.readline()) for _ in range(shard.images)]
     assert found == names
@@ -106,8 +106,8 @@ def test_shards_are_whole_batches_that_hold_each_name_once_in_order(tmp_path, co
 
 def test_shards_join_by_number_with_one_header(tmp_path):
     for number in (0, 32, 1_000_000):
-        (tmp_path / f"{Shard(number, 0, 1).stem}.csv").write_text(f"path\n{number}\n")
-    join_shards(sorted(tmp_path.iterdir()), tmp_path / "out.csv")
+        (tmp_path / f"{FileRange(number, 0, 1).stem}.csv").write_text(f"path\n{number}\n")
+    join_outputs(sorted(tmp_path.iterdir()), tmp_path / "out.csv")
     assert (tmp_path / "out.csv").read_text() == "path\n0\n32\n1000000\n"
 
 
@@ -118,7 +118,7 @@ def test_a_job_that_fails_leaves_the_old_file_and_nothing_else(export, tmp_path,
     def fail(shards, output):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("components.predict.beam_job.join_shards", fail)
+    monkeypatch.setattr("components.predict.beam_job.join_outputs", fail)
     with pytest.raises(KeyboardInterrupt):
         predict_by_beam(Path(export), [__file__], output, 1, None, options)
     assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]

@@ -7,7 +7,7 @@ from toys import encode_noise
 
 from components.predict import gallery
 from components.predict.gallery import write_gallery
-from components.predict.predict import Answer, Classifier, Unreadable
+from components.predict.predict import Answer, Classifier
 
 SCRIPT = "<script>alert(1)</script>"
 
@@ -33,7 +33,7 @@ def body(page):
 
 
 def test_names_and_paths_are_escaped(tmp_path, picture):
-    outcomes = [(picture, answer(0.75, 0.25)), ("<i>.png", Unreadable("<i>.png", "starts with <x>"))]
+    outcomes = [(picture, answer(0.75, 0.25)), ("<i>.png", "starts with <x>")]
     write_gallery(tmp_path / "out.html", outcomes, classifier(SCRIPT, "b"), 2)
     text = body(tmp_path / "out.html")
     assert set(re.findall(r"<(script|i|x|b)>", text)) == {"b"}  # of the tiles
@@ -69,7 +69,7 @@ def test_cards_follow_the_input_and_the_page_says_when_only_the_first_are_shown(
 
 def test_unreadable_files_beyond_a_number_are_counted_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(gallery, "UNREADABLE_SHOWN", 2)
-    outcomes = [(f"{number}.png", Unreadable(f"{number}.png", "empty")) for number in range(3)]
+    outcomes = [(f"{number}.png", "empty") for number in range(3)]
     write_gallery(tmp_path / "out.html", outcomes, classifier("a", "b"), 1)
     text = body(tmp_path / "out.html")
     assert "The first 2 of 3 files are listed." in text

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from toys import refusal
 
-from components.predict.inputs import find_files
+from components.predict.inputs import find_inputs
 from components.storage.files import PARTIAL
 
 
@@ -44,29 +44,29 @@ BELOW_B = ["b/1.jpg", "b/10.jpg", "b/2/x.jpg", "b/2.jpg"]
     ],
 )
 def test_files_folders_and_globs_are_found_in_order_each_once(tree, paths, expected):
-    assert list(find_files([Path(path) for path in paths])) == expected
+    assert list(find_inputs([Path(path) for path in paths])) == expected
 
 
 def test_brackets_in_a_name_that_exists_are_no_pattern(tree):
     (tree / "b[1]").mkdir()
     (tree / "b[1]" / "x.jpg").touch()
-    assert list(find_files([Path("b[1]")])) == ["b[1]/x.jpg"]
+    assert list(find_inputs([Path("b[1]")])) == ["b[1]/x.jpg"]
 
 
 def test_the_output_and_what_is_half_written_are_not_taken_for_images(tree):
     (tree / "b" / f"0.html.7{PARTIAL}").touch()
     (tree / "b" / "out.html").touch()
-    assert list(find_files([Path("b")], tree / "b" / "out.html")) == BELOW_B
+    assert list(find_inputs([Path("b")], tree / "b" / "out.html")) == BELOW_B
 
 
 def test_links_to_folders_are_followed_once(tree):
     os.symlink(tree / "b", tree / "d")
     os.symlink(tree / "b", tree / "b" / "loop")
-    assert list(find_files([Path("d")])) == ["d/1.jpg", "d/10.jpg", "d/2/x.jpg", "d/2.jpg", "d/loop"]
+    assert list(find_inputs([Path("d")])) == ["d/1.jpg", "d/10.jpg", "d/2/x.jpg", "d/2.jpg", "d/loop"]
 
 
 def test_folders_are_walked_as_files_are_asked_for(tree):
-    files = find_files([Path("a.jpg"), Path("b")])
+    files = find_inputs([Path("a.jpg"), Path("b")])
     (tree / "b" / "3.jpg").touch()
     assert list(files) == ["a.jpg", *BELOW_B, "b/3.jpg"]
 
@@ -81,8 +81,8 @@ def test_folders_are_walked_as_files_are_asked_for(tree):
 )
 def test_what_names_no_file_is_refused_at_once(tree, path, words):
     (tree / "empty").mkdir()
-    assert words in refusal(find_files, [Path(path)])
+    assert words in refusal(find_inputs, [Path(path)])
 
 
 def test_a_later_path_that_is_missing_is_refused_before_the_first_file(tree):
-    assert "nowhere" in refusal(find_files, [Path("b"), Path("nowhere")])
+    assert "nowhere" in refusal(find_inputs, [Path("b"), Path("nowhere")])

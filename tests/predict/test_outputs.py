@@ -12,7 +12,7 @@ from toys import encode_noise, paint_images, refusal, write_config
 from components.export.export import list_versions, read_facts
 from components.predict import outputs as prediction_files
 from components.predict.outputs import WRITERS, check_output, write_predictions
-from components.predict.predict import BATCH_SIZE, Answer, Classifier
+from components.predict.predict import PREDICTION_BATCH, Answer, Classifier
 from components.run_dir import RunDir
 from pipeline.cli import main
 
@@ -180,8 +180,8 @@ def test_answers_are_not_kept(tmp_path, suffix, monkeypatch):
         return [Answer(row) for row in rows]
 
     def files():
-        for _ in range(10 * BATCH_SIZE):
-            assert len(answers) <= 2 * BATCH_SIZE
+        for _ in range(10 * PREDICTION_BATCH):
+            assert len(answers) <= 2 * PREDICTION_BATCH
             yield str(tmp_path / "x.png")
 
     write_predictions(Classifier(["a", "b"], compute), files(), tmp_path / f"out{suffix}", 1)
@@ -194,12 +194,12 @@ def test_what_fails_midway_leaves_the_old_file(tmp_path, suffix):
     output.write_text("old")
 
     def compute(encoded):
-        if len(encoded) < BATCH_SIZE:
+        if len(encoded) < PREDICTION_BATCH:
             raise KeyboardInterrupt
         return [Answer(np.array([1, 0], np.float32))] * len(encoded)
 
     with pytest.raises(KeyboardInterrupt):
-        files = [str(tmp_path / "x.png")] * (BATCH_SIZE + 1)
+        files = [str(tmp_path / "x.png")] * (PREDICTION_BATCH + 1)
         write_predictions(Classifier(["a", "b"], compute), files, output, 1)
     assert output.read_text() == "old"
     assert sorted(path.name for path in tmp_path.iterdir()) == [output.name, "x.png"]
@@ -213,8 +213,8 @@ def test_what_fails_midway_leaves_the_old_file(tmp_path, suffix):
         (["EXPORT", "IMAGES/*.gif"], "no match for"),
         (["nowhere", "IMAGES"], "holds no SavedModel"),
         (["EXPORT", "IMAGES", "--output", "x.txt"], "ends in .csv, .jsonl, .html"),
-        (["EXPORT", "IMAGES", "--output", f"{__file__}/x.csv"], "nothing can be written to"),
-        (["EXPORT", "IMAGES", "--output", "FOLDER"], "it is a folder"),
+        (["EXPORT", "IMAGES", "--output", f"{__file__}/x.csv"], "is not writable"),
+        (["EXPORT", "IMAGES", "--output", "FOLDER"], "which is a folder"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_status_2(export, images, tmp_path, capsys, arguments, words):
@@ -231,7 +231,7 @@ def test_a_mistake_is_one_sentence_and_status_2(export, images, tmp_path, capsys
 
 def test_a_folder_without_the_right_to_write_is_refused_before_anything_is_computed(tmp_path, monkeypatch):
     monkeypatch.setattr(prediction_files.os, "access", lambda path, mode: False)
-    assert "nothing can be written to" in refusal(check_output, tmp_path / "new" / "out.csv")
+    assert "is not writable" in refusal(check_output, tmp_path / "new" / "out.csv")
     assert not (tmp_path / "new").exists()
 
 

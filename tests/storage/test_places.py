@@ -12,7 +12,7 @@ from toys import paint_images, refusal
 from components.data.class_names import read_labels_file
 from components.data.listing import list_images
 from components.images.check import Limits, read_file
-from components.predict.inputs import find_files
+from components.predict.inputs import find_inputs
 from components.storage.files import PARTIAL, fingerprint_file, remove_partials, replacing_file, write_text
 from components.storage.ownership import MARK, replacing_folder, replacing_shared_folder
 from components.storage.places import as_path, is_remote, list_files, local_copy, measure, remove, upload, walk_objects
@@ -145,11 +145,11 @@ def test_a_remote_data_set_is_listed_as_its_local_copy(tmp_path, remote):
     assert listed[1:] == local[1:]
     assert all(file.path == f"{remote}/images/{file.key}" and file.modified_ns for file in listed.files)
     assert list_images(str(remote / "images"), ["*.gif"]) == listed
-    assert list(find_files([remote / "images" / "cyan"])) == [
+    assert list(find_inputs([remote / "images" / "cyan"])) == [
         f"{remote}/images/{file.key}" for file in list_images(str(remote / "images")).files if file.text == "cyan"
     ]
     matched = [f"{remote}/images/{colour}/camera/000.jpg" for colour in ("cyan", "magenta", "yellow")]
-    assert list(find_files([remote / "images" / "*" / "camera" / "*.jpg"])) == matched
+    assert list(find_inputs([remote / "images" / "*" / "camera" / "*.jpg"])) == matched
 
 
 def test_remote_names_may_hold_any_characters(tmp_path, remote):
@@ -164,7 +164,7 @@ def test_remote_names_may_hold_any_characters(tmp_path, remote):
     write_csv(root / "list [1].csv", ("path", "label"), [(f" {name}", name[0]) for name in names])
     files = list_images(str(root / "list [1].csv")).files
     assert [(file.key, file.size) for file in files] == [(name, len(name.encode())) for name in names]
-    assert list(find_files([root / "b {c,d}", root / "a [1] *?" / "*.jpg"])) == [
+    assert list(find_inputs([root / "b {c,d}", root / "a [1] *?" / "*.jpg"])) == [
         f"{root}/{name}" for name in (*names[1:], names[0])
     ]
 
@@ -195,7 +195,7 @@ def test_what_is_not_there_is_named(remote):
     assert str(remote) in refusal(list_images, str(remote))
     assert "gs://no_bucket/x" in refusal(list_images, "gs://no_bucket/x")
     assert f"{remote}/list.csv" in refusal(list_images, str(remote / "list.csv"))
-    assert str(remote) in refusal(lambda: list(find_files([remote])))
+    assert str(remote) in refusal(lambda: list(find_inputs([remote])))
 
 
 def test_local_runs_load_none_of_it():
