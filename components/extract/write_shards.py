@@ -17,7 +17,7 @@ from apache_beam.metrics import Metrics
 from apache_beam.utils.shared import Shared
 
 from components import features
-from components.backbones.engines import BATCH_SIZE, BATCHES_IN_FLIGHT, Engine, load_engine
+from components.backbones.engines import BATCHES_IN_FLIGHT, EXTRACTION_BATCH_SIZE, Engine, load_engine
 from components.backbones.precomputed import ImportedBottlenecks
 from components.backbones.settings import Augment
 from components.backbones.views import list_views, serve_views
@@ -113,7 +113,7 @@ class ExtractShard(beam.DoFn):
         pending: deque[Future[_Completed]] = deque()
         rows = iter(records)
         with ThreadPoolExecutor(BATCHES_IN_FLIGHT) as pool:
-            while batch := list(itertools.islice(rows, max(BATCH_SIZE // len(self._views), 1))):
+            while batch := list(itertools.islice(rows, max(EXTRACTION_BATCH_SIZE // len(self._views), 1))):
                 pending.append(pool.submit(self._complete_batch, batch, known))
                 if len(pending) > BATCHES_IN_FLIGHT:
                     yield pending.popleft().result()
