@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from components.errors import UserError
 from components.run_dir import STAGES
-from components.storage.places import as_path, describe_error, expand_home, refusals
+from components.storage.places import as_path, cloud_errors, describe_error, expand_home
 from components.terminal.text import printable
 from pipeline.commands import (
     backbones_command,
@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"topgraft: {printable(str(error))}", file=sys.stderr)
             answer({"error": str(error)})
             return USER_ERROR
-        except refusals() as error:
+        except cloud_errors() as error:
             message = f"Cloud Storage refuses ({describe_error(error)}): check the path and your credentials."
             print(f"topgraft: {printable(message)}", file=sys.stderr)
             answer({"error": message})

@@ -122,7 +122,7 @@ def read_images(examples: Examples, bottlenecks: Bottlenecks, run: RunDir, share
     """Read the bottlenecks of all splits, or a share of them; raises DamagedShard for a damaged file."""
     folder = bottlenecks.folder(run)
     tables = {
-        split: read_bottlenecks(shard_files(folder, split, examples.shards), bottlenecks.dim, share=share)
+        split: read_bottlenecks(shard_files(folder, split, examples.shards), bottlenecks.dim, fraction=share)
         for split in SPLITS
     }
     if share >= 1:

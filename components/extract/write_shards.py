@@ -38,7 +38,7 @@ from components.shards.records import (
     serialize_record,
     writing_shards,
 )
-from components.storage.places import measure
+from components.storage.places import read_status
 
 
 class ShardOutcome(NamedTuple):
@@ -161,7 +161,7 @@ def list_examples(examples: Path, shard: Shard) -> list[list[tuple]]:
         raise DamagedFile(str(index))
     for name, size in zip(shard_names(shard), sizes, strict=True):
         shard_file = examples / name
-        if not shard_file.exists() or measure(shard_file).size != size:
+        if not shard_file.exists() or read_status(shard_file).size != size:
             raise DamagedShard(str(shard_file))
     records: dict[str, list[tuple]] = {split: [] for split in SPLITS}
     for row in rows:

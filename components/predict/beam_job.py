@@ -20,7 +20,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from components.errors import UserError
 from components.predict.outputs import WRITERS, check_output
 from components.predict.predict import BATCH_SIZE, Answer, Unreadable, load_export, predict_files
-from components.storage.files import PARTIAL, beside, replacing_file, write_json
+from components.storage.files import PARTIAL, append_suffix, replacing_file, write_json
 from components.storage.places import make_folder, remove
 from components.terminal.text import printable
 
@@ -79,7 +79,7 @@ def predict_by_beam(
 
 @contextmanager
 def _work_folder(output: Path) -> Iterator[Path]:
-    folder = beside(output.absolute(), f".{uuid4().hex}.shards{PARTIAL}")
+    folder = append_suffix(output.absolute(), f".{uuid4().hex}.shards{PARTIAL}")
     make_folder(folder)
     try:
         yield folder
