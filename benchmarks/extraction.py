@@ -32,7 +32,7 @@ from rich.console import Console
 
 from components import features
 from components.backbones.efficientnet_lite import block_strides, load_weights
-from components.backbones.engines import BATCH_SIZE, BATCHES_IN_FLIGHT, cut_graph, load_engine
+from components.backbones.engines import BATCHES_IN_FLIGHT, EXTRACTION_BATCH_SIZE, cut_graph, load_engine
 from components.backbones.prepare import BackboneSession, prepare_backbone
 from components.backbones.settings import Augment
 from components.backbones.spec import EMBEDDED, parse_backbone
@@ -62,7 +62,7 @@ def take_listing(whole: Listing, files: list[ImageFile]) -> Listing:
 def read_batches(listing: Listing) -> list[list[bytes]]:
     """Read all images into memory, in batches."""
     contents = iter([Path(file.path).read_bytes() for file in listing.files])
-    return list(iter(lambda: list(itertools.islice(contents, BATCH_SIZE)), []))
+    return list(iter(lambda: list(itertools.islice(contents, EXTRACTION_BATCH_SIZE)), []))
 
 
 def link_images(listing: Listing, folder: Path) -> Path:
@@ -132,7 +132,7 @@ def build_keras(backbone: str, size: int) -> Any:
         return tf.keras.applications.InceptionV3(include_top=False, weights=None, pooling="avg")
     layers = tf.keras.layers
     lite = EMBEDDED[backbone]
-    weights = load_weights(lite)
+    weights = load_weights(backbone)
 
     def convolve(x: Any, name: str, norm: str, stride: int = 1) -> Any:
         out, _, kernel, _ = weights[f"{name}.weight"].shape
@@ -162,7 +162,7 @@ def run_keras(model: Any, folder: Path, size: int) -> float:
     started = time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()):
         images = tf.keras.utils.image_dataset_from_directory(
-            folder, batch_size=BATCH_SIZE, image_size=(size, size), shuffle=False
+            folder, batch_size=EXTRACTION_BATCH_SIZE, image_size=(size, size), shuffle=False
         )
     model.predict(images.prefetch(tf.data.AUTOTUNE), verbose=0)
     return time.perf_counter() - started

@@ -156,7 +156,7 @@ def close_buckets() -> None:
 def _accepts(call: Callable[[], Any]) -> bool:
     """Tell whether a call succeeds; its refusal must be a UserError of one sentence, or what the command makes one."""
     from components.errors import UserError
-    from components.storage.places import refusals
+    from components.storage.places import cloud_errors
     from components.terminal.text import printable
 
     try:
@@ -166,7 +166,7 @@ def _accepts(call: Callable[[], Any]) -> bool:
         if not message.endswith(".") or len(message) > 20_000:
             raise AssertionError(f"the refusal is no sentence: {message[:300]!r}") from error
         return False
-    except refusals():
+    except cloud_errors():
         return False
     return True
 

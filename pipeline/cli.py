@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from components.errors import UserError
 from components.run_dir import STAGES
-from components.storage.places import as_path, describe_error, expand_home, refusals
+from components.storage.places import as_path, describe_error, expand_home
 from components.terminal.text import printable
 from pipeline import commands
 from pipeline.failures import describe_failure, is_interrupt
@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _describe_user_error(error: BaseException) -> str | None:
     if isinstance(error, UserError):
         return str(error)
-    if isinstance(error, refusals()):
+    if isinstance(error, cloud_errors()):
         return f"Cloud Storage refuses ({describe_error(error)}): check the path and your credentials."
     return None
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from components.shards.names import is_shard
 from components.storage.ownership import read_mark
-from components.storage.places import Status, is_remote, list_files, measure
+from components.storage.places import Status, is_remote, list_files, read_status
 
 
 class FileState(NamedTuple):
@@ -41,7 +41,7 @@ def examine_files(places: Iterable[Path], root: Path, unfinished: Collection[str
             written = read_mark(place)
             files |= {f"{below}/{name}": status for name, status in list_files(place).items() if name in written}
         else:
-            files[below] = measure(place)
+            files[below] = read_status(place)
     return {
         name: UNFINISHED if Path(name).name in unfinished else _state(name, status) for name, status in files.items()
     }
@@ -61,7 +61,7 @@ def compare_files(states: Mapping[str, FileState], root: Path) -> Differences:
 
 def _measure_files(names: Iterable[str], root: Path) -> dict[str, Status]:
     if not is_remote(root):
-        return {name: measure(root / name) for name in names if (root / name).is_file()}
+        return {name: read_status(root / name) for name in names if (root / name).is_file()}
     # One listing per folder instead of one request per file.
     folders = {name.partition("/")[0] for name in names}
     return {f"{top}/{name}": status for top in folders for name, status in list_files(root / top).items()}

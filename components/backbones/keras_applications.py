@@ -1,4 +1,4 @@
-"""tf.keras.applications as frozen networks, each with its own preprocessing."""
+"""tf.keras.applications as frozen networks with their own preprocessing."""
 
 from __future__ import annotations
 
@@ -13,42 +13,34 @@ from components.errors import UserError
 from components.storage.places import as_path, local_copy
 
 
-def build_application(spec: Spec) -> Network:
-    """Return a Keras application up to its last maps, to spec.layer, or with its top where the layer lies there."""
+def build_application(spec: Spec, own_classes: bool) -> Network:
+    """Return a Keras application up to spec.layer or its last maps, or with own_classes up to its ImageNet classes.
+
+    Raises UserError for an unknown layer, for weights that do not fit, and if the network cannot be built.
+    """
     assert spec.keras
     size = spec.size or KERAS[spec.keras][0]
-    # Layers are numbered and random weights drawn across the process: the graph's hash would not be the same twice.
+    # Keras numbers layers and draws random weights across the process, but the graph must have the same hash each time.
     tf.keras.backend.clear_session()
     tf.keras.utils.set_random_seed(0)
-    model = load_model(spec, size)
-    output = model.output
-    if spec.layer:
-        names = {layer.name: layer for layer in model.layers}
-        if spec.layer not in names:
-            raise UserError(
-                unknown("layer", spec.layer, [f"{name} {layer.output_shape}" for name, layer in names.items()])
-            )
-        output = names[spec.layer].output
-    features = tf.keras.Model(model.inputs, output)
+    model = _construct(spec, size, top=True) if own_classes else load_application(spec, size)
+    outputs = [model.layers[-2].output, model.output] if own_classes else [model.output]
+    if spec.layer and not own_classes:
+        layers = {layer.name: layer for layer in model.layers}
+        if spec.layer not in layers:
+            shapes = [f"{name} {layer.output_shape}" for name, layer in layers.items()]
+            raise UserError(unknown("layer", spec.layer, shapes))
+        outputs = [layers[spec.layer].output]
+    network = tf.keras.Model(model.inputs, outputs)
     preprocess = application_module(spec.keras).preprocess_input
-    graph_def, source, (bottleneck,) = freeze(lambda pixels: features(preprocess(pixels), training=False), size)
-    return Network(graph_def, source, bottleneck, size, 0.0, 1.0)
-
-
-def build_classifier(name: str) -> Network:
-    """Return a Keras application with its ImageNet top, bottleneck and probabilities."""
-    tf.keras.backend.clear_session()
-    size = KERAS[name][0]
-    model = _construct(Spec(keras=name, weights="imagenet"), size, top=True)
-    both = tf.keras.Model(model.inputs, [model.layers[-2].output, model.output])
-    preprocess = application_module(name).preprocess_input
-    graph_def, source, (bottleneck, probabilities) = freeze(lambda p: both(preprocess(p), training=False), size)
-    return Network(graph_def, source, bottleneck, size, 0.0, 1.0, probabilities, labels=imagenet_class_names(1000))
+    graph_def, source, tensors = freeze(lambda pixels: network(preprocess(pixels), training=False), size)
+    probabilities, labels = (tensors[1], imagenet_class_names(1000)) if own_classes else (None, ())
+    return Network(graph_def, source, tensors[0], size, 0.0, 1.0, probabilities, labels=labels)
 
 
 def application_module(name: str) -> ModuleType:
-    """Return the module of tf.keras.applications that holds an application and its preprocess_input."""
-    if name.startswith("MobileNetV3"):  # the one module that does not list its classes
+    """Return the module of tf.keras.applications with an application and its preprocess_input."""
+    if name.startswith("MobileNetV3"):  # its module does not list its classes
         return tf.keras.applications.mobilenet_v3
     for module in vars(tf.keras.applications).values():
         if isinstance(module, ModuleType) and hasattr(module, name) and hasattr(module, "preprocess_input"):
@@ -56,12 +48,15 @@ def application_module(name: str) -> ModuleType:
     raise UserError(unknown("Keras application", name, list(KERAS)))
 
 
-def load_model(spec: Spec, size: int) -> Any:
-    """Build the application without its top, or with it where the layer or the weights file asks for that."""
+def load_application(spec: Spec, size: int) -> Any:
+    """Return the Keras model without its top, or with it if the layer or the weights file needs the top.
+
+    Raises UserError for weights that do not fit, and if the network cannot be built.
+    """
     problems = []
     for top in (False, True):
         if top and spec.weights in (None, "imagenet") and spec.size not in (None, KERAS[spec.keras or ""][0]):
-            break  # the published weights of the top fit the published size alone
+            break  # the published weights of the top fit only the published size
         model = _construct(spec, size, top)
         if spec.layer and not top and spec.layer not in {layer.name for layer in model.layers}:
             continue

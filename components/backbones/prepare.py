@@ -1,11 +1,11 @@
-"""The canonical backbone: one frozen graph from image bytes to bottleneck, preprocessing inside."""
+"""The backbone: one frozen graph from image bytes to bottleneck, which includes the preprocessing."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from tensorflow.core.protobuf import rewriter_config_pb2
 from tensorflow.python.ops import control_flow_util
 
 from components import features
-from components.backbones.network import Network, find_tensor, pool
+from components.backbones.network import Network, find_tensor, pool, tensor_name
 from components.backbones.precomputed import ImportedBottlenecks
 from components.backbones.preprocessing import add_decoding
 from components.backbones.spec import EMBEDDED, Spec, name_specs, source_files
@@ -32,8 +32,8 @@ GRAPH_FILE, JSON_FILE = "graph.pb", "backbone.json"
 
 @dataclass(frozen=True)
 class Backbone:
-    """What backbone.json holds: dim is the width of the bottleneck, size the side of the one input in pixels, if it is
-    one; labels are the classes of the backbone's own head, if it has one; source is the fingerprint of what made it."""
+    """The content of backbone.json: dim is the width of the bottleneck, size the side of the input in pixels, None for
+    several inputs; labels are the classes of the backbone's own head; source is fingerprint_source of its specs."""
 
     name: str
     id: str
@@ -44,10 +44,10 @@ class Backbone:
 
 
 def prepare_backbone(specs: Sequence[Spec], folder: Path, progress: Progress, own_classes: bool = False) -> Backbone:
-    """Write <folder>/<id>/graph.pb and backbone.json for one network, or for several side by side.
+    """Write <folder>/<id>/graph.pb and backbone.json for one network, or for several with concatenated bottlenecks.
 
-    own_classes asks Keras applications for their ImageNet top, which others have with them in any case. Raises
-    UserError where a source, a layer or a tensor is not to be had.
+    own_classes includes the ImageNet top of Keras applications; other networks always include theirs. Raises UserError
+    if a source, a layer or a tensor is not available.
     """
     source = fingerprint_source(specs, own_classes)
     prepared = find_prepared(folder, source)
@@ -57,13 +57,11 @@ def prepare_backbone(specs: Sequence[Spec], folder: Path, progress: Progress, ow
     with _v1_control_flow(), tf.Graph().as_default() as graph:
         image_bytes = tf.compat.v1.placeholder(tf.string, [None], features.IMAGE_BYTES)
         views = tf.compat.v1.placeholder_with_default(WHOLE, [None, 5], features.VIEWS)
-        if len(networks) == 1:
-            add_network(image_bytes, views, *networks[0])
-        else:
-            parts = []
-            for number, (network, spec) in enumerate(networks):
-                with tf.name_scope(f"part{number}"):
-                    parts.append(add_network(image_bytes, views, network, spec))
+        parts = []
+        for number, (network, spec) in enumerate(networks):
+            with tf.name_scope(f"part{number}") if len(networks) > 1 else nullcontext():
+                parts.append(add_network(image_bytes, views, network, spec))
+        if len(parts) > 1:
             scaled = [tf.nn.l2_normalize(part, -1) * part.shape[-1] ** 0.5 for part in parts]
             tf.concat(scaled, -1, features.BOTTLENECK)
     labels = networks[0][0].labels if len(networks) == 1 else ()
@@ -71,7 +69,7 @@ def prepare_backbone(specs: Sequence[Spec], folder: Path, progress: Progress, ow
 
 
 def prepare_cached(specs: Sequence[Spec], progress: Progress, own_classes: bool = False) -> tuple[Backbone, Path]:
-    """Return a backbone prepared in the user's cache, and its folder; of processes at once, one prepares it."""
+    """Return a backbone and its folder in the user's cache; of concurrent processes, one prepares it."""
     folder = cache_folder() / "backbones"
     backbone = find_prepared(folder, fingerprint_source(specs, own_classes))
     if not backbone:
@@ -81,7 +79,7 @@ def prepare_cached(specs: Sequence[Spec], progress: Progress, own_classes: bool 
 
 
 def fingerprint_source(specs: Sequence[Spec], own_classes: bool) -> str:
-    """Return a hash of all that decides a prepared backbone: specs, their files, TensorFlow and our code."""
+    """Return a hash of specs, their files, the version of TensorFlow and our code, which decide a prepared backbone."""
     here = Path(__file__).parent
     code = [*sorted(here.glob("*.py")), *sorted((here.parent / "images").glob("*.py"))]
     files = [fingerprint_file(path) for path in (*source_files(tuple(specs)), *code)]
@@ -90,15 +88,15 @@ def fingerprint_source(specs: Sequence[Spec], own_classes: bool) -> str:
 
 
 def find_prepared(folder: Path, source: str) -> Backbone | None:
-    """Return the backbone below a folder that a source of this fingerprint made, None if there is none, whole."""
+    """Return the undamaged backbone below a folder with this fingerprint_source, None without one."""
     for made in folder.glob(f"*/{JSON_FILE}"):
         try:
             backbone = read_backbone(made.parent)
-            if made.parent.name != backbone.id:  # another process is about to rename it
+            if made.parent.name != backbone.id:  # another process still writes it
                 continue
             if backbone.source == source and _identify((made.parent / GRAPH_FILE).read_bytes()) == backbone.id:
                 return backbone
-        except (DamagedFile, FileNotFoundError):  # written again
+        except (DamagedFile, FileNotFoundError):  # the caller writes it again
             continue
     return None
 
@@ -108,7 +106,7 @@ def _identify(graph: bytes) -> str:
 
 
 def build_network(spec: Spec, progress: Progress, own_classes: bool) -> Network:
-    """Return the network that a spec names, from whichever library knows it."""
+    """Return the network of a spec; raises UserError if it is not available."""
     if spec.name in EMBEDDED:
         from components.backbones.efficientnet_lite import build_lite
 
@@ -118,25 +116,24 @@ def build_network(spec: Spec, progress: Progress, own_classes: bool) -> Network:
 
         return build_module(spec)
     if spec.keras:
-        from components.backbones import keras_applications
+        from components.backbones.keras_applications import build_application
 
-        return (
-            keras_applications.build_classifier(spec.keras)
-            if own_classes
-            else keras_applications.build_application(spec)
-        )
+        return build_application(spec, own_classes)
     from components.backbones.frozen_graphs import build_downloaded, build_from_file
 
     return build_downloaded(spec.name, progress) if spec.name else build_from_file(spec)
 
 
 def add_network(image_bytes: tf.Tensor, views: tf.Tensor, network: Network, spec: Spec) -> tf.Tensor:
-    """Add decoding and a network to the graph; return its bottleneck float32[N * V, D] of V views of N images."""
+    """Add decoding and a network to the default graph; return the bottlenecks float32[N * V, D] of V views of N images.
+
+    Raises UserError for a tensor that is not in the network.
+    """
     pixels = add_decoding(image_bytes, views, network)
     scope = tf.compat.v1.get_default_graph().get_name_scope()
     prefix = f"{scope}/network" if scope else "network"
-    # The trailing '/' keeps the name as it is; the input may be any tensor of the graph, not just a placeholder.
-    inputs = {_tensor_name(network.input): pixels}
+    # The trailing '/' keeps the name as it is. The input can be any tensor of the graph, not only a placeholder.
+    inputs = {tensor_name(network.input): pixels}
     try:
         tf.import_graph_def(network.graph_def, inputs, name=f"{prefix}/")
     except ValueError as error:
@@ -150,20 +147,16 @@ def add_network(image_bytes: tf.Tensor, views: tf.Tensor, network: Network, spec
     if network.probabilities and not spec.layer:
         outputs = network.probabilities
         if network.flattened:
-            inputs[_tensor_name(network.flattened)] = bottleneck
+            inputs[tensor_name(network.flattened)] = bottleneck
             tf.import_graph_def(network.graph_def, inputs, name=f"{prefix}_head/")
             prefix += "_head"
         tf.identity(find_tensor(graph, outputs, prefix), features.PROBABILITIES)
     return bottleneck
 
 
-def _tensor_name(name: str) -> str:
-    return name if ":" in name else f"{name}:0"
-
-
 @contextmanager
 def _v1_control_flow() -> Iterator[None]:
-    # Version 2 loops carry function names numbered across the process: the graph's hash would not be the same twice.
+    # Version 2 loops number their functions across the process, but the graph must have the same hash each time.
     before = control_flow_util.ENABLE_CONTROL_FLOW_V2
     tf.compat.v1.disable_control_flow_v2()
     try:
@@ -173,10 +166,10 @@ def _v1_control_flow() -> Iterator[None]:
 
 
 def write_backbone(name: str, graph: tf.Graph, labels: tuple[str, ...], source: str, folder: Path) -> Backbone:
-    """Write a graph that has the canonical tensors below <folder>/<id>; its id is the hash of the graph."""
+    """Write a graph with the tensors that features.py names to <folder>/<id>; its id is the hash of the graph."""
     operations = {operation.name: operation for operation in graph.get_operations()}
     outputs = [output for output in (features.BOTTLENECK, features.PROBABILITIES) if output in operations]
-    # The 2015 network has 1008 outputs and names for fewer: the rest stay without a name.
+    # The 2015 network has 1008 outputs but fewer names: the others have the name ''.
     width = operations[features.PROBABILITIES].outputs[0].shape[-1] if features.PROBABILITIES in operations else 0
     pruned = tf.compat.v1.graph_util.extract_sub_graph(graph.as_graph_def(), outputs)
     content = pruned.SerializeToString(deterministic=True)
@@ -188,14 +181,14 @@ def write_backbone(name: str, graph: tf.Graph, labels: tuple[str, ...], source: 
         labels=(*labels, *[""] * (width - len(labels))) if labels and width else (),
         source=source,
     )
-    with replacing_folder(folder / backbone.id, JSON_FILE) as partial:
-        (partial / GRAPH_FILE).write_bytes(content)
-        write_json(partial / JSON_FILE, asdict(backbone))
-    return backbone
+    return _write_files(backbone, content, folder)
 
 
 def write_imported(name: str, imported: ImportedBottlenecks, network: Backbone | None, folder: Path) -> Backbone:
-    """Write the backbone of ready-made bottlenecks: its id is that of the vectors, its graph that of their network."""
+    """Write the backbone of ready-made bottlenecks, with the graph of the network that computed them, if given.
+
+    Its id is a hash of the fingerprint of the vectors and the id of that network.
+    """
     identity = f"{imported.fingerprint()} {network.id if network else ''}"
     backbone = Backbone(
         name=name,
@@ -204,22 +197,26 @@ def write_imported(name: str, imported: ImportedBottlenecks, network: Backbone |
         size=network.size if network else None,
         labels=network.labels if network else (),
     )
+    return _write_files(backbone, (folder / network.id / GRAPH_FILE).read_bytes() if network else None, folder)
+
+
+def _write_files(backbone: Backbone, graph: bytes | None, folder: Path) -> Backbone:
     with replacing_folder(folder / backbone.id, JSON_FILE) as partial:
-        if network:
-            (partial / GRAPH_FILE).write_bytes((folder / network.id / GRAPH_FILE).read_bytes())
+        if graph is not None:
+            (partial / GRAPH_FILE).write_bytes(graph)
         write_json(partial / JSON_FILE, asdict(backbone))
     return backbone
 
 
 def read_backbone(folder: Path) -> Backbone:
-    """Return what backbone.json says; raises DamagedFile."""
+    """Return the content of backbone.json in a folder; raises DamagedFile."""
     names = [field.name for field in fields(Backbone)]
     values = read_json(folder / JSON_FILE, *names)
     return Backbone(**{name: values[name] for name in names} | {"labels": tuple(values["labels"])})
 
 
 def load_graph(folder: Path) -> Any | None:
-    """Return the frozen graph of a prepared backbone, None for ready-made bottlenecks without their network."""
+    """Return the GraphDef of a prepared backbone, None for ready-made bottlenecks without their network."""
     if not (folder / GRAPH_FILE).exists():
         return None
     graph_def = tf.compat.v1.GraphDef()
@@ -227,33 +224,38 @@ def load_graph(folder: Path) -> Any | None:
     return graph_def
 
 
+def import_graph(folder: Path) -> tf.Graph:
+    """Return a new graph with the one of a prepared backbone."""
+    with tf.Graph().as_default() as graph:
+        tf.import_graph_def(load_graph(folder), name="")
+    return graph
+
+
 class BackboneSession:
     """A loaded backbone; safe to call from several threads."""
 
     def __init__(self, folder: Path, bfloat16: bool = False):
-        with tf.Graph().as_default() as graph:
-            tf.import_graph_def(load_graph(folder), name="")
         config = tf.compat.v1.ConfigProto()
         if bfloat16:
-            # oneDNN's kernels in bfloat16 where the processor has them; inputs and outputs stay float32.
+            # oneDNN uses bfloat16 kernels if the processor has them; inputs and outputs stay float32.
             switch = rewriter_config_pb2.RewriterConfig.ON
             config.graph_options.rewrite_options.auto_mixed_precision_onednn_bfloat16 = switch
-        self._session = tf.compat.v1.Session(graph=graph, config=config)
+        self._session = tf.compat.v1.Session(graph=import_graph(folder), config=config)
 
     def compute_bottlenecks(self, image_bytes: list[bytes], views: np.ndarray = WHOLE) -> np.ndarray:
-        """Map N encoded images to float32[N * V, dim], those of an image's V views together."""
+        """Map N encoded images and V views float32[V, 5] to bottlenecks float32[N * V, dim], image by image."""
         return self._session.run(f"{features.BOTTLENECK}:0", _feed(image_bytes, views))
 
     def decode(self, image_bytes: list[bytes], views: np.ndarray = WHOLE) -> np.ndarray:
-        """Map N encoded images to the pixels of their views, float32[N * V, S, S, 3]."""
+        """Map N encoded images and V views float32[V, 5] to pixels float32[N * V, S, S, 3], image by image."""
         return self._session.run(f"{features.PIXELS}:0", _feed(image_bytes, views))
 
     def compute_from_pixels(self, pixels: np.ndarray) -> np.ndarray:
-        """Map decoded images float32[N, S, S, 3] to float32[N, dim]."""
+        """Map pixels float32[N, S, S, 3] to bottlenecks float32[N, dim]."""
         return self.run(features.BOTTLENECK, features.PIXELS, pixels)
 
     def run(self, output: str, source: str, value: Any) -> np.ndarray:
-        """Return one named tensor of the graph for a value of another."""
+        """Return the value of the tensor `output` for a value of the tensor `source`, both by name."""
         return self._session.run(f"{output}:0", {f"{source}:0": value})
 
 

@@ -1,4 +1,4 @@
-"""Decoding inside the graph: image bytes to upright pixels of one size, as TensorFlow operations only."""
+"""Decoding in the graph: image bytes to upright pixels of one size, with TensorFlow operations only."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from components.backbones.network import Network
 from components.backbones.views import WHOLE
 from components.images.stored_pixels import decode_ordinary, decode_upright, find_ordinary
 
-# Images decoded side by side inside one call of the graph.
-DECODED_IN_PARALLEL = 16
+# Images decoded at the same time in one call of the graph.
+PARALLEL_IMAGES = 16
 
 
 def add_decoding(image_bytes: tf.Tensor, views: tf.Tensor, network: Network) -> tf.Tensor:
-    """Map image_bytes string[N] and views float32[V, 5] to pixels float32[N * V, size, size, 3].
+    """Map image_bytes string[N] and views float32[V, 5] to pixels float32[N * V, size, size, 3], image by image.
 
-    They are upright, (value - shift) / divisor, and the views of one image stand together.
+    The pixels are upright and (value - shift) / divisor.
     """
     size = network.size
 
@@ -27,7 +27,7 @@ def add_decoding(image_bytes: tf.Tensor, views: tf.Tensor, network: Network) -> 
             return tf.compat.v1.image.resize_bilinear(image[None], [size, size])[0]
         return tf.image.resize(image, [size, size])
 
-    # Decided once: a loop over a single view would cost each image more than a slice of it.
+    # Decided once per batch: for each image, a loop over a single view would be slower than no loop.
     is_whole = tf.equal(tf.shape(views)[0], 1) & tf.reduce_all(tf.equal(views, WHOLE))
 
     def cut(image: tf.Tensor) -> tf.Tensor:
@@ -38,17 +38,16 @@ def add_decoding(image_bytes: tf.Tensor, views: tf.Tensor, network: Network) -> 
         )
 
     def fill(images: tf.TensorArray, chosen: tf.Tensor, decode: Callable[[tf.Tensor], tf.Tensor]) -> tf.TensorArray:
-        places = tf.cast(tf.where(chosen)[:, 0], tf.int32)
+        rows = tf.cast(tf.where(chosen)[:, 0], tf.int32)
 
         def write(number: tf.Tensor, images: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
-            place = places[number]
-            return number + 1, images.write(place, cut(decode(image_bytes[place])))
+            row = rows[number]
+            return number + 1, images.write(row, cut(decode(image_bytes[row])))
 
         state = [0, images]
-        loop = tf.while_loop(lambda n, _: n < tf.size(places), write, state, parallel_iterations=DECODED_IN_PARALLEL)
-        return loop[1]
+        return tf.while_loop(lambda n, _: n < tf.size(rows), write, state, parallel_iterations=PARALLEL_IMAGES)[1]
 
-    # In two loops: of operations that an image does not need each still costs it 0.2 us, and most need few.
+    # Two loops: each operation that an image does not use still costs it 0.2 us, and most images use few.
     ordinary = find_ordinary(image_bytes)
     images = tf.TensorArray(tf.float32, tf.size(image_bytes), element_shape=[None, size, size, 3])
     images = fill(images, ordinary, decode_ordinary)
@@ -58,10 +57,10 @@ def add_decoding(image_bytes: tf.Tensor, views: tf.Tensor, network: Network) -> 
 
 
 def cut_view(image: tf.Tensor, view: tf.Tensor) -> tf.Tensor:
-    """Map an image [H, W, 3] and a view float32[5] to the part of it, mirrored if the view is, at least a pixel."""
+    """Map an image [H, W, 3] and a view float32[5] to the part in the view, at least one pixel, mirrored if view[4]."""
     sides = tf.shape(image)[:2]
-    start = tf.cast(tf.round(view[:2] * tf.cast(sides, tf.float32)), tf.int32)
-    start = tf.minimum(start, sides - 1)
-    end = tf.maximum(tf.cast(tf.round(view[2:4] * tf.cast(sides, tf.float32)), tf.int32), start + 1)
+    corners = tf.cast(tf.round(tf.reshape(view[:4], [2, 2]) * tf.cast(sides, tf.float32)), tf.int32)
+    start = tf.minimum(corners[0], sides - 1)
+    end = tf.maximum(corners[1], start + 1)
     part = image[start[0] : end[0], start[1] : end[1]]
     return tf.raw_ops.Reverse(tensor=part, dims=[False, view[4] > 0, False])

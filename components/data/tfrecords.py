@@ -17,7 +17,7 @@ from components.data.split_words import SPLIT_WORDS, check_evaluation, last_spli
 from components.data.tf_examples import FRAME_BYTES, find_class, find_image, parse_features, read_content
 from components.errors import UserError
 from components.rejects import UNREADABLE, Reject, RejectedImage
-from components.storage.places import as_path, describe_error, find_matches, is_remote, measure, walk_objects
+from components.storage.places import as_path, describe_error, find_matches, is_remote, read_status, walk_objects
 from components.storage.reading import try_reading
 
 # Files with class names beside the records: that of TF-Slim, then those of TensorFlow Datasets.
@@ -138,7 +138,7 @@ def _measure(path: str) -> tuple[int, int]:
     if "://" in path and not is_remote(path):
         other = tf.io.gfile.stat(path)
         return other.length, other.mtime_nsec
-    return measure(as_path(path))  # TensorFlow would round the time to seconds
+    return read_status(as_path(path))  # TensorFlow would round the time to seconds
 
 
 def _check_uncompressed(path: str, file: BinaryIO) -> None:

@@ -26,7 +26,7 @@ from components.metrics.confusion import describe_unanswered, describe_weakest, 
 from components.outcomes import Bottlenecks, Evaluation, Examples, Export, Work
 from components.run_dir import MODEL_CARD, RunDir
 from components.shards.records import check_count, check_shards, shard_files
-from components.storage.checksums import find_unlike
+from components.storage.checksums import find_mismatch
 from components.storage.files import write_json
 from components.storage.ownership import claim_files, replacing_shared_folder
 from components.storage.tables import scan_csv
@@ -112,7 +112,7 @@ def find_baseline(exports: Path, candidate: Path) -> Path | None:
         try:
             if _read_kind(export) != wanted:
                 continue
-            damaged = find_unlike(export)
+            damaged = find_mismatch(export)
         except DamagedFile:
             damaged = MODEL_CARD
         if damaged:

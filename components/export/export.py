@@ -30,7 +30,7 @@ from components.metrics.calibration import Abstention, choose_abstention
 from components.outcomes import Bottlenecks, Examples, Export, Head, Work
 from components.run_dir import MODEL_CARD, RunDir
 from components.shards.bottlenecks import Source, read_vectors
-from components.storage.checksums import find_unlike, write_sums
+from components.storage.checksums import find_mismatch, write_checksums
 from components.storage.files import read_json, write_json
 from components.storage.ownership import replacing_folder
 from components.storage.places import plain_folder
@@ -94,7 +94,7 @@ def export_model(
         exported.rmdir()
         scratch.rmdir()
         _name_signatures(partial / SAVED_MODEL)
-        write_sums(partial, (file for file in partial.rglob("*") if file.is_file()))
+        write_checksums(partial, (file for file in partial.rglob("*") if file.is_file()))
         write_json(partial / MODEL_CARD, describe_model(examples, bottlenecks, head, abstention))
     return Export(Work(items=1, computed=1), version)
 
@@ -150,7 +150,7 @@ def list_versions(exports: Path) -> list[Path]:
 
 def check_export(export: Path) -> None:
     """Raise UserError for an exported SavedModel that has changed since it was written."""
-    unlike = find_unlike(export)
+    unlike = find_mismatch(export)
     if unlike:
         raise UserError(
             f"The SavedModel '{export}' is damaged ('{unlike}' is not as it was written): run its config again, which "

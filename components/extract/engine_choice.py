@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from components.backbones.engines import BATCH_SIZE, BATCHES_IN_FLIGHT, list_engines, load_engine
+from components.backbones.engines import BATCHES_IN_FLIGHT, EXTRACTION_BATCH_SIZE, list_engines, load_engine
 from components.backbones.prepare import Backbone
 from components.errors import DamagedFile
 from components.extract.settings import EngineChoice
@@ -47,9 +47,9 @@ def resolve_engine(examples: Examples, backbone: Backbone, choice: EngineChoice,
         before = read_json(file, "engine", "choice")
         if before["choice"] == asdict(choice):
             return str(before["engine"])
-    sampled = sample_images(run.examples, SPLITS, examples.shards, TRIAL_BATCHES * BATCH_SIZE)
+    sampled = sample_images(run.examples, SPLITS, examples.shards, TRIAL_BATCHES * EXTRACTION_BATCH_SIZE)
     encoded = [image.encoded for image in sampled]
-    count = math.ceil(len(encoded) / BATCH_SIZE)
+    count = math.ceil(len(encoded) / EXTRACTION_BATCH_SIZE)
     batches = [encoded[start::count] for start in range(count)]  # the first, which is not compared, has all classes too
     if len(batches) < 2:
         return TENSORFLOW

@@ -17,7 +17,7 @@ from apache_beam.metrics import Metrics
 from apache_beam.utils.shared import Shared
 
 from components import features
-from components.backbones.engines import BATCH_SIZE, BATCHES_IN_FLIGHT, Engine, load_engine
+from components.backbones.engines import BATCHES_IN_FLIGHT, EXTRACTION_BATCH_SIZE, Engine, load_engine
 from components.backbones.precomputed import ImportedBottlenecks
 from components.backbones.settings import Augment
 from components.backbones.views import list_views, serve_views
@@ -39,7 +39,7 @@ from components.shards.records import (
     serialize_record,
     writing_shards,
 )
-from components.storage.places import measure
+from components.storage.places import read_status
 
 
 class ShardOutcome(NamedTuple):
@@ -114,7 +114,7 @@ class ExtractShard(beam.DoFn):
         pending: deque[Future[_Completed]] = deque()
         rows = iter(records)
         with ThreadPoolExecutor(BATCHES_IN_FLIGHT) as pool:
-            while batch := list(itertools.islice(rows, max(BATCH_SIZE // len(self._views), 1))):
+            while batch := list(itertools.islice(rows, max(EXTRACTION_BATCH_SIZE // len(self._views), 1))):
                 pending.append(pool.submit(self._complete_batch, batch, known))
                 if len(pending) > BATCHES_IN_FLIGHT:
                     yield pending.popleft().result()
@@ -165,7 +165,7 @@ def list_identities(examples: Path, shard: Shard) -> list[list[tuple]]:
         raise DamagedFile(str(index))
     for name, size in zip(shard_names(shard), sizes, strict=True):
         shard_file = examples / name
-        if not shard_file.exists() or measure(shard_file).size != size:
+        if not shard_file.exists() or read_status(shard_file).size != size:
             raise DamagedShard(str(shard_file))
     records: dict[str, list[tuple]] = {split: [] for split in SPLITS}
     for row in rows:

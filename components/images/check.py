@@ -17,7 +17,7 @@ from components.images.formats import Limits, check_bytes, check_pixels
 from components.images.stored_pixels import decode_ordinary, decode_stored
 from components.images.transcode import make_readable
 from components.rejects import CORRUPT, NOT_AN_IMAGE, TOO_LARGE, UNREADABLE, UNSUPPORTED, RejectedImage
-from components.storage.places import as_path, is_remote, measure, read_object
+from components.storage.places import as_path, is_remote, read_object, read_status
 from components.storage.reading import REFUSED, _explain, try_reading
 
 # Each scan of a JPEG covers the whole image and may have only 31 bytes. Writers make about ten; libjpeg-turbo's own
@@ -52,7 +52,7 @@ def read_file(path: str, limits: Limits) -> bytes:
 
 def _read_file(path: str, limits: Limits) -> bytes:
     if is_remote(path):
-        check_bytes(measure(as_path(path)).size, limits)
+        check_bytes(read_status(as_path(path)).size, limits)
         return read_object(path)
     if "://" in path:
         check_bytes(tf.io.gfile.stat(path).length, limits)

@@ -18,7 +18,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from components.errors import UserError
 from components.predict.outputs import WRITERS, check_output, report_counts, report_unreadable
 from components.predict.predict import PREDICTION_BATCH, FileAnswer, load_export, predict_files
-from components.storage.files import PARTIAL, beside, replacing_file, write_json
+from components.storage.files import PARTIAL, append_suffix, replacing_file, write_json
 from components.storage.places import make_folder, remove
 
 JOB_SUFFIXES = (".csv", ".jsonl")
@@ -52,7 +52,7 @@ def predict_by_beam(
         raise UserError(f"A Beam job cannot write to {found}: set --output to a name that ends in .csv or .jsonl.")
     check_output(output)
     load_export(export)  # raises UserError here, before a worker would fail
-    folder = beside(output.absolute(), f".{uuid4().hex}.shards{PARTIAL}")
+    folder = append_suffix(output.absolute(), f".{uuid4().hex}.shards{PARTIAL}")
     make_folder(folder)
     try:
         listed = divide_files(files, folder / NAMES_FILE, shards)

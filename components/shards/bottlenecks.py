@@ -1,4 +1,4 @@
-"""Read bottleneck shards: the vectors and labels of a split, or all that is known of the images of some shards."""
+"""Read bottleneck shards: the vectors and labels of a split, or complete tables with keys and checksums."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from components.features import BOTTLENECK, BOTTLENECK_VIEWS, KEY, LABEL, SHA256
 from components.shards.records import META_SPEC, check_count, naming_damage, read_batches
 from components.shards.spans import hash_fraction
 
-# Vectors that are parsed at once, and such batches side by side.
-PARSED_AT_ONCE = 1024
+# Vectors parsed per batch, and batches parsed at the same time.
+VECTORS_PER_BATCH = 1024
 PARSED_IN_PARALLEL = 4
-# Images that are measured at a time: the copies of so many, in float64, take about 100 MB.
+# Images per part: the float64 copies of so many take about 100 MB.
 PART = 8192
 
 
 @dataclass(frozen=True)
 class Source:
-    """The shards of one split: how many images they hold, and the width and number of views of their bottlenecks."""
+    """The shards of one split: number of images, width of the bottlenecks, and number of views per image."""
 
     files: Sequence[str]
     count: int
@@ -33,12 +33,12 @@ class Source:
 
     @property
     def bytes(self) -> int:
-        """What they take in memory."""
+        """The memory of the bottlenecks in bytes."""
         return self.count * self.views * self.dim * 4
 
     def parse(self, records: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Map serialized records [B] to the bottlenecks of all views float32[B, V, D] and labels int64[B]."""
-        # A record of one view holds it once, as the bottleneck that serving sees.
+        """Map serialized records string[B] to the bottlenecks of all views float32[B, V, D] and labels int64[B]."""
+        # A record with one view has it only as the served bottleneck.
         name = BOTTLENECK_VIEWS if self.views > 1 else BOTTLENECK
         vectors = tf.io.FixedLenFeature([self.views, self.dim], tf.float32)
         parsed = tf.io.parse_example(records, {name: vectors, LABEL: META_SPEC[LABEL]})
@@ -46,26 +46,26 @@ class Source:
 
 
 class Vectors(NamedTuple):
-    """Bottlenecks in memory: those of all views float32[N, V, D], and labels int64[N]."""
+    """Bottlenecks in memory: values of all views float32[N, V, D], and labels int64[N]."""
 
     values: np.ndarray
     labels: np.ndarray
 
     def parts(self) -> Iterator[Vectors]:
-        """Yield the same, some images at a time: what is computed of these takes little memory."""
+        """Yield the vectors of up to PART images at a time, to limit the memory of computations."""
         for start in range(0, len(self.labels), PART):
             yield Vectors(*(array[start : start + PART] for array in self))
 
     def select(self, rows: np.ndarray) -> Vectors:
-        """Return the same for some of the images."""
+        """Return the vectors of some images."""
         return Vectors(self.values[rows], self.labels[rows])
 
 
 @dataclass(frozen=True)
 class BottleneckTable:
-    """The bottlenecks of some shards in memory, rows sorted as in the files.
+    """The bottlenecks of some shards in memory, in file order.
 
-    vectors float32[N, D] are those that evaluation and serving see, views float32[N, V, D] those of all views.
+    vectors float32[N, D] are the served bottlenecks, views float32[N, V, D] those of all views, labels is int64[N].
     """
 
     keys: list[str]
@@ -78,31 +78,31 @@ class BottleneckTable:
 
 
 def read_vectors(source: Source) -> Iterator[Vectors]:
-    """Yield the bottlenecks of all views, some at a time, in file order; raises DamagedShard for a damaged file."""
-    records = tf.data.TFRecordDataset(list(source.files)).batch(max(PARSED_AT_ONCE // source.views, 1))
+    """Yield the bottlenecks of all views in batches, in file order; raises DamagedShard for a damaged file."""
+    records = tf.data.TFRecordDataset(list(source.files)).batch(max(VECTORS_PER_BATCH // source.views, 1))
     with naming_damage(source.files):
         for part in records.map(source.parse, PARSED_IN_PARALLEL).prefetch(2).as_numpy_iterator():
             yield Vectors(*part)
 
 
 def load_vectors(source: Source) -> Vectors:
-    """Read the bottlenecks of all views into memory; raises DamagedShard for a damaged file."""
+    """Return the bottlenecks of all views; raises DamagedShard for a damaged file, UserError for another count."""
     parts = list(read_vectors(source))
     check_count(sum(len(part.labels) for part in parts), source.count, os.path.dirname(source.files[0]))
     return Vectors(*map(np.concatenate, zip(*parts, strict=True)))
 
 
-def read_bottlenecks(files: Sequence[str], dim: int, views: int = 1, share: float = 1.0) -> BottleneckTable:
-    """Read bottleneck shards into memory, or a share of them, drawn by their keys; raises DamagedShard."""
+def read_bottlenecks(files: Sequence[str], dim: int, views: int = 1, fraction: float = 1.0) -> BottleneckTable:
+    """Return bottleneck shards as a table, or a fraction of them sampled by key; raises DamagedShard."""
     spec = {**META_SPEC, BOTTLENECK: tf.io.FixedLenFeature([dim], tf.float32)}
     if views > 1:
         spec[BOTTLENECK_VIEWS] = tf.io.FixedLenFeature([views, dim], tf.float32)
     columns: dict[str, list] = {name: [] for name in spec}
-    for batch in read_batches(files, spec, max(PARSED_AT_ONCE // views, 1)):
-        # The same images are drawn whatever else lies beside them.
-        drawn = [share >= 1 or hash_fraction(_decode(key), "sample") < share for key in batch[KEY]]
+    for batch in read_batches(files, spec, max(VECTORS_PER_BATCH // views, 1)):
+        # The choice of an image does not depend on the other images.
+        chosen = [fraction >= 1 or hash_fraction(_decode(key), "sample") < fraction for key in batch[KEY]]
         for name, column in columns.items():
-            column += itertools.compress(batch[name], drawn)
+            column += itertools.compress(batch[name], chosen)
     vectors = np.array(columns[BOTTLENECK], np.float32).reshape(-1, dim)
     return BottleneckTable(
         [_decode(key) for key in columns[KEY]],

@@ -1,9 +1,10 @@
-"""A sample of a run's images, spread over shards and classes; of the other images the lengths alone are read."""
+"""A sample of a run's images, spread over shards and classes; of other images only the lengths are read."""
 
 from __future__ import annotations
 
 import itertools
 import math
+import operator
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,28 +21,28 @@ from components.shards.spans import list_shards
 from components.storage.places import as_path
 from components.storage.tables import decode_name
 
-# Shards that are looked at. Each holds a random part of the images of its span, sorted by key.
-MOST_SHARDS = 8
+# Each shard has a random part of the images of its span, sorted by key.
+MAX_SAMPLED_SHARDS = 8
 
 
 class SampledImage(NamedTuple):
-    """An image's key, as tables have it, and its encoded bytes."""
+    """The key of an image, as in tables, and its encoded bytes."""
 
     key: str
     encoded: bytes
 
 
 def sample_images(examples: Path, splits: Sequence[str], shards: Sequence[int], count: int) -> list[SampledImage]:
-    """Return up to so many images of some splits, at even distances in their shards, the same each time.
+    """Return up to count images of some splits, evenly spaced in their shards; the choice is deterministic.
 
-    Raises DamagedShard for a file that is damaged or missing.
+    Raises DamagedShard for a damaged or missing file.
     """
     listed = list_shards(shards)
-    chosen = listed[:: math.ceil(len(listed) / MOST_SHARDS)]
+    chosen = listed[:: math.ceil(len(listed) / MAX_SAMPLED_SHARDS)]
     files = [str(examples / shard_name(split, shard)) for shard in chosen for split in splits]
-    places = [(file, offset) for file in files for offset in _find_offsets(file)]
-    rows = np.linspace(0, len(places) - 1, min(count, len(places))).round().astype(int)
-    picked = itertools.groupby((places[row] for row in rows), lambda place: place[0])
+    records = [(file, offset) for file in files for offset in _find_offsets(file)]
+    rows = np.linspace(0, len(records) - 1, min(count, len(records))).round().astype(int)
+    picked = itertools.groupby((records[row] for row in rows), operator.itemgetter(0))
     return [image for file, group in picked for image in _read_images(file, [offset for _, offset in group])]
 
 
@@ -62,6 +63,6 @@ def _read_images(file: str, offsets: Sequence[int]) -> list[SampledImage]:
                 features = parse_features(read_content(records, size - offset))
                 key, encoded = (features[name].bytes_list.value[0] for name in (KEY, ENCODED))
                 images.append(SampledImage(decode_name(key), encoded))
-    except (RejectedImage, IndexError) as error:  # a damaged record, or none of ours
+    except (RejectedImage, IndexError) as error:  # a damaged record, or one of another program
         raise DamagedShard(file) from error
     return images

@@ -1,4 +1,4 @@
-"""The index of a shard: the files listed for it, what reading each told, and the split in which its record lies."""
+"""The index of a shard: its listed files, the facts read from each, and the split of its record."""
 
 from __future__ import annotations
 
@@ -10,22 +10,21 @@ from typing import NamedTuple
 
 from components.data.image_file import ImageFile
 from components.errors import DamagedFile
-from components.features import SPLITS
 from components.images.formats import Limits
 from components.rejects import UNREADABLE
-from components.shards.names import Shard, index_name, is_index, shard_name
+from components.shards.names import Shard, index_name, is_index, shard_names
 from components.shards.spans import list_shards
 from components.storage.files import read_json, write_text
 from components.storage.ownership import list_written
 from components.storage.places import Status
 
-# Raised whenever the same file gives other facts or another record than before, so that it is read again.
+# Increased when a new version gets other facts or another record from the same file, so that files are read again.
 READING = 2
 
 
 class Facts(NamedTuple):
-    """What reading a file told: why it is no usable image ('' if it is one), else its sum, format, pixels and turn, and
-    1 if all its pixels have one colour."""
+    """The facts read from a file: the reason why it is not a usable image ('' if it is one), else its SHA-256, format,
+    height and width in pixels, EXIF orientation, and 1 if all its pixels have one colour."""
 
     reason: str
     detail: str
@@ -38,7 +37,7 @@ class Facts(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A listed file; split ('' for none) and label are those of its record; facts are missing until it is read."""
+    """A listed file, its facts (None until it is read), and split ('' for none) and label of its record."""
 
     file: ImageFile
     facts: Facts | None = None
@@ -46,28 +45,28 @@ class Row(NamedTuple):
     label: int = 0
 
 
-class Known(NamedTuple):
-    """What is known of an image before it is read: its facts, where the file has not changed, and where it lies."""
+class EarlierRecord(NamedTuple):
+    """An image after earlier runs: its facts, None if the file has changed, and the shard of its record."""
 
     facts: Facts | None = None
     place: Shard | None = None
 
 
 def encode_text(text: str) -> bytes:
-    """Return the bytes of a path or name as the file system has them."""
+    """Return the bytes of a path or name in the file system."""
     return text.encode("utf-8", "surrogateescape")
 
 
 def write_index(path: Path, rows: list[Row], limits: Limits, sizes: list[int]) -> None:
-    """Write rows with the limits under which they were read and the sizes in bytes of the shard's files."""
+    """Write rows, the limits under which they were read, and the sizes in bytes of the shard's files."""
     write_text(path, json.dumps({"limits": [*_limits(limits)], "sizes": sizes, "rows": rows}))
 
 
 def read_index(path: Path, limits: Limits | None = None) -> tuple[list[Row], list[int]]:
-    """Return rows and sizes, but no facts and sizes of an index written under other limits.
+    """Return rows and sizes; if the index was written under other limits, rows without facts and no sizes.
 
-    Raises FileNotFoundError for a missing index, DamagedFile for one that is not as it was written, and whatever the
-    storage raises for one that cannot be read: only the first of these means that nothing is there.
+    Raises FileNotFoundError for a missing index, DamagedFile for a damaged one, and an error of the storage for one
+    that cannot be read.
     """
     content = read_json(path, "limits", "sizes", "rows")
     try:
@@ -79,57 +78,56 @@ def read_index(path: Path, limits: Limits | None = None) -> tuple[list[Row], lis
         raise DamagedFile(str(path)) from error
 
 
-def read_known(folder: Path, files: Sequence[ImageFile], spans: Sequence[int], limits: Limits) -> list[Known]:
-    """Return what earlier runs learnt of each file, and in which shard of these spans its record lies.
+def read_known(folder: Path, files: Sequence[ImageFile], spans: Sequence[int], limits: Limits) -> list[EarlierRecord]:
+    """Return for each file its facts from earlier runs, and the shard of its record if it is in these spans.
 
-    A file is the same by its key, size, time of change and place in a TFRecord file; it stays where it is by its key.
-    One that could not be read is read again. Raises DamagedFile for a damaged index.
+    A file is unchanged if key, size, time of change and offset in a TFRecord file are the same; the key alone decides
+    the shard. A file that could not be read has no facts. Raises DamagedFile for a damaged index.
     """
     wanted = {file.key: number for number, file in enumerate(files)}
-    found = [Known()] * len(files)
+    found = [EarlierRecord()] * len(files)
     kept = {index_name(shard): shard for shard in list_shards(spans)}
     for name in (name for name in list_written(folder) if is_index(name)):
         place = kept.get(name)
         for row in read_index(folder / name, limits)[0]:
             number = wanted.get(row.file.key)
             if number is not None:
-                # Of a file without a time nobody can tell whether it has changed.
+                # Without a time of change, a file can have changed.
                 same = row.file.modified_ns and file_stamp(row.file) == file_stamp(files[number])
                 readable = row.facts is not None and row.facts.reason != UNREADABLE
                 before = found[number]
-                found[number] = Known(row.facts if same and readable else before.facts, place or before.place)
+                found[number] = EarlierRecord(row.facts if same and readable else before.facts, place or before.place)
     return found
 
 
 def file_stamp(file: ImageFile) -> tuple[str, int, int, int]:
-    """Return what tells a file from another, or from itself after a change, without reading it."""
+    """Return the values that identify a file and its version without reading it."""
     return file.key, file.size, file.modified_ns, file.offset
 
 
 def measure_shard(folder: Path, shard: Shard) -> list[int]:
-    """Return the sizes in bytes of the files of one shard; [] where one is missing."""
-    files = [folder / shard_name(split, shard) for split in SPLITS]
+    """Return the sizes in bytes of the files of one shard, [] if one is missing."""
+    files = [folder / name for name in shard_names(shard)]
     return [file.stat().st_size for file in files] if all(file.exists() for file in files) else []
 
 
-def plan_shard(folder: Path, shard: Shard, rows: list[Row], limits: Limits, there: Mapping[str, Status]) -> bool:
-    """Bring the index of a shard into line with rows in order of key; tell whether its files have to be written.
+def plan_shard(folder: Path, shard: Shard, rows: list[Row], limits: Limits, present: Mapping[str, Status]) -> bool:
+    """Write the index of a shard if it differs from rows, sorted by key; return whether its files must be written.
 
-    there are the files of the folder. If they have to, the index is their plan: each row has the split in which its
-    record is to lie, and no sizes vouch for files.
+    present are the files in the folder. If the files must be written, the index is their plan: each row has the split
+    for its record, and there are no sizes.
     """
     index = folder / index_name(shard)
-    lying, sizes = read_index(index, limits) if index.name in there else ([], [])
-    names = [shard_name(split, shard) for split in SPLITS]
-    written = bool(sizes) and sizes == [there[name].size for name in names if name in there]
-    written = written and all(row.facts for row in rows) and _list_records(rows) == _list_records(lying)
-    if not written or rows != lying:
+    former, sizes = read_index(index, limits) if index.name in present else ([], [])
+    written = bool(sizes) and sizes == [present[name].size for name in shard_names(shard) if name in present]
+    written = written and all(row.facts for row in rows) and _list_records(rows) == _list_records(former)
+    if not written or rows != former:
         write_index(index, rows, limits, sizes if written else [])
     return not written
 
 
 def _list_records(rows: Sequence[Row]) -> list[tuple[str, ...]]:
-    """Return all that the records of rows depend on."""
+    """Return the values that decide the records of rows."""
     return [
         (row.file.key, row.file.text, row.file.source, str(row.label), row.split, row.facts.sha256 if row.facts else "")
         for row in rows

@@ -9,7 +9,7 @@ from components.features import SPLITS
 
 
 class Shard(NamedTuple):
-    """One shard of a span: its number among so many, and the span, 0 for the first."""
+    """One shard of a span: its number, the number of shards, and the span, 0 for the first."""
 
     number: int
     of: int
@@ -17,22 +17,22 @@ class Shard(NamedTuple):
 
 
 def shard_name(split: str, shard: Shard) -> str:
-    """File name of a shard, such as train-00003-of-00008.tfrecord; a later span is named, as in train-span2-."""
+    """Return the file name of a shard, such as train-00003-of-00008.tfrecord, or train-span2-... in a later span."""
     return f"{split}-{_name_shard(shard)}.tfrecord"
 
 
 def index_name(shard: Shard) -> str:
-    """File name of the index of a shard, such as files-00003-of-00008.json."""
+    """Return the file name of the index of a shard, such as files-00003-of-00008.json."""
     return f"files-{_name_shard(shard)}.json"
 
 
 def shard_names(shard: Shard) -> list[str]:
-    """Return the names of the files of a shard, one a split."""
+    """Return the names of the files of a shard, one per split."""
     return [shard_name(split, shard) for split in SPLITS]
 
 
 def is_index(name: str) -> bool:
-    """Tell whether a file's name is that of the index of a shard."""
+    """Return whether a name is that of the index of a shard."""
     return name.startswith("files-") and name.endswith(".json") and parse_shard(name) is not None
 
 
@@ -41,11 +41,11 @@ def _name_shard(shard: Shard) -> str:
 
 
 def parse_shard(name: str) -> Shard | None:
-    """Return the shard that a file's name tells, None for any other file."""
+    """Return the shard in the name of a file, None for any other name."""
     match = re.fullmatch(r"[a-z]+-(?:span(\d+)-)?(\d{5})-of-(\d{5})\.(?:tfrecord|json)", name)
     return Shard(int(match[2]), int(match[3]), int(match[1] or 0)) if match else None
 
 
 def is_shard(name: str) -> bool:
-    """Tell whether a file's name is that of a split's shard, whose records hold sums that its readers compare."""
+    """Return whether a name is that of a TFRecord file of a shard; its readers compare the checksums of its records."""
     return name.partition("-")[0] in SPLITS and name.endswith(".tfrecord") and parse_shard(name) is not None

@@ -1,4 +1,4 @@
-"""Small pictures of images, read from the shards of examples; those of a page as many as its budget allows."""
+"""Thumbnails of images from the shards of examples, and those of a page within its budget."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from components.storage.tables import decode_name, escape_name
 
 # Characters of all data URIs: with Plotly's 5 MB and the tables of 10,000 images the page stays below 20 MB.
 BUDGET = 9_000_000
-# Small pictures that are looked for: reading them takes 3 ms each.
-MOST_SMALL = 2500
+# Small pictures that are read, at 3 ms each.
+MAX_SMALL = 2500
 SMALL = 80  # pixels, the longer side
 
 
@@ -29,10 +29,10 @@ def collect_pictures(
 ) -> dict[str, str]:
     """Return data URIs by key within BUDGET: the large pictures, then small ones, each in their order.
 
-    Keys may come twice; one that lies in no shard, or that Pillow cannot read, has none. Raises DamagedShard.
+    Keys can repeat. A key that is in no shard, or that Pillow cannot read, has no URI. Raises DamagedShard.
     """
     big = set(large)
-    wanted = [*dict.fromkeys(large), *[key for key in dict.fromkeys(small) if key not in big][:MOST_SMALL]]
+    wanted = [*dict.fromkeys(large), *[key for key in dict.fromkeys(small) if key not in big][:MAX_SMALL]]
     uris = {}
     for key, image in read_thumbnails(set(wanted), examples, shards):
         if key not in big:
@@ -48,20 +48,14 @@ def collect_pictures(
 
 def read_thumbnails(keys: set[str], examples: Path, shards: Sequence[int]) -> Iterator[tuple[str, Image.Image]]:
     """Yield (key, RGB thumbnail) for each key found in the shards; raises DamagedShard."""
-    files = find_files(keys, examples, shards)
+    files = []
+    for shard in list_shards(shards):
+        rows, _ = read_index(examples / index_name(shard))  # only the files with a key are read
+        splits = {row.split for row in rows if row.split and escape_name(row.file.key) in keys}
+        files += [str(examples / shard_name(split, shard)) for split in SPLITS if split in splits]
     for batch in read_batches(files, IMAGE_SPEC) if files else ():
         for key, encoded in zip(batch[features.KEY], batch[features.ENCODED], strict=True):
             text = decode_name(key)
             thumbnail = make_thumbnail(encoded) if text in keys else None
             if thumbnail:
                 yield text, thumbnail
-
-
-def find_files(keys: set[str], examples: Path, shards: Sequence[int]) -> list[str]:
-    """Return the shard files that hold a key, as the shards' indexes tell: no others need be read."""
-    files = []
-    for shard in list_shards(shards):
-        rows, _ = read_index(examples / index_name(shard))
-        holding = {row.split for row in rows if row.split and escape_name(row.file.key) in keys}
-        files += [str(examples / shard_name(split, shard)) for split in SPLITS if split in holding]
-    return files

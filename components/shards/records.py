@@ -28,23 +28,23 @@ META_SPEC = {
 }
 IMAGE_SPEC = {**META_SPEC, features.ENCODED: tf.io.FixedLenFeature([], tf.string)}
 
-# Records parsed at once; it bounds memory, images of usual size given.
+# Records parsed at once, which limits memory for images of usual size.
 PARSED_AT_ONCE = 64
 
 
 def bytes_feature(value: bytes) -> tf.train.Feature:
-    """Wrap one byte string."""
+    """Return a feature with one byte string."""
     return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
 
 
 def int_feature(value: int) -> tf.train.Feature:
-    """Wrap one integer."""
+    """Return a feature with one integer."""
     return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
 
 
 def float_feature(values: np.ndarray) -> tf.train.Feature:
-    """Wrap a vector of floats."""
-    # As protobuf lays packed floats out: field 1, length, little-endian values. Value by value takes 0.7 ms for 1280.
+    """Return a feature with a vector float[D], stored as float32."""
+    # The packed floats of protobuf: field 1, length, little-endian values. Its own constructor takes 0.7 ms for 1280.
     packed = np.ascontiguousarray(values, "<f4").tobytes()
     return tf.train.Feature(float_list=tf.train.FloatList.FromString(b"\n" + _encode_varint(len(packed)) + packed))
 
@@ -58,13 +58,13 @@ def _encode_varint(number: int) -> bytes:
 
 
 def serialize_record(record: dict[str, tf.train.Feature]) -> bytes:
-    """Serialize a tf.Example; equal records give equal bytes."""
+    """Return a serialized tf.Example; equal records give equal bytes."""
     return tf.train.Example(features=tf.train.Features(feature=record)).SerializeToString(deterministic=True)
 
 
 @contextmanager
 def writing_shards(folder: Path, shard: Shard) -> Iterator[dict[str, Write]]:
-    """Yield a write function per split for one shard; the files appear together when the block ends well."""
+    """Yield a write function per split for one shard; the files appear after the block, none after an exception."""
     with ExitStack() as stack:
         partials = {split: stack.enter_context(replacing_file(folder / shard_name(split, shard))) for split in SPLITS}
         writers = {
@@ -74,43 +74,41 @@ def writing_shards(folder: Path, shard: Shard) -> Iterator[dict[str, Write]]:
 
 
 def shard_files(folder: Path, split: str, shards: Sequence[int]) -> list[str]:
-    """Return the paths of a split's shards, in order, given how many each span has."""
+    """Return the paths of a split's shards in order, given the number of shards per span."""
     return [str(folder / shard_name(split, shard)) for shard in list_shards(shards)]
 
 
 def shard_patterns(folder: Path, split: str, shards: Sequence[int]) -> list[str]:
-    """Return a pattern for each span that matches the paths of a split's shards, given how many each span has."""
+    """Return a pattern per span for the paths of a split's shards, given the number of shards per span."""
     names = [shard_name(split, Shard(0, count, span)) for span, count in enumerate(shards)]
     return [str(folder / name.replace("00000-of", "?????-of")) for name in names]
 
 
 def list_former(folder: Path, shards: Sequence[int]) -> list[str]:
-    """Return the names of the shard files in a folder that runs wrote for spans other than these."""
+    """Return the names of the shard files in a folder that earlier runs wrote for other spans."""
     current = {*list_shards(shards)}
     return [name for name in list_written(folder) if is_shard(name) and parse_shard(name) not in current]
 
 
 def find_overlapping(folder: Path, shard: Shard, former: Sequence[str]) -> list[Path]:
-    """Return the files, of any split, that can hold an image of a shard: its own, and those of former names.
+    """Return the files of all splits that can contain an image of a shard: its own, and those of former names.
 
-    An image never goes from one of the spans to another, so the files of their other shards are left alone.
+    An image never changes its span, so the other shards of the current spans cannot contain it.
     """
-    own = [folder / name for name in shard_names(shard)]
-    return sorted(
-        [*(file for file in own if file.exists())]
-        + [folder / name for name in former if (lies := parse_shard(name)) and _overlap(shard, lies)]
-    )
+    own = [folder / name for name in shard_names(shard) if (folder / name).exists()]
+    others = [folder / name for name in former if (other := parse_shard(name)) and _overlap(shard, other)]
+    return sorted(own + others)
 
 
 def _overlap(shard: Shard, other: Shard) -> bool:
-    # Shard s of n covers the hash interval [s/n, (s+1)/n).
+    # Shard s of n has the hashes in [s/n, (s+1)/n).
     return shard.number * other.of < (other.number + 1) * shard.of and (
         other.number * shard.of < (shard.number + 1) * other.of
     )
 
 
 def read_batches(files: Sequence[str], spec: dict, batch_size: int = PARSED_AT_ONCE) -> Iterator[dict[str, np.ndarray]]:
-    """Yield parsed batches of records in file order; raises DamagedShard for a damaged file."""
+    """Yield records in file order as batches of one array [B, ...] per feature; raises DamagedShard."""
     records = tf.data.TFRecordDataset(list(files)).batch(batch_size)
     with naming_damage(files):
         yield from records.map(lambda batch: tf.io.parse_example(batch, spec)).prefetch(2).as_numpy_iterator()
@@ -118,7 +116,7 @@ def read_batches(files: Sequence[str], spec: dict, batch_size: int = PARSED_AT_O
 
 @contextmanager
 def naming_damage(files: Sequence[str]) -> Iterator[None]:
-    """Turn TensorFlow's complaint about a damaged record into a DamagedShard that names the file."""
+    """Replace TensorFlow's errors for a damaged record by a DamagedShard with the path of the file."""
     try:
         yield
     except (tf.errors.DataLossError, tf.errors.InvalidArgumentError, tf.errors.NotFoundError):
@@ -127,7 +125,7 @@ def naming_damage(files: Sequence[str]) -> Iterator[None]:
 
 
 def check_shards(files: Sequence[str]) -> None:
-    """Read files through, comparing checksums; raises DamagedShard for the first that is damaged or missing."""
+    """Read files to compare their checksums; raises DamagedShard for the first damaged or missing one."""
     for file in files:
         try:
             for _ in tf.data.TFRecordDataset(file).batch(PARSED_AT_ONCE):
@@ -137,12 +135,12 @@ def check_shards(files: Sequence[str]) -> None:
 
 
 def check_count(found: int, expected: int, place: object) -> None:
-    """Raise UserError where a place holds another number of records than the stage before has written there.
+    """Raise UserError if a place has another number of records than an earlier stage wrote there.
 
-    A file that is cut off between two records passes all checksums.
+    A file that is cut off between two records has no wrong checksum.
     """
     if found != expected:
         raise UserError(
-            f"'{place}' holds {found:,} records and {expected:,} were written there: a file in it has changed since, "
-            f"run again, which writes it anew."
+            f"'{place}' has {found:,} records, expected {expected:,}: a file in it has changed since it was written, "
+            f"run again to write it again."
         )

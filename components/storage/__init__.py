@@ -1,1 +1,1 @@
-"""Where bytes lie: local files or Cloud Storage, written whole or not at all."""
+"""Files in local folders or Cloud Storage, each written completely or not at all."""

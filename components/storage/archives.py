@@ -1,4 +1,4 @@
-"""Archives, unpacked without trust in them."""
+"""Unpack tar and zip archives from untrusted sources."""
 
 from __future__ import annotations
 
@@ -14,17 +14,16 @@ from components.storage.files import locked
 from components.storage.ownership import replacing_folder
 from components.storage.places import local_copy
 
-CHUNK = 2**16
 ZIP_STARTS = (b"PK\x03\x04", b"PK\x05\x06")
-# ImageNet's training set, the largest that is packed as files, has 1.3 million.
+# The training set of ImageNet, the largest one packed as files, has 1.3 million.
 MAX_MEMBERS = 2_000_000
-MAX_DEPTH = 64  # folders in a name
-TOO_LARGE = "its headers are larger than any file's name, or list the holes of a sparse file"
-MAX_HEADER = 2**20  # bytes of a header before a member of a tar: its name and attributes, kilobytes at most
+MAX_FOLDER_DEPTH = 64
+OVERSIZED_HEADER = "its headers are larger than a file's name needs, or list the holes of a sparse file"
+MAX_HEADER = 2**20  # bytes before a member of a tar for its name and attributes, which are kilobytes at most
 
 
 def unpack(archive: Path, folder: Path, max_bytes: int = 20 * 2**30) -> Path:
-    """Return `folder` with the files of a tar or zip archive, as it is if it exists; raises UserError for a bad one."""
+    """Return `folder`, with the files of a tar or zip archive if it is new; raises UserError for a bad archive."""
     if folder.is_dir():
         return folder
     try:
@@ -34,10 +33,10 @@ def unpack(archive: Path, folder: Path, max_bytes: int = 20 * 2**30) -> Path:
                     _unpack(archive, local, partial, max_bytes)
     except UserError:
         raise
-    except Exception as error:  # hostile bytes bring parsers to nearly any
-        reason, advice = str(error).partition("\n")[0].rstrip(":"), "expected a whole tar or zip archive, get it again"
+    except Exception as error:  # hostile bytes can raise nearly any
+        reason, advice = str(error).partition("\n")[0].rstrip(":"), "expected a whole tar or zip archive; get it again"
         if isinstance(error, OSError) and error.errno is not None:  # from the file system, not from a parser
-            reason, advice = error.strerror or "", "see that the one can be read and the other written"
+            reason, advice = error.strerror or "", "check the permissions and the free space of both"
         raise UserError(f"Cannot unpack '{archive}' into '{folder}' ({reason}): {advice}.") from error
     return folder
 
@@ -51,7 +50,7 @@ def _unpack(archive: Path, local: Path, folder: Path, max_bytes: int) -> None:
             raise UserError(f"'{archive}' has more than the {MAX_MEMBERS:,} files and folders expected: use another.")
         windows = PureWindowsPath(name)  # knows drives and both kinds of slashes
         outside = windows.drive or windows.root or ".." in windows.parts or "\\" in name or "\0" in name
-        if not is_plain or size < 0 or outside or len(windows.parts) > MAX_DEPTH:
+        if not is_plain or size < 0 or outside or len(windows.parts) > MAX_FOLDER_DEPTH:
             raise UserError(
                 f"'{archive}' has the member {name[:300]!r}: expected only plain files and folders, with names that "
                 "stay inside, so get the archive from a source that you trust."
@@ -64,46 +63,47 @@ def _unpack(archive: Path, local: Path, folder: Path, max_bytes: int) -> None:
 
 
 class _Header(tarfile.TarInfo):
-    """A header of a tar; tarfile would read one of any size into memory, and follow a size below 0 backwards."""
+    """A tar header with limits: tarfile would read any size into memory, and seek backwards for a negative one."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
         header = super().frombuf(buf, encoding, errors)
         limits = {tarfile.REGTYPE: sys.maxsize, tarfile.AREGTYPE: sys.maxsize, tarfile.GNUTYPE_SPARSE: -1}
         if not 0 <= header.size <= limits.get(header.type, MAX_HEADER):
-            raise ValueError(TOO_LARGE)
+            raise ValueError(OVERSIZED_HEADER)
         return header
 
     def _proc_gnusparse_10(self, *_: object) -> None:
-        raise ValueError(TOO_LARGE)
+        raise ValueError(OVERSIZED_HEADER)
 
 
 def _unpack_tar(archive: Path, folder: Path) -> Iterator[tuple[str, bool, int]]:
-    """Yield each member's name, if it is a file or a folder, and its bytes, and then unpack it; raises nearly any error
-    for damage.
+    """Yield (name, whether it is a file or folder, size in bytes) of each member, then unpack it.
+
+    Damage can raise nearly any exception.
     """
     with tarfile.open(archive, tarinfo=_Header) as tar:
         while member := tar.next():
             yield member.name, member.isreg() or member.isdir(), member.size
             tar.extract(member, folder, set_attrs=False, filter="data")
-            tar.members.clear()  # type: ignore[attr-defined]  # it remembers a kilobyte of every image
-        # tarfile takes a cut or damaged header for the end, which truly is a block of zeros; and only reading to the
-        # last byte makes gzip and its like compare checksums.
+            tar.members.clear()  # type: ignore[attr-defined]  # else it keeps a kilobyte per member
+        # tarfile accepts a cut or damaged header as the end, but the real end is a block of zeros. gzip and the like
+        # compare checksums only at the last byte.
         tar.fileobj.seek(tar.offset)
         if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-            raise tarfile.ReadError("it breaks off")
-        while tar.fileobj.read(CHUNK):
+            raise tarfile.ReadError("it is cut off")
+        while tar.fileobj.read(2**16):
             pass
 
 
 def _unpack_zip(archive: Path, folder: Path) -> Iterator[tuple[str, bool, int]]:
-    """Yield and unpack the members as _unpack_tar; zipfile reads no more of one than the bytes that it names."""
+    """Yield and unpack members as _unpack_tar does; zipfile reads no more of a member than its stated size."""
     with zipfile.ZipFile(archive) as zipped:
-        # A cut zip may end in the directory of a zip that it holds.
+        # A cut zip can end in the directory of a zip inside it.
         if min((member.header_offset for member in zipped.infolist()), default=0):
-            raise zipfile.BadZipFile("it breaks off")
+            raise zipfile.BadZipFile("it is cut off")
         for member in zipped.infolist():
-            kind = stat.S_IFMT(member.external_attr >> 16)  # 0 where it was packed elsewhere than on Unix
-            # The original name: zipfile's other one silently ends at a null byte.
+            kind = stat.S_IFMT(member.external_attr >> 16)  # 0 if it was not packed on Unix
+            # The original name: zipfile cuts `filename` at a null byte.
             yield member.orig_filename, kind in (0, stat.S_IFREG, stat.S_IFDIR), member.file_size
             zipped.extract(member, folder)

@@ -1,4 +1,4 @@
-"""Files of the network, fetched once into the user's cache."""
+"""Download files once into the user's cache."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from components.errors import UserError
-from components.storage.files import PARTIAL, beside, locked, write_json
+from components.storage.files import PARTIAL, append_suffix, locked, write_json
 
 TRIES = 5
 FIRST_DELAY = 1.0  # seconds before the second try, doubled before each later one
 TIMEOUTS = (10.0, 30.0)  # seconds to connect, seconds without a byte
-CHUNK = 2**16
-VALIDATOR = PARTIAL + ".validator"  # suffix of the file with the ETag or the date of a partial file's version
+CHUNK_BYTES = 2**16
+VALIDATOR = PARTIAL + ".validator"  # suffix of the file with the ETag or date of a partial file
 
 
 @dataclass(frozen=True)
 class Remote:
-    """A file on the network, its name in the cache, and its true size and SHA-256 where they are publicly known."""
+    """A file on the network, its name in the cache, and its size in bytes and SHA-256 if they are published."""
 
     url: str
     file: str
@@ -32,13 +32,16 @@ class Remote:
 
 
 def cache_folder() -> Path:
-    """Return the folder for what is fetched or made once: TOPGRAFT_CACHE, else topgraft in the user's cache folder."""
+    """Return the cache folder: TOPGRAFT_CACHE, else topgraft in the user's cache folder."""
     home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(os.environ.get("TOPGRAFT_CACHE") or Path(home) / "topgraft")
 
 
 def fetch(remote: Remote, report: Callable[[int, int | None], None]) -> Path:
-    """Return the cached copy, downloaded on first use; raises UserError if it cannot be had or is not the true one."""
+    """Return the cached copy, downloaded on first use; report is called with bytes so far and total bytes, if known.
+
+    Raises UserError if the file is not available, or has another size or SHA-256 than expected.
+    """
     path = cache_folder() / "downloads" / remote.file
     try:
         with locked(path):
@@ -46,22 +49,22 @@ def fetch(remote: Remote, report: Callable[[int, int | None], None]) -> Path:
                 _check(path, path, remote)
             else:
                 _download(remote, path, report)
-                _check(beside(path, PARTIAL), path, remote)
-                os.replace(beside(path, PARTIAL), path)
+                _check(append_suffix(path, PARTIAL), path, remote)
+                os.replace(append_suffix(path, PARTIAL), path)
     except OSError as error:
         raise UserError(
-            f"Cannot keep '{path}' ({error.strerror}): make room and see to the permissions there, "
+            f"Cannot write '{path}' ({error.strerror}): free space and check the permissions there, "
             "or set TOPGRAFT_CACHE to another folder."
         ) from error
     return path
 
 
 def _check(file: Path, path: Path, remote: Remote) -> None:
-    """Compare a file that is or will be at `path` with what is known of it; deletes it and raises UserError if not it.
+    """Check the size and SHA-256 of a file that is or will be at `path`; if wrong, delete it and raise UserError.
 
-    The SHA-256 is recorded with size and time of change, and computed again only when these differ.
+    The SHA-256 is recorded with size and time of change, and computed again only if these differ.
     """
-    record, recorded, status = beside(path, ".sha256"), {}, file.stat()
+    record, recorded, status = append_suffix(path, ".sha256"), {}, file.stat()
     with suppress(FileNotFoundError, ValueError, TypeError):  # ** of a list, where it is damaged
         recorded = dict(**json.loads(record.read_bytes()))
     stamp = {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
@@ -80,9 +83,9 @@ def _check(file: Path, path: Path, remote: Remote) -> None:
                 wrong += f" as on first use (delete '{record}' if it was replaced on purpose)"
     if wrong:
         file.unlink()
-        subject = f"'{path}'" if file == path else f"What '{remote.url}' sent"
+        subject = f"'{path}'" if file == path else f"The answer of '{remote.url}'"
         raise UserError(
-            f"{subject} has {wrong}, and was deleted: run again to fetch it from '{remote.url}', "
+            f"{subject} has {wrong}, and was deleted: run again to download it from '{remote.url}', "
             f"or put the right file at '{path}' by hand."
         )
 
@@ -95,12 +98,12 @@ def _download(remote: Remote, path: Path, report: Callable[[int, int | None], No
     for attempt in range(TRIES):
         try:
             _receive(remote, path, report)
-            return beside(path, VALIDATOR).unlink(missing_ok=True)
+            return append_suffix(path, VALIDATOR).unlink(missing_ok=True)
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             failure = cause = error
         if attempt < TRIES - 1:
             time.sleep(FIRST_DELAY * 2**attempt)
-    while inner := cause.__cause__ or cause.__context__:  # the outer errors speak of connection pools
+    while inner := cause.__cause__ or cause.__context__:  # the outer errors are about connection pools
         cause = inner
     raise UserError(
         f"Cannot fetch '{remote.url}' ({getattr(cause, 'strerror', None) or cause}, in {TRIES} tries): "
@@ -109,15 +112,15 @@ def _download(remote: Remote, path: Path, report: Callable[[int, int | None], No
 
 
 def _receive(remote: Remote, path: Path, report: Callable[[int, int | None], None]) -> None:
-    """Fetch what the partial file lacks; raises UserError for what is final, else errors of requests or urllib3."""
+    """Download the rest of the partial file; raises UserError for a final error, else errors of requests or urllib3."""
     import requests
 
-    partial, validator_file = beside(path, PARTIAL), beside(path, VALIDATOR)
+    partial, validator_file = append_suffix(path, PARTIAL), append_suffix(path, VALIDATOR)
     offset = partial.stat().st_size if partial.exists() else 0
     validator = validator_file.read_text("latin-1") if validator_file.exists() else ""
     if offset == remote.size:
         return
-    # With neither validator nor SHA-256, halves of two versions could be joined unnoticed.
+    # Without validator and SHA-256, parts of two versions could be joined unnoticed.
     if not (validator or remote.sha256):
         offset = 0
     headers = {"Accept-Encoding": "identity"}
@@ -129,7 +132,7 @@ def _receive(remote: Remote, path: Path, report: Callable[[int, int | None], Non
             offset = 0
         length = answer.get("Content-Length", "")
         total = offset + int(length) if length.isdecimal() else remote.size
-        # Not every server heeds If-Range, or sends all that was asked for.
+        # Some servers ignore If-Range, or send less than requested.
         whole_rest = answer.get("Content-Range") == f"bytes {offset}-{(total or 0) - 1}/{total}"
         resumes = whole_rest and _validator(answer) in ("", validator)
         if offset and (status == 416 or status == 206 and not resumes):
@@ -148,18 +151,18 @@ def _receive(remote: Remote, path: Path, report: Callable[[int, int | None], Non
             if not offset:
                 validator_file.write_text(_validator(answer), "latin-1")
             report(done, total)
-            # Not iter_content: some servers call the gzip of a .tgz its encoding, and that would be undone.
-            for chunk in response.raw.stream(CHUNK, decode_content=False):
+            # Not iter_content: some servers declare the gzip of a .tgz as its encoding, and it would be decoded.
+            for chunk in response.raw.stream(CHUNK_BYTES, decode_content=False):
                 file.write(chunk)
                 done += len(chunk)
                 report(done, total)
                 if remote.size is not None and done > remote.size:
-                    return  # the check refuses it, there is no use in filling the disk
+                    return  # _check refuses it; more would only fill the disk
     if total is not None and done < total:
         raise requests.ConnectionError(f"it sent {done} of {total} bytes")
 
 
 def _validator(headers: Mapping[str, str]) -> str:
-    """Return what names a version in If-Range, where weak ETags are not allowed, or nothing."""
+    """Return the ETag or date for If-Range, which excludes weak ETags, '' without any."""
     etag = headers.get("ETag", "")
     return etag if etag.startswith('"') else headers.get("Last-Modified", "")

@@ -1,4 +1,4 @@
-"""Which files of a folder Topgraft wrote: a mark in the folder lists them, and no other file is replaced or removed."""
+"""The mark in a folder that lists the files that Topgraft wrote there; no other file is replaced or removed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from components.errors import UserError
-from components.storage.files import PARTIAL, beside, replacing_file
+from components.storage.files import PARTIAL, append_suffix, replacing_file
 from components.storage.places import (
     is_remote,
     list_files,
@@ -23,13 +23,13 @@ from components.storage.places import (
     upload,
 )
 
-# Names that begin so are Topgraft's own, wherever they lie.
+# Names with this prefix belong to Topgraft in any folder.
 OWN_PREFIX = ".topgraft"
 MARK = f"{OWN_PREFIX}.json"
 
 
 def read_mark(folder: Path) -> set[str]:
-    """Return the names, relative to a folder, of the files that Topgraft wrote there; none without a mark.
+    """Return the paths, relative to a folder, of the files that Topgraft wrote there; empty without a mark.
 
     Raises UserError for a damaged mark, and OSError for one that cannot be read.
     """
@@ -40,13 +40,13 @@ def read_mark(folder: Path) -> set[str]:
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"The file '{folder / MARK}', which lists the files that Topgraft wrote to its folder, is damaged: move "
-            f"the folder '{folder}' away and run again, which writes it anew."
+            f"the folder '{folder}' away and run again."
         ) from error
     return set(names)
 
 
 def write_mark(folder: Path, names: Iterable[str]) -> None:
-    """Write the mark of a folder in one step."""
+    """Write the mark of a folder atomically."""
     with replacing_file(folder / MARK) as partial:
         partial.write_text(json.dumps({"written by": "topgraft", "files": sorted(names)}) + "\n", encoding="utf-8")
 
@@ -54,7 +54,7 @@ def write_mark(folder: Path, names: Iterable[str]) -> None:
 def claim_files(folder: Path, names: Collection[str]) -> None:
     """Add names to the mark of a folder before these files are written.
 
-    Raises UserError where a file of such a name is there that Topgraft did not write.
+    Raises UserError if a file with such a name exists that Topgraft did not write.
     """
     written = read_mark(folder)
     new = {*names} - written
@@ -65,12 +65,12 @@ def claim_files(folder: Path, names: Collection[str]) -> None:
 
 
 def list_written(folder: Path) -> list[str]:
-    """Return the names of the files of a folder that Topgraft wrote and that are still there, sorted."""
+    """Return the sorted names of the files of a folder that Topgraft wrote and that still exist."""
     return sorted(read_mark(folder) & list_files(folder).keys())
 
 
 def remove_written(folder: Path, keep: Collection[str] = ()) -> None:
-    """Remove the files of a folder that Topgraft wrote but those to keep, and the folders that are then empty."""
+    """Remove the files of a folder that Topgraft wrote, except those to keep, and then empty folders."""
     written = read_mark(folder)
     for name in sorted(written.difference(keep)):
         remove_file(folder / name)
@@ -84,12 +84,11 @@ def remove_written(folder: Path, keep: Collection[str] = ()) -> None:
 
 @contextmanager
 def replacing_folder(path: Path, last: str = "") -> Iterator[Path]:
-    """Yield a new empty local folder; when the block ends well its files take the place of those that Topgraft wrote to
-    `path`, else it is removed. Files of others in `path` stay.
+    """Yield a new local folder whose files replace those that Topgraft wrote to `path`, removed after an exception.
 
-    Its name is always the same: where several processes may write, the caller holds `locked`. A remote place gets its
-    files one by one; that named last, which must be there, tells that it has them all. Raises UserError where a file of
-    another has the name of a new one.
+    Files of others in `path` stay. The folder always has the same name: if several processes may write, the caller
+    holds `locked`. A remote place gets its files one by one, and the file named last only when all others exist. Raises
+    UserError if a new file has the name of a file of others.
     """
     if is_remote(path):
         with tempfile.TemporaryDirectory() as folder:
@@ -106,8 +105,8 @@ def replacing_folder(path: Path, last: str = "") -> Iterator[Path]:
 
 @contextmanager
 def replacing_shared_folder(path: Path) -> Iterator[Path]:
-    """Yield a folder as replacing_folder does, but beside `path`: where that is remote, Beam's workers reach both."""
-    partial = beside(path, PARTIAL)
+    """Yield a folder as replacing_folder does, but always beside `path`, where Beam's workers reach it."""
+    partial = append_suffix(path, PARTIAL)
     remove(partial)
     make_folder(partial)
     try:
@@ -119,11 +118,12 @@ def replacing_shared_folder(path: Path) -> Iterator[Path]:
 
 
 def _replace_written(partial: Path, folder: Path) -> None:
-    new, lying, written = {*list_files(partial)}, {*list_files(folder)}, read_mark(folder)
-    _refuse_foreign(folder, new & (lying - written))
-    if not lying - written - {MARK}:
+    new, written = {*list_files(partial)}, read_mark(folder)
+    foreign = list_files(folder).keys() - written
+    _refuse_foreign(folder, new & foreign)
+    if not foreign - {MARK}:
         remove_written(folder)
-        if not folder.exists():  # nothing of others is there: the folder appears as a whole
+        if not folder.exists():  # without files of others the folder appears as a whole
             write_mark(partial, new)
             move_folder(partial, folder)
             return
@@ -138,6 +138,6 @@ def _replace_written(partial: Path, folder: Path) -> None:
 def _refuse_foreign(folder: Path, names: Collection[str]) -> None:
     if names:
         raise UserError(
-            f"Cannot write '{folder / min(names)}', as a file is there that Topgraft did not write: move it away, or "
-            f"set another output_dir."
+            f"Cannot write '{folder / min(names)}': a file exists there that Topgraft did not write, so move it away "
+            f"or set another output_dir."
         )

@@ -1,4 +1,4 @@
-"""Places, local or in Google Cloud Storage (gs://bucket/name): one path for both, listed, measured and copied alike."""
+"""Files and folders on the local disk or in Google Cloud Storage (gs://bucket/name), behind one kind of path."""
 
 from __future__ import annotations
 
@@ -18,52 +18,52 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 REMOTE = "gs://"
-# What a listing asks for: whole descriptions of a million objects would take gigabytes.
+# Fields in a listing: full descriptions of a million objects would take gigabytes.
 FIELDS = "items(name,size,generation),nextPageToken"
 PAGE = 1000
-# Requests at a time, where each is answered in its own time.
+# Concurrent requests.
 CONNECTIONS = 16
-# What TensorFlow and Beam take for a part of a pattern in paths that are to be read or written as they are, without a
-# way to escape it: checkpoints, SavedModels and results (tensorflow/tensorflow#35489, apache/beam#21140).
+# TensorFlow and Beam read these as patterns in the paths of checkpoints, SavedModels and results, and there is no way
+# to escape them (tensorflow/tensorflow#35489, apache/beam#21140).
 PATTERN = re.compile(r"[*?[\\]")
 
 
 class Status(NamedTuple):
-    """Bytes and time of change in ns; of an object its generation, which every write changes, as no time is exact."""
+    """Size in bytes, and time of change in ns; for an object its generation, which every write changes."""
 
     size: int
     changed: int
 
 
 def is_remote(place: str | os.PathLike[str]) -> bool:
-    """Tell a place in Google Cloud Storage from a local one."""
+    """Return whether a place is in Google Cloud Storage."""
     return str(place).startswith(REMOTE)
 
 
 def expand_home(place: str) -> str:
-    """Return a place as a user wrote it with the home folder for the '~' that it begins with."""
+    """Return a place with the home folder for a leading '~'."""
     return os.path.expanduser(place)
 
 
 def as_path(place: str | os.PathLike[str]) -> Path:
-    """Return the path of a place, which works alike for both kinds, but for `open`, `os` and `shutil`."""
+    """Return the path of a place; `open`, `os` and `shutil` cannot use a remote one."""
     if isinstance(place, Path) or not is_remote(place):
         return Path(place)
-    from upath import UPath  # loaded where it is used: local runs do without
+    from upath import UPath  # local runs do not need it
 
-    # Its own cache of listings knows nothing of what TensorFlow and Beam's workers write.
+    # Its cache of listings misses the writes of TensorFlow and of Beam's workers.
     remote: Path = UPath(str(place), use_listings_cache=False)
     return remote
 
 
 def make_folder(path: Path) -> None:
-    """Create a folder and those above it; an object store has none, and a bucket is not ours to create."""
+    """Create a local folder and those above it; Cloud Storage has no folders."""
     if not is_remote(path):
         path.mkdir(parents=True, exist_ok=True)
 
 
-def measure(path: Path) -> Status:
-    """Return size and time of change of a file; raises OSError where there is none."""
+def read_status(path: Path) -> Status:
+    """Return size and time of change of a file; raises OSError if it does not exist."""
     if not is_remote(path):
         status = path.stat()
         return Status(status.st_size, status.st_mtime_ns)
@@ -72,7 +72,7 @@ def measure(path: Path) -> Status:
 
 
 def list_files(folder: Path) -> dict[str, Status]:
-    """Return the files below a folder by their names relative to it, sorted; an object store is asked once a page."""
+    """Return the files below a folder by their paths relative to it, sorted; a remote one takes a request per page."""
     if is_remote(folder):
         return dict(walk_objects(folder))
     files = {}
@@ -80,20 +80,20 @@ def list_files(folder: Path) -> dict[str, Status]:
         for file in (Path(path, name) for name in names):
             try:
                 if file.is_file():
-                    files[file.relative_to(folder).as_posix()] = measure(file)
+                    files[file.relative_to(folder).as_posix()] = read_status(file)
             except FileNotFoundError:  # renamed between the listing and here
                 continue
     return dict(sorted(files.items()))
 
 
 def _raise_unless_missing(error: OSError) -> None:
-    # Without this, and in pathlib's globs, a folder that cannot be read would be one with no files.
+    # Without this, as in pathlib's globs, an unreadable folder would count as empty.
     if not isinstance(error, FileNotFoundError):
         raise error
 
 
 def walk_objects(folder: Path, nested: bool = True) -> Iterator[tuple[str, Status]]:
-    """Yield the objects below a remote folder, or directly below it alone, by name relative to it, in order."""
+    """Yield the objects below a remote folder, only those directly below without nested, by relative path, in order."""
     for name, status in _walk(folder, nested):
         if not name.endswith("/") and name:  # an empty object that stands for a folder
             yield name, status
@@ -115,32 +115,28 @@ def _walk(folder: Path, nested: bool) -> Iterator[tuple[str, Status]]:
 def find_matches(pattern: str | os.PathLike[str]) -> list[Path]:
     """Return the files and folders that a pattern matches, sorted.
 
-    A folder that exists as the pattern spells it, such as 'photos [old]', is that folder and no pattern.
+    A folder that exists under exactly the name in the pattern, such as 'photos [old]', is not a pattern.
     """
     scheme = REMOTE if is_remote(pattern) else ""
     parts = str(pattern)[len(scheme) :].split("/")
     above = [scheme + "/".join(parts[: number + 1]) for number in range(len(parts) - 1)]
-    there = [PATTERN.search(part) and as_path(place).exists() for part, place in zip(parts[:-1], above, strict=True)]
+    exist = [PATTERN.search(part) and as_path(place).exists() for part, place in zip(parts[:-1], above, strict=True)]
     escaped = scheme + "/".join(
-        glob.escape(part) if is_there else part for part, is_there in zip(parts, [*there, None], strict=True)
+        glob.escape(part) if exists else part for part, exists in zip(parts, [*exist, None], strict=True)
     )
-    matches = match_objects(as_path(escaped)) if scheme else map(Path, glob.iglob(escaped, recursive=True))
-    return sorted(matches)
-
-
-def match_objects(pattern: Path) -> list[Path]:
-    """Return the objects, and the folders of objects, that a remote pattern matches."""
-    return [as_path(f"{REMOTE}{name}") for name in _system(pattern).glob(str(pattern))]
+    if not scheme:
+        return sorted(map(Path, glob.iglob(escaped, recursive=True)))
+    return sorted(as_path(f"{REMOTE}{name}") for name in _system(as_path(escaped)).glob(escaped))
 
 
 def read_object(place: str) -> bytes:
-    """Return the content of an object, for which TensorFlow asks several times."""
+    """Return the content of an object in one request; TensorFlow would make several."""
     content: bytes = _system(as_path(place)).cat_file(place)
     return content
 
 
 def do_side_by_side(do: Callable[[T], R], items: Sequence[T], remote: bool) -> list[R]:
-    """Return what do returns for each item; answers of a remote place are awaited together."""
+    """Return the result of do for each item, with concurrent requests if remote."""
     if not remote:
         return list(map(do, items))
     with ThreadPoolExecutor(CONNECTIONS) as pool:
@@ -148,7 +144,7 @@ def do_side_by_side(do: Callable[[T], R], items: Sequence[T], remote: bool) -> l
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder with all that is in it, if it is there."""
+    """Remove a file, or a folder with its content, if it exists."""
     if not is_remote(path):
         if path.is_dir():
             shutil.rmtree(path)
@@ -162,7 +158,7 @@ def remove(path: Path) -> None:
 
 
 def remove_file(path: Path) -> None:
-    """Remove a file, if it is there."""
+    """Remove a file, if it exists."""
     if is_remote(path):
         with suppress(FileNotFoundError):
             _system(path).rm_file(str(path))
@@ -171,7 +167,7 @@ def remove_file(path: Path) -> None:
 
 
 def remove_empty_folders(folder: Path) -> None:
-    """Remove a folder, and those below it, where they hold nothing; an object store has no folders."""
+    """Remove the empty ones of a local folder and the folders below it."""
     if not is_remote(folder) and folder.is_dir() and not folder.is_symlink():
         for path, _, _ in os.walk(folder, topdown=False, onerror=_raise_unless_missing):
             if not os.listdir(path):
@@ -179,7 +175,7 @@ def remove_empty_folders(folder: Path) -> None:
 
 
 def upload(local: Path, remote: Path, last: str = "") -> None:
-    """Write a local file, or those of a folder, to a remote place; the file named last when all others are there."""
+    """Write a local file, or the files of a local folder, to a remote place; the file named last after all others."""
     if local.is_file():
         _system(remote).put_file(str(local), str(remote))
         return
@@ -191,7 +187,7 @@ def upload(local: Path, remote: Path, last: str = "") -> None:
 
 
 def move_file(source: Path, target: Path) -> None:
-    """Move a file to another name, in place of what bears that: at once, but by a copy in a remote place."""
+    """Move a file and replace the target: atomically if local, by a copy if remote."""
     if is_remote(source):
         _system(source).cp_file(str(source), str(target))
         remove_file(source)
@@ -201,7 +197,7 @@ def move_file(source: Path, target: Path) -> None:
 
 
 def move_folder(source: Path, target: Path) -> None:
-    """Rename a folder to a name that is free beside it: at once, but object by object in a remote place."""
+    """Rename a folder to an unused name: atomically if local, object by object if remote."""
     if not is_remote(source):
         os.replace(source, target)
         return
@@ -212,9 +208,9 @@ def move_folder(source: Path, target: Path) -> None:
 
 @contextmanager
 def plain_folder(folder: Path) -> Iterator[Path]:
-    """Yield a path to a folder for TensorFlow and Beam: itself, or a link without what they take for a pattern.
+    """Yield a path to a folder for TensorFlow and Beam: itself, or a link to it if it has characters of PATTERN.
 
-    The link lasts as long as the block, and leads nowhere on other machines.
+    The link exists only during the block and on this machine.
     """
     if is_remote(folder) or not PATTERN.search(os.path.abspath(folder)):
         yield folder
@@ -227,7 +223,7 @@ def plain_folder(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def local_copy(path: Path) -> Iterator[Path]:
-    """Yield a local path of a file or folder for what reads no other: itself, or a copy for as long as the block."""
+    """Yield a local path of a file or folder: itself, or a copy that exists during the block."""
     if not is_remote(path):
         yield path
         return
@@ -242,13 +238,13 @@ def local_copy(path: Path) -> Iterator[Path]:
 
 
 def storage_errors() -> tuple[type[Exception], ...]:
-    """Return what reading and writing raises, for an except clause."""
-    return OSError, *refusals()
+    """Return the exceptions that reading and writing raise, for an except clause."""
+    return OSError, *cloud_errors()
 
 
-def refusals() -> tuple[type[Exception], ...]:
-    """Return those errors of Cloud Storage that are no OSErrors, such as for want of credentials."""
-    if "gcsfs" not in sys.modules:  # then none has happened
+def cloud_errors() -> tuple[type[Exception], ...]:
+    """Return the exceptions of Cloud Storage that are not OSErrors, such as those for missing credentials."""
+    if "gcsfs" not in sys.modules:  # then none can have been raised
         return ()
     from aiohttp import ClientError
     from gcsfs.retry import HttpError
@@ -258,7 +254,7 @@ def refusals() -> tuple[type[Exception], ...]:
 
 
 def describe_error(error: Exception) -> str:
-    """Return the reason of such an error in words, one line."""
+    """Return the reason of an error of storage_errors, one line."""
     missing = "no such file or folder" if isinstance(error, FileNotFoundError) else ""
     return getattr(error, "strerror", None) or missing or str(error).partition("\n")[0]
 

@@ -1,4 +1,4 @@
-"""Reads that are tried again where the storage fails, and errors in words."""
+"""Reads with retries if the storage fails."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import tensorflow as tf
 from components.rejects import UNREADABLE, RejectedImage
 from components.storage.places import describe_error, storage_errors
 
-# Of an error of a graph: what it says itself, between where it was made and where it ran.
+# The message of an error of a graph, without the place where the operation was created.
 OWN_WORDS = re.compile(r"(.*)\n\t \[\[")
-# How the graph words what it refuses to misread.
+# The message of a failed assertion of the graph.
 REFUSED = re.compile(r"assertion failed: \[(.*)\]")
-# Seconds to wait before a read that failed is tried again.
+# Seconds before each retry.
 WAITS = (0.1, 0.5, 2.0)
-# Errors that tell something of the file; all others tell something of the storage.
+# Errors about the file; all others are about the storage.
 OF_THE_FILE = (
     *(FileNotFoundError, PermissionError),
     *(tf.errors.NotFoundError, tf.errors.PermissionDeniedError, tf.errors.UnimplementedError),
@@ -29,10 +29,10 @@ T = TypeVar("T")
 
 
 def try_reading(read: Callable[[], T], path: str) -> T:
-    """Return the result of a read of a file, tried again where the storage fails.
+    """Return the result of a read of a file, with retries if the storage fails.
 
-    Raises RejectedImage for a file that is missing or must not be read, and OSError where the storage fails each time:
-    that tells nothing of the file.
+    Raises RejectedImage for a file that is missing or must not be read, and OSError if all retries fail, which says
+    nothing about the file.
     """
     for wait in (*WAITS, None):
         try:
@@ -48,7 +48,7 @@ def try_reading(read: Callable[[], T], path: str) -> T:
 
 
 def _explain(error: tf.errors.OpError) -> str:
-    """Return TensorFlow's own words, one line, without the names of its operations."""
+    """Return the message of TensorFlow in one line, without the names of operations."""
     message = error.message or type(error).__name__
     own = OWN_WORDS.search(message)
     message = own[1] if own else message.split("\n")[0]

@@ -1,4 +1,4 @@
-"""Csv tables that a spreadsheet may open: no name of a file or a class is taken for a formula, and none is changed."""
+"""CSV tables that are safe in a spreadsheet: it does not read names of files or classes as formulas."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 
 from components.storage.files import replacing_file
 
-# What makes a spreadsheet take a cell for a formula: https://owasp.org/www-community/attacks/CSV_Injection. Apostrophes
-# before it are counted with it, so that the one that is put before them can be taken away again.
+# The start of a formula: https://owasp.org/www-community/attacks/CSV_Injection. It includes leading apostrophes, so
+# that restore_cell removes exactly the one that guard_cell added.
 FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a csv table in one step; read_csv gives back the same text."""
+    """Write a CSV table atomically; read_csv returns the same text."""
     with (
         replacing_file(path) as partial,
         open(partial, "w", encoding="utf-8", errors="backslashreplace", newline="") as file,
@@ -28,7 +28,7 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]])
 
 
 def scan_csv(path: Path) -> Iterator[dict[str, str]]:
-    """Yield the rows of a csv file with a header that write_csv wrote, one by one."""
+    """Yield the rows of a file of write_csv by column."""
     with path.open(encoding="utf-8", newline="") as file:
         rows = ([restore_cell(cell) for cell in row] for row in csv.reader(file))
         header = next(rows, [])
@@ -36,22 +36,22 @@ def scan_csv(path: Path) -> Iterator[dict[str, str]]:
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
-    """Read a csv file with a header that write_csv wrote."""
+    """Return the rows of a file of write_csv by column."""
     return [*scan_csv(path)]
 
 
 def escape_name(name: str) -> str:
-    """Return a path or name as it stands in a table: what is not Unicode in it as backslash escapes."""
+    """Return a path or name as in tables: with backslash escapes for bytes that are not Unicode."""
     return name.encode("utf-8", "backslashreplace").decode()
 
 
 def decode_name(encoded: bytes) -> str:
-    """Return a path or name of a record as escape_name has it."""
+    """Return the path or name in the bytes of a record, as escape_name writes it."""
     return escape_name(encoded.decode("utf-8", "surrogateescape"))
 
 
 def guard_cell(value: Any) -> Any:
-    """Return a value with an apostrophe before what a spreadsheet would take for a formula; numbers are none."""
+    """Return a value with an apostrophe before the start of a formula; numbers stay as they are."""
     if isinstance(value, str) and FORMULA.match(value) and not NUMBER.fullmatch(value):
         return f"'{value}"
     return value

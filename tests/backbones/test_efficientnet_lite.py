@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from components.backbones.efficientnet_lite import add_network, block_strides, load_weights
+from components.backbones.efficientnet_lite import add_lite_network, block_strides, load_weights
 from components.backbones.spec import EMBEDDED
 
 
@@ -44,9 +44,9 @@ def keras_forward(weights, depth, pixels):
 @pytest.mark.parametrize("name", ["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"])
 def test_equals_an_independent_forward_pass_of_the_same_weights(name):
     lite = EMBEDDED[name]
-    weights = load_weights(lite)
+    weights = load_weights(name)
     pixels = tf.constant(np.random.default_rng(0).uniform(-1, 1, (2, lite.size, lite.size, 3)), tf.float32)
-    bottleneck, probabilities = add_network(pixels, weights, lite.depth)
+    bottleneck, probabilities = add_lite_network(pixels, weights, lite.depth)
     expected_bottleneck, expected_probabilities = keras_forward(weights, lite.depth, pixels)
     assert bottleneck.shape == (2, 1280)
     np.testing.assert_allclose(bottleneck, expected_bottleneck, atol=1e-3)
@@ -56,5 +56,5 @@ def test_equals_an_independent_forward_pass_of_the_same_weights(name):
 
 def test_lite0_and_lite2_have_the_blocks_that_their_weights_have():
     for name, lite in EMBEDDED.items():
-        blocks = {key.split(".")[1] for key in load_weights(lite) if key.startswith("_blocks")}
+        blocks = {key.split(".")[1] for key in load_weights(name) if key.startswith("_blocks")}
         assert len(block_strides(lite.depth)) == len(blocks), name

@@ -136,8 +136,17 @@ def test_a_text_that_is_no_vector_is_named(tmp_path, text):
 def test_an_array_with_a_wrong_list_or_shape_is_named(tmp_path):
     np.save(tmp_path / "x.npy", np.zeros((3, 2), np.float32))
     (tmp_path / "x.txt").write_text("a\nb\n")
-    with pytest.raises(UserError, match=r"names 2 images, .* holds 3 rows"):
+    with pytest.raises(UserError, match=r"names 2 images, .* has 3 rows"):
         ImportedBottlenecks(Spec(bottlenecks=str(tmp_path / "x.npy")))
     np.save(tmp_path / "y.npy", np.array([{"a": 1}], object))
     with pytest.raises(UserError, match="y.npy"):
         ImportedBottlenecks(Spec(bottlenecks=str(tmp_path / "y.npy")))
+
+
+def test_another_list_of_keys_gives_another_fingerprint(tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros((2, 3), np.float32))
+    (tmp_path / "x.txt").write_text("a\nb\n")
+    (tmp_path / "y.txt").write_text("b\na\n")
+    array = str(tmp_path / "x.npy")
+    own, other = Spec(bottlenecks=array), Spec(bottlenecks=array, keys=str(tmp_path / "y.txt"))
+    assert ImportedBottlenecks(own).fingerprint() != ImportedBottlenecks(other).fingerprint()

@@ -272,7 +272,7 @@ def test_a_test_shard_that_lost_a_record_is_noticed(judge, outcomes):
     with tf.io.TFRecordWriter(str(file)) as writer:
         for record in records[1:]:
             writer.write(record)
-    assert "holds 35 records and 36 were written there" in refusal(run, {"accuracy": 0.1})
+    assert "has 35 records, expected 36" in refusal(run, {"accuracy": 0.1})
 
 
 def test_predictions_that_are_not_those_of_the_test_split_are_noticed(judge, monkeypatch):
@@ -284,7 +284,7 @@ def test_predictions_that_are_not_those_of_the_test_split_are_noticed(judge, mon
         table.write_text("".join(table.read_text().splitlines(keepends=True)[:-1]))
 
     monkeypatch.setattr(model_analysis, "join_predictions", lose_one)
-    assert "holds 35 records and 36 were written there" in refusal(run, {"accuracy": 0.1})
+    assert "has 35 records, expected 36" in refusal(run, {"accuracy": 0.1})
     assert (copy.evaluation / "BLESSED").exists()  # the last evaluation that ended well
 
 

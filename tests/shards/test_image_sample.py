@@ -3,7 +3,7 @@ import pytest
 from components.data.tf_examples import find_offsets
 from components.errors import DamagedShard
 from components.features import ENCODED, KEY, SPLITS
-from components.shards.image_sample import MOST_SHARDS, sample_images
+from components.shards.image_sample import MAX_SAMPLED_SHARDS, sample_images
 from components.shards.names import Shard, shard_name
 from components.shards.records import bytes_feature, serialize_record, writing_shards
 from components.shards.spans import assign_shard, list_shards
@@ -49,7 +49,7 @@ def test_of_many_shards_a_few_are_opened_from_the_first_to_the_last_part(tmp_pat
         "components.shards.image_sample.find_offsets", lambda path: opened.append(path.name) or find_offsets(path)
     )
     sample_images(tmp_path, ["val"], [32], 100)
-    assert opened == [shard_name("val", Shard(number, 32)) for number in range(0, 32, 32 // MOST_SHARDS)]
+    assert opened == [shard_name("val", Shard(number, 32)) for number in range(0, 32, 32 // MAX_SAMPLED_SHARDS)]
 
 
 def test_records_between_are_not_read_and_damage_in_one_that_is_names_the_file(tmp_path):

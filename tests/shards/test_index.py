@@ -9,7 +9,7 @@ from components.errors import DamagedFile
 from components.images.formats import Limits
 from components.rejects import UNREADABLE
 from components.shards import index as file_index
-from components.shards.index import Facts, Known, Row, read_index, read_known, write_index
+from components.shards.index import EarlierRecord, Facts, Row, read_index, read_known, write_index
 from components.shards.names import Shard, index_name
 from components.storage.ownership import claim_files
 
@@ -61,7 +61,7 @@ def test_facts_read_by_earlier_rules_are_read_again(tmp_path, monkeypatch):
     write_index(tmp_path / index_name(Shard(0, 1)), [row], Limits(), [1, 2, 3])
     monkeypatch.undo()
     assert read_index(tmp_path / index_name(Shard(0, 1)), Limits()) == ([row._replace(facts=None)], [])
-    assert read_known(tmp_path, [row.file], [1], Limits()) == [Known(None, Shard(0, 1))]
+    assert read_known(tmp_path, [row.file], [1], Limits()) == [EarlierRecord(None, Shard(0, 1))]
 
 
 def test_facts_are_known_by_what_tells_a_file_from_itself_after_a_change(tmp_path):
@@ -74,19 +74,24 @@ def test_facts_are_known_by_what_tells_a_file_from_itself_after_a_change(tmp_pat
     write_index(tmp_path / index_name(Shard(0, 1)), [known, unread, untimed], Limits(), [])
     files = [row.file for row in (known, unread, untimed)]
     changed = [known.file._replace(**{what: 9}) for what in ("size", "modified_ns", "offset")]
-    assert read_known(tmp_path, [*files, image("b")], [], Limits()) == [Known(known.facts), Known(), Known(), Known()]
+    assert read_known(tmp_path, [*files, image("b")], [], Limits()) == [
+        EarlierRecord(known.facts),
+        EarlierRecord(),
+        EarlierRecord(),
+        EarlierRecord(),
+    ]
     for file in changed:
-        assert read_known(tmp_path, [file], [1], Limits()) == [Known(None, Shard(0, 1))]
+        assert read_known(tmp_path, [file], [1], Limits()) == [EarlierRecord(None, Shard(0, 1))]
 
 
 def test_a_file_that_could_not_be_read_is_read_again(tmp_path):
     row = Row(image("a"), Facts(UNREADABLE, "input/output error"))
     claim_files(tmp_path, [index_name(Shard(0, 1))])
     write_index(tmp_path / index_name(Shard(0, 1)), [row], Limits(), [])
-    assert read_known(tmp_path, [row.file], [1], Limits()) == [Known(None, Shard(0, 1))]
+    assert read_known(tmp_path, [row.file], [1], Limits()) == [EarlierRecord(None, Shard(0, 1))]
 
 
 def test_an_index_that_no_run_wrote_tells_nothing(tmp_path):
     row = Row(image("a"), Facts("", "", "sum"))
     write_index(tmp_path / index_name(Shard(0, 1)), [row], Limits(), [])
-    assert read_known(tmp_path, [row.file], [1], Limits()) == [Known()]
+    assert read_known(tmp_path, [row.file], [1], Limits()) == [EarlierRecord()]

@@ -141,5 +141,5 @@ def test_pictures_come_large_before_small_within_the_budget(tmp_path, options, m
     fewer = collect_pictures(large, small, run.examples, examples.shards)
     assert set(keys[:7]) <= fewer.keys() and sum(map(len, fewer.values())) <= budget
 
-    monkeypatch.setattr("components.shards.pictures.MOST_SMALL", 2)
+    monkeypatch.setattr("components.shards.pictures.MAX_SMALL", 2)
     assert collect_pictures(large, small, run.examples, examples.shards).keys() == set(keys[:5])

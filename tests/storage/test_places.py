@@ -15,7 +15,16 @@ from components.images.check import Limits, read_file
 from components.predict.inputs import find_inputs
 from components.storage.files import PARTIAL, fingerprint_file, remove_partials, replacing_file, write_text
 from components.storage.ownership import MARK, replacing_folder, replacing_shared_folder
-from components.storage.places import as_path, is_remote, list_files, local_copy, measure, remove, upload, walk_objects
+from components.storage.places import (
+    as_path,
+    is_remote,
+    list_files,
+    local_copy,
+    read_status,
+    remove,
+    upload,
+    walk_objects,
+)
 from components.storage.tables import write_csv
 
 
@@ -80,7 +89,7 @@ def test_every_write_of_an_object_shows(remote):
     seen = set()
     for _ in range(3):
         (remote / "x").write_text("same")
-        seen |= {measure(remote / "x"), list_files(remote)["x"]}
+        seen |= {read_status(remote / "x"), list_files(remote)["x"]}
     assert len(seen) == 3
     seen = set()
     for name in ("x", "x", "y"):

@@ -97,7 +97,7 @@ def test_shards_without_records_have_no_parts(tmp_path):
 
 def test_shards_that_hold_fewer_than_were_counted_are_no_split(tmp_path):
     source, _ = write_source(tmp_path, 50, 1)
-    with pytest.raises(UserError, match="holds 50 records and 51 were written"):
+    with pytest.raises(UserError, match="has 50 records, expected 51"):
         load_vectors(replace(source, count=51))
 
 
