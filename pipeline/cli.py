@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from components.errors import UserError
 from components.run_dir import STAGES
-from components.storage.places import as_path, describe_error, expand_home
+from components.storage.places import as_path, cloud_errors, describe_error, expand_home
 from components.terminal.text import printable
 from pipeline import commands
 from pipeline.failures import describe_failure, is_interrupt

@@ -34,7 +34,7 @@ from components.storage.tables import read_csv, scan_csv
 ROWS_SHOWN = 24
 REJECTS_SHOWN = 200
 
-Row = dict[str, str]
+TableRow = dict[str, str]
 
 
 class Reliability(NamedTuple):
@@ -63,7 +63,7 @@ class Reliability(NamedTuple):
 class Table(NamedTuple):
     """The rows of a table that the page shows, the most telling first, and how many the table has."""
 
-    shown: list[Row]
+    shown: list[TableRow]
     total: int
 
 
@@ -96,7 +96,7 @@ class Content:
     facts: Mapping[str, Any]
     counts: Counter[tuple[str, str]]
     images_sha256: str
-    predictions: Sequence[Row]
+    predictions: Sequence[TableRow]
     confusion: np.ndarray
     sources: Mapping[str, Mapping[str, float]]
     reliability: Reliability
@@ -109,13 +109,13 @@ class Content:
         return score_classes(self.confusion, self.results.examples.labels)
 
     @cached_property
-    def mistakes(self) -> list[Row]:
+    def mistakes(self) -> list[TableRow]:
         """The rows of wrong predictions, the most confident first."""
         wrong = (row for row in self.predictions if row["label"] != row["actual"])
         return sorted(wrong, key=lambda row: -float(row["probability"]))
 
 
-def read_content(results: Results, run: RunDir) -> Content:
+def read_report_content(results: Results, run: RunDir) -> Content:
     """Read what ingest, audit, export and evaluate left; raises DamagedFile for the card of an export."""
     facts = read_facts(results.export.folder(run))
     predictions = read_csv(run.predictions)
@@ -136,7 +136,7 @@ def read_content(results: Results, run: RunDir) -> Content:
     )
 
 
-def measure_reliability(predictions: Sequence[Row], abstention: Abstention | None) -> Reliability:
+def measure_reliability(predictions: Sequence[TableRow], abstention: Abstention | None) -> Reliability:
     """Measure the rows of predictions.csv; abstention is the threshold as chosen on the validation split."""
     confidences = np.array([float(row["probability"]) for row in predictions])
     correct = np.array([row["label"] == row["actual"] for row in predictions])
@@ -177,7 +177,7 @@ def describe_leaks(content: Content) -> list[str]:
     ]
 
 
-def accuracy_of(predictions: Iterable[Row]) -> float | None:
+def accuracy_of(predictions: Iterable[TableRow]) -> float | None:
     """Return the share of predictions that are right, None of none."""
     hits = [row["label"] == row["actual"] for row in predictions]
     return sum(hits) / len(hits) if hits else None

@@ -23,7 +23,7 @@ from components.outcomes import Export, Report, Results, TunedHead, Work
 from components.pages.figures import plot_calibration, plot_confusion, plot_coverage, plot_history, plot_map
 from components.pages.html import embed_figure, load_plotly, load_template
 from components.report.card_text import describe_card
-from components.report.content import Content, Row, describe_leaks, read_content, read_health
+from components.report.content import Content, TableRow, describe_leaks, read_health, read_report_content
 from components.report.model_card import build_card
 from components.run_dir import MODEL_CARD, RunDir
 from components.shards.pictures import collect_pictures
@@ -55,7 +55,7 @@ def write_report(
     config and stages are those of run.json, specs the backbones that config names; curve is the table of the curve,
     which is shown and copied where one was measured.
     """
-    content = read_content(results, run)
+    content = read_report_content(results, run)
     card = build_card(content, specs, config)
     write_json(results.export.folder(run) / MODEL_CARD, card)
     summary, leaks = summarise(content, config["name"]), describe_leaks(content)
@@ -70,7 +70,7 @@ def write_report(
         page_data=gather_page_data(content),
         card_sections=describe_card(card),
         config=yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True),
-        versions=list_versions(),
+        versions=list_package_versions(),
         plotly=load_plotly(),
         **draw_figures(content, history, run),
         **gather_images(content, config["seed"], run),
@@ -115,7 +115,7 @@ def find_former(export: Export, run: RunDir) -> tuple[str, float] | None:
     return former.name, json.loads((former / BLESSED).read_text(encoding="utf-8"))["metrics"]["accuracy"]
 
 
-def draw_figures(content: Content, history: Sequence[Row], run: RunDir) -> dict[str, Any]:
+def draw_figures(content: Content, history: Sequence[TableRow], run: RunDir) -> dict[str, Any]:
     """Return the template's figures: learning curves, confusion matrix, coverage and calibration."""
     results, reliability = content.results, content.reliability
     plots = plot_coverage(reliability.curve, reliability.test), plot_calibration(reliability.bins)
@@ -154,7 +154,7 @@ def gather_images(content: Content, seed: int, run: RunDir) -> dict[str, Any]:
     }
 
 
-def write_tables(content: Content, tables: Mapping[str, Sequence[Row]], folder: Path) -> None:
+def write_tables(content: Content, tables: Mapping[str, Sequence[TableRow]], folder: Path) -> None:
     """Write confusion.csv, classes.csv, mistakes.csv, and by their names those of further tables that have rows."""
     labels, mistakes = content.results.examples.labels, content.mistakes
     rows = ([label, *row] for label, row in zip(labels, content.confusion.tolist(), strict=True))
@@ -167,7 +167,7 @@ def write_tables(content: Content, tables: Mapping[str, Sequence[Row]], folder: 
             write_csv(folder / name, list(table[0]), (list(row.values()) for row in table))
 
 
-def list_versions() -> dict[str, str]:
+def list_package_versions() -> dict[str, str]:
     """Return the versions of Python and of the packages whose results a run depends on; '' for one not installed."""
     return {"python": platform.python_version(), **{name: _find_version(name) for name in PACKAGES}}
 
@@ -195,7 +195,7 @@ def gather_page_data(content: Content) -> dict[str, Any]:
     }
 
 
-def choose_listed(predictions: Sequence[Row], most: int) -> list[int]:
+def choose_listed(predictions: Sequence[TableRow], most: int) -> list[int]:
     """Return which rows to list, in order: of each cell of the confusion matrix the most probable, as many of each.
 
     So all mistakes are there where few images are of their kind, and what is left out are images recognised as others.

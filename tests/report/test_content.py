@@ -5,7 +5,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix
 
 from components.metrics.calibration import NEVER_ANSWERS, Abstention
 from components.outcomes import Evaluation, Work
-from components.report.content import accuracy_of, describe_leaks, measure_reliability, read_content, read_health
+from components.report.content import accuracy_of, describe_leaks, measure_reliability, read_health, read_report_content
 from components.storage.tables import read_csv
 
 
@@ -32,7 +32,7 @@ def test_accuracy_is_the_share_that_is_right():
 
 
 def test_what_is_read_of_a_run_agrees_with_scikit_learn_on_its_predictions(toy_run):
-    content = read_content(read_results(toy_run), toy_run)
+    content = read_report_content(read_results(toy_run), toy_run)
     rows = read_csv(toy_run.predictions)
     actual, predicted = ([row[name] for row in rows] for name in ("actual", "label"))
     assert content.predictions == rows
