@@ -196,7 +196,7 @@ def test_names_are_text_wherever_they_stand(tmp_path, toy_config, toy_backbone):
 
 
 def test_versions_are_those_that_are_imported(monkeypatch):
-    versions = report.list_versions()
+    versions = report.list_package_versions()
     assert versions["python"] == platform.python_version() and versions["tensorflow"] == tf.__version__
     monkeypatch.setattr(report, "PACKAGES", ("no-such-package",))
-    assert report.list_versions()["no-such-package"] == ""
+    assert report.list_package_versions()["no-such-package"] == ""
