@@ -14,7 +14,6 @@ from PIL import Image
 from toys import ingest
 
 from components import features
-from components.images.check import Limits
 from components.images.stored_pixels import decode_stored
 from components.run_dir import RunDir
 
@@ -168,7 +167,7 @@ def test_every_damaged_file_is_written_as_an_image_or_rejected(tmp_path, options
         path.write_bytes(content)
     run = RunDir(tmp_path / "run")
     # Some damage leaves a file as it was: copies are kept, so that no healthy one gives way to its own.
-    rules = {"limits": Limits(max_pixels=10**6), "max_reject_share": 1.0, "duplicates": "keep"}
+    rules = {"max_pixels": 10**6, "max_reject_share": 1.0, "duplicates": "keep"}
     outcome = ingest(tmp_path / "images", run, options, **rules)
 
     assert outcome.found == len(healthy) + FILES == outcome.written + outcome.rejected

@@ -130,7 +130,7 @@ def test_options_of_a_config_reach_the_job(submit):
 def test_a_setup_file_is_staged_as_the_source_distribution(submit):
     job, _, staged = submit("extract", setup_file=str(ROOT / "setup.py"), sdk_container_image=None)
     with tarfile.open(fileobj=BytesIO(staged["workflow.tar.gz"])) as archive:
-        assert any(name.endswith("/components/bottlenecks.py") for name in archive.getnames())
+        assert any(name.endswith("/components/extract/extract.py") for name in archive.getnames())
         assert not any("test" in name for name in archive.getnames())
     (pool,) = job.environment.workerPools
     assert "workflow.tar.gz" in {package.name for package in pool.packages}

@@ -308,7 +308,7 @@ def test_where_no_epoch_is_better_the_head_alone_is_served(seeing_config, tmp_pa
     record = json.loads(run.record.read_text())
     assert "reextract" not in record["stages"] and "fine_tuned" not in record["backbone"]
     page = (run.report / "index.html").read_text()
-    assert "No epoch of fine-tuning was better" in page and "best epoch 0, the head that training began with" in page
+    assert "No epoch of fine-tuning was better" in page and "best epoch 0 (the head at the start of training)" in page
     for one, two in zip(read_variables(run.finetuned, HEAD), read_variables(run.model, HEAD), strict=True):
         np.testing.assert_array_equal(one, two)
     predictions = read_csv(run.predictions)
