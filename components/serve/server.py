@@ -13,13 +13,14 @@ from contextlib import asynccontextmanager, suppress
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from components.errors import UserError
 from components.images.check import CheckedImage, Limits, RejectedImage, count_pixels, inspect_image
@@ -135,11 +136,21 @@ def _refuse(number: int, images: int, reason: str) -> HTTPException:
     return HTTPException(400, f"{f'Image {number}' if images > 1 else 'The image'} cannot be read ({reason}).")
 
 
-async def _refuse_other_origins(request: Request, answer: RequestResponseEndpoint) -> Response:
-    origin = request.headers.get("origin")
-    if origin and origin.partition("://")[2] != request.headers.get("host"):
-        return JSONResponse({"error": "Requests of other web pages are not answered."}, 403)
-    return await answer(request)
+class OriginMiddleware:
+    """Refuses requests that pages of other origins send.
+
+    Not a BaseHTTPMiddleware: that gives up an answer when a client has closed its sending side.
+    """
+
+    def __init__(self, app: ASGIApp):
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app, headers = self._app, Headers(scope=scope) if scope["type"] == "http" else {}
+        origin = headers.get("origin")
+        if origin and origin.partition("://")[2] != headers.get("host"):
+            app = JSONResponse({"error": "Requests of other web pages are not answered."}, 403)
+        await app(scope, receive, send)
 
 
 def make_app(served: ServedExport, training: TrainingImages | None, host: str) -> Starlette:
@@ -173,7 +184,7 @@ def make_app(served: ServedExport, training: TrainingImages | None, host: str) -
     hosts = ["localhost", "127.0.0.1", "[::1]", host] if ipaddress.ip_address(host).is_loopback else ["*"]
     middleware = [
         Middleware(TrustedHostMiddleware, allowed_hosts=hosts),
-        Middleware(BaseHTTPMiddleware, dispatch=_refuse_other_origins),
+        Middleware(OriginMiddleware),
     ]
     return Starlette(
         routes=routes,
