@@ -1,3 +1,4 @@
+import asyncio
 import base64
 import builtins
 import json
@@ -195,7 +196,13 @@ def test_a_request_has_only_so_many_values_pixels_and_seconds(client, monkeypatc
     assert (response.status_code, "3,999 pixels" in response.json()["error"]) == (413, True)
     monkeypatch.setattr(serving, "MAX_PIXELS", 2 * 50 * 40)
     assert client.post(PREDICT, json=body).status_code == 200
-    monkeypatch.setattr(serving, "BODY_SECONDS", 0.0)
+
+    async def stall(request):
+        await asyncio.sleep(60)
+        yield b""
+
+    monkeypatch.setattr(serving, "BODY_SECONDS", 0.01)
+    monkeypatch.setattr("starlette.requests.Request.stream", stall)
     response = client.post(PREDICT, json=body)
     assert (response.status_code, "0 seconds" in response.json()["error"]) == (408, True)
 
