@@ -170,7 +170,9 @@ def make_shared_parsers() -> tuple[Parser, Parser, Parser, Parser]:
     output.add_argument("--json", action="store_true", help="print the result as JSON, everything else on stderr")
     config = Parser(add_help=False, parents=[output])
     config.add_argument("config", type=path, help="a YAML file, such as configs/digits.yaml")
-    config.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="config keys, such as train.epochs=20")
+    config.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="config keys, such as train.epochs=20"
+    )
     images = Parser(add_help=False, parents=[output])
     images.add_argument("paths", nargs="+", type=path, metavar="PATH", help="image files, folders of them, or globs")
     images.add_argument("--output", type=path, help="write to this .csv, .jsonl or .html file, not to the terminal")
