@@ -60,7 +60,7 @@ def plot_coverage(curve: tuple[np.ndarray, np.ndarray, np.ndarray], chosen: Abst
             hovertemplate=figure.data[0].hovertemplate,
         )
     margin = 0.05 * (1 - lowest) + 0.002
-    figure.update_xaxes(title="share of images answered", tickformat=".0%", range=[0, 1.02])
+    figure.update_xaxes(title="fraction of images answered", tickformat=".0%", range=[0, 1.02])
     figure.update_yaxes(title="accuracy of answers", tickformat=".1%", range=[lowest - margin, 1 + margin])
     legend = {"x": 0.02, "y": 0.05, "bgcolor": "rgba(0, 0, 0, 0)"}
     return set_layout(figure, 380, (60, 20, 40, 50), title="Accuracy against coverage", legend=legend)

@@ -165,7 +165,8 @@ class EpochRecorder(tf.compat.v1.train.SessionRunHook):
             self._evaluator.close()
         else:  # nothing compares epochs, so the last is kept
             self._save(session)
-        self._events.flush()
+        for events in (self._training_events, self._events):
+            events.flush()
 
     @property
     def epochs(self) -> int:
