@@ -26,7 +26,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import yaml
@@ -58,7 +58,15 @@ class Fault(NamedTuple):
     path: str
 
 
+class Located(Protocol):
+    """A place with the path of a file or object."""
+
+    @property
+    def path(self) -> str: ...
+
+
 NO_FAULT = Fault("", "")
+F = TypeVar("F", bound=Located)
 
 
 def paint(folder: Path) -> None:
@@ -141,14 +149,17 @@ class Bench(NamedTuple):
             shutil.copytree(snapshot, self.run)
 
 
-def list_faults(record: Path) -> list[Fault]:
+def read_faults(record: Path) -> list[Fault]:
     """Return the places of an undisturbed stage, of the images of the data set those of the first."""
-    seen: dict[Fault, None] = {}
-    for line in record.read_text(errors="replace").splitlines():
-        operation, _, path = line.partition("\t")
-        seen.setdefault(Fault(operation, path), None)
-    images = sorted({fault.path for fault in seen if re.match("images/class0/.", fault.path)})[:1]
-    return [fault for fault in seen if not re.match("images/class./.", fault.path) or fault.path in images]
+    lines = [line.partition("\t") for line in record.read_text(errors="replace").splitlines()]
+    return list_faults([Fault(operation, path) for operation, _, path in lines])
+
+
+def list_faults(places: Sequence[F]) -> list[F]:
+    """Return each place once, of the images of the data set those of the first."""
+    seen = dict.fromkeys(places)
+    images = sorted({place.path for place in seen if re.match("images/class0/.", place.path)})[:1]
+    return [place for place in seen if not re.match("images/class./.", place.path) or place.path in images]
 
 
 def judge(bench: Bench, stage: str, mode: int, fault: Fault, before: Path, after: dict[str, object]) -> Judgement:
@@ -226,9 +237,9 @@ def main() -> None:
             if status not in (0, 3):
                 raise SystemExit(said)
             shutil.copytree(bench.run, after)
-            faults, undisturbed = list_faults(record), read_results(after)
+            faults, undisturbed = read_faults(record), read_results(after)
             found += len(faults)
-            if options.places:
+            if options.places is not None:
                 faults = random.Random(options.seed).sample(faults, min(options.places, len(faults)))
             for fault in faults if stage in options.stages else ():
                 for name, mode in MODES.items():

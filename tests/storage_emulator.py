@@ -30,8 +30,8 @@ def environment(port: int) -> dict[str, str]:
     }
 
 
-def serve() -> None:
-    """Run the emulator on a free port, which is printed, until the process ends."""
+def mend() -> None:
+    """Make the emulator answer as the libraries need it."""
     logging.getLogger("gcp_storage_emulator").setLevel(logging.CRITICAL)
     logging.basicConfig(level=logging.CRITICAL)
     server.RequestHandler.protocol_version = "HTTP/1.1"
@@ -40,6 +40,11 @@ def serve() -> None:
     server.Response.close = _answer
     read_data = server._read_data
     server._read_data = lambda handler, query: _or_empty(handler, read_data(handler, query))
+
+
+def serve() -> None:
+    """Run the emulator on a free port, which is printed, until the process ends."""
+    mend()
     running = server.create_server("localhost", 0, in_memory=True, default_bucket=BUCKET)
     running.start()
     print(running._api._httpd.server_address[1], flush=True)
