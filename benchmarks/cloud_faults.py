@@ -42,7 +42,9 @@ SECONDS = 300
 # The status of the answer, and whether only the first request of the place gets it.
 MODES = {"503 once": (503, True), "403 once": (403, True), "403 always": (403, False)}
 # What differs from run to run in the names of objects: times, checksums, random names.
-RANDOM_PART = re.compile(r"[0-9a-f]{8,}|\d{6,}|(?<=\.)[a-z0-9_]{8}(?=\.partial)|temp-[^/]*")
+RANDOM_PART = re.compile(
+    r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{8,}|\d{6,}|(?<=\.)[a-z0-9_]{8}(?=\.partial)|temp-[^/]*"
+)
 
 
 class Request(NamedTuple):

@@ -8,7 +8,7 @@ VERSION = "0.5.0"
 SPLITS = ("train", "val", "test")
 
 # Engines that compute bottlenecks.
-TENSORFLOW, TENSORFLOW_BF16, OPENVINO, OPENVINO_BF16 = "tensorflow", "tensorflow_bf16", "openvino", "openvino_bf16"
+TENSORFLOW, OPENVINO, OPENVINO_BF16 = "tensorflow", "openvino", "openvino_bf16"
 # The value of a config key that leaves the choice to the program.
 AUTO = "auto"
 

@@ -17,7 +17,7 @@ from components.run_dir import STAGES
 from components.storage.places import as_path, cloud_errors, describe_error, expand_home
 from components.terminal.text import printable
 from pipeline import commands
-from pipeline.failures import describe_failure, is_interrupt
+from pipeline.failures import describe_failure, describe_refusal, is_interrupt
 from pipeline.terminal import json_output
 
 BEAM_COMMANDS = ("run", "curve", "predict")
@@ -52,7 +52,7 @@ def _describe_user_error(error: BaseException) -> str | None:
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, cloud_errors()):
-        return f"Cloud Storage refuses ({describe_error(error)}): check the path and your credentials."
+        return describe_refusal(describe_error(error))
     return None
 
 

@@ -13,9 +13,12 @@ NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EIO)
 # Beam keeps only the text of a worker's exception, with its class in front. Only the classes of the file system and of
 # TensorFlow count, as other exceptions may quote such an error.
 RAISED_BY_WORKER = re.compile(
-    r"^(?:RuntimeError: )?(?:OSError|PermissionError|tensorflow\.python\.framework\.errors_impl\.\w+): (.+)",
+    r"^(?:RuntimeError: )?(?:OSError|PermissionError|tensorflow\.python\.framework\.errors_impl\.\w+"
+    r"|google\.api_core\.exceptions\.\w+|gcsfs\.retry\.HttpError): (.+)",
     re.MULTILINE,
 )
+# Of gcsfs: "Forbidden: address" and "reason, 503"; of Beam's client: "403 GET address: reason".
+REFUSED_BY_CLOUD = re.compile(r"^(?:Forbidden: |\d{3} [A-Z]+ https?:)|, [45]\d\d$")
 
 
 def describe_failure(error: BaseException) -> str | None:
@@ -29,7 +32,15 @@ def describe_failure(error: BaseException) -> str | None:
                     f"{_find_place(text, reason)} cannot be {found} ({reason.lower()}): {remedy}, or choose another "
                     f"folder, and the same command continues where it stopped."
                 )
+        reason = re.split(r"\n|\\n| \[while running", text)[0]
+        if REFUSED_BY_CLOUD.search(reason):
+            return describe_refusal(reason)
     return None
+
+
+def describe_refusal(text: str) -> str:
+    """Return one sentence for an error of Cloud Storage."""
+    return f"Cloud Storage refuses ({text}): check the path and your credentials."
 
 
 def is_interrupt(error: BaseException) -> bool:

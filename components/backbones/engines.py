@@ -1,22 +1,23 @@
-"""Engines that compute the bottlenecks of a backbone: TensorFlow or OpenVINO, in float32 or bfloat16."""
+"""Engines that compute the bottlenecks of a backbone: TensorFlow in float32, or OpenVINO in float32 or bfloat16."""
 
 from __future__ import annotations
 
-import importlib.util
 import queue
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openvino
 import tensorflow as tf
 
 from components import features
-from components.backbones.prepare import BackboneSession, import_graph
+from components.backbones.prepare import BackboneSession, import_graph, pixel_tensors
 from components.backbones.views import WHOLE
 from components.errors import UserError
-from components.features import AUTO, OPENVINO, OPENVINO_BF16, TENSORFLOW, TENSORFLOW_BF16
+from components.features import OPENVINO, OPENVINO_BF16, TENSORFLOW
 
 v1 = tf.compat.v1
 
@@ -24,36 +25,68 @@ v1 = tf.compat.v1
 EXTRACTION_BATCH_SIZE = 32
 # Batches at the same time: during the convolutions of one, the others are decoded.
 BATCHES_IN_FLIGHT = 3
+# Images per call of OpenVINO. Its shape is fixed: compiled for any batch size the network is about half as fast.
+STATIC_BATCH = 8
+
+
+class UnsupportedNetwork(UserError):
+    """A backbone that an engine cannot run."""
 
 
 class OpenvinoEngine:
     """A backbone with decoding in TensorFlow and the network in OpenVINO; safe to call from several threads."""
 
     def __init__(self, folder: Path, precision: str):
-        import openvino
-
         self._session = BackboneSession(folder)
         core = openvino.Core()
         with tempfile.TemporaryDirectory() as temporary:
             file = Path(temporary, "pixels_to_bottleneck.pb")
             file.write_bytes(cut_graph(folder).SerializeToString())
-            model = core.read_model(file)
-        # With LATENCY two cores work on one batch; THROUGHPUT was half as fast on batches of 32.
-        settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
+            try:
+                model = core.read_model(file)
+                model.reshape({port: [STATIC_BATCH, *port.partial_shape[1:]] for port in model.inputs})
+            except Exception as error:  # its front end has an exception for each kind of fault, without a common base
+                lines = [line.strip("- ") for line in str(error).splitlines() if line.strip()] or ["no reason given"]
+                reason = next((line for line in lines if line.startswith("No conversion rule")), lines[-1])
+                raise UnsupportedNetwork(
+                    f"OpenVINO cannot run this backbone ({reason}): set extract.engine to {TENSORFLOW}."
+                ) from error
+        # Names of inputs in the order of the tensors of pixels.
+        names = {name for port in model.inputs for name in port.names}
+        self._inputs = [
+            name for name in (f"{tensor}:0" for tensor in pixel_tensors(import_graph(folder))) if name in names
+        ]
+        settings = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": precision}
         # In a separate thread: the plug-in gives the thread a large signal stack for AMX. If models end in another
         # order than they began, it restores a stack that no longer exists, and the next signal kills the process.
         with ThreadPoolExecutor(1) as thread:
             compiled = thread.submit(core.compile_model, model, "CPU", settings).result()
+        streams = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
         self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        for _ in range(BATCHES_IN_FLIGHT):
+        for _ in range(streams):
             self._requests.put(compiled.create_infer_request())
+        self._pool = ThreadPoolExecutor(streams)
 
     def compute_bottlenecks(self, image_bytes: list[bytes], views: np.ndarray = WHOLE) -> np.ndarray:
         """Map N encoded images and V views float32[V, 5] to bottlenecks float32[N * V, dim], image by image."""
-        pixels = self._session.decode(image_bytes, views)
+        return self.compute_from_pixels(self._session.decode(image_bytes, views))
+
+    def compute_from_pixels(self, pixels: Sequence[np.ndarray]) -> np.ndarray:
+        """Map the pixels float32[N, S, S, 3] for each input to bottlenecks float32[N, dim]."""
+        starts = range(0, len(pixels[0]), STATIC_BATCH)
+        parts = self._pool.map(
+            lambda start: self._infer([part[start : start + STATIC_BATCH] for part in pixels]), starts
+        )
+        return np.concatenate([*parts])
+
+    def _infer(self, pixels: Sequence[np.ndarray]) -> np.ndarray:
+        count = len(pixels[0])
+        if count < STATIC_BATCH:
+            pixels = [np.resize(part, (STATIC_BATCH, *part.shape[1:])) for part in pixels]
         request = self._requests.get()
         try:
-            return np.array(request.infer([pixels])[0], np.float32)
+            found = request.infer(dict(zip(self._inputs, pixels, strict=True)))
+            return np.array(found[0][:count], np.float32)
         finally:
             self._requests.put(request)
 
@@ -64,28 +97,28 @@ Engine = BackboneSession | OpenvinoEngine
 def cut_graph(folder: Path) -> Any:
     """Return the part of the graph in a folder from pixels float32[N, S, S, 3] to bottleneck, as a GraphDef."""
     whole = import_graph(folder)
-    shape = whole.get_tensor_by_name(f"{features.PIXELS}:0").shape
     with tf.Graph().as_default() as graph:
-        pixels = v1.placeholder(tf.float32, [None, *shape[1:]], features.PIXELS)
-        tf.import_graph_def(whole.as_graph_def(), {f"{features.PIXELS}:0": pixels}, name="cut")
+        inputs = {}
+        for name in pixel_tensors(whole):
+            shape = whole.get_tensor_by_name(f"{name}:0").shape
+            inputs[f"{name}:0"] = v1.placeholder(tf.float32, [None, *shape[1:]], name)
+        tf.import_graph_def(whole.as_graph_def(), inputs, name="cut")
     return v1.graph_util.extract_sub_graph(graph.as_graph_def(), [f"cut/{features.BOTTLENECK}"])
 
 
-def list_engines(folder: Path) -> list[str]:
-    """Return the names of the installed engines that can run the backbone in a folder."""
-    # Concatenated backbones have no single tensor of pixels at which to cut.
-    has_pixels = features.PIXELS in {operation.name for operation in import_graph(folder).get_operations()}
-    openvino = importlib.util.find_spec("openvino") and has_pixels
-    return [TENSORFLOW, TENSORFLOW_BF16, *([OPENVINO, OPENVINO_BF16] if openvino else [])]
+def list_engines() -> list[str]:
+    """Return the engines that suit this machine, the fastest first.
+
+    A graphics processor runs TensorFlow only. Bfloat16 is fast only on a processor that computes in it.
+    """
+    if tf.config.list_physical_devices("GPU"):
+        return [TENSORFLOW]
+    native = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return [*([OPENVINO_BF16] if native else []), OPENVINO, TENSORFLOW]
 
 
 def load_engine(name: str, folder: Path) -> Engine:
-    """Return the engine of a name with the backbone in a folder; raises UserError if it is not available."""
-    if name in (OPENVINO, OPENVINO_BF16):
-        if name not in list_engines(folder):
-            raise UserError(
-                f"The engine '{name}' is not available: install topgraft[openvino] and use a single backbone, or set "
-                f"extract.engine to {AUTO}."
-            )
-        return OpenvinoEngine(folder, "bf16" if name == OPENVINO_BF16 else "f32")
-    return BackboneSession(folder, bfloat16=name == TENSORFLOW_BF16)
+    """Return the engine of a name with the backbone in a folder; raises UnsupportedNetwork."""
+    if name == TENSORFLOW:
+        return BackboneSession(folder)
+    return OpenvinoEngine(folder, "bf16" if name == OPENVINO_BF16 else "f32")

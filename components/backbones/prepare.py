@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, fields
@@ -12,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.core.protobuf import rewriter_config_pb2
 from tensorflow.python.ops import control_flow_util
 
 from components import features
@@ -231,28 +231,31 @@ def import_graph(folder: Path) -> tf.Graph:
     return graph
 
 
+def pixel_tensors(graph: tf.Graph) -> list[str]:
+    """Return the names of the tensors of pixels in the graph of a backbone, one per network."""
+    names = [operation.name for operation in graph.get_operations()]
+    return [name for name in names if re.fullmatch(rf"(part\d+/)?{features.PIXELS}", name)]
+
+
 class BackboneSession:
     """A loaded backbone; safe to call from several threads."""
 
-    def __init__(self, folder: Path, bfloat16: bool = False):
-        config = tf.compat.v1.ConfigProto()
-        if bfloat16:
-            # oneDNN uses bfloat16 kernels if the processor has them; inputs and outputs stay float32.
-            switch = rewriter_config_pb2.RewriterConfig.ON
-            config.graph_options.rewrite_options.auto_mixed_precision_onednn_bfloat16 = switch
-        self._session = tf.compat.v1.Session(graph=import_graph(folder), config=config)
+    def __init__(self, folder: Path):
+        graph = import_graph(folder)
+        self._session, self._pixels = tf.compat.v1.Session(graph=graph), pixel_tensors(graph)
 
     def compute_bottlenecks(self, image_bytes: list[bytes], views: np.ndarray = WHOLE) -> np.ndarray:
         """Map N encoded images and V views float32[V, 5] to bottlenecks float32[N * V, dim], image by image."""
         return self._session.run(f"{features.BOTTLENECK}:0", _feed(image_bytes, views))
 
-    def decode(self, image_bytes: list[bytes], views: np.ndarray = WHOLE) -> np.ndarray:
-        """Map N encoded images and V views float32[V, 5] to pixels float32[N * V, S, S, 3], image by image."""
-        return self._session.run(f"{features.PIXELS}:0", _feed(image_bytes, views))
+    def decode(self, image_bytes: list[bytes], views: np.ndarray = WHOLE) -> list[np.ndarray]:
+        """Map N encoded images and V views float32[V, 5] to pixels float32[N * V, S, S, 3] per network, by image."""
+        return self._session.run([f"{name}:0" for name in self._pixels], _feed(image_bytes, views))
 
-    def compute_from_pixels(self, pixels: np.ndarray) -> np.ndarray:
-        """Map pixels float32[N, S, S, 3] to bottlenecks float32[N, dim]."""
-        return self.run(features.BOTTLENECK, features.PIXELS, pixels)
+    def compute_from_pixels(self, pixels: Sequence[np.ndarray]) -> np.ndarray:
+        """Map pixels float32[N, S, S, 3] per network to bottlenecks float32[N, dim]."""
+        feed = {f"{name}:0": part for name, part in zip(self._pixels, pixels, strict=True)}
+        return self._session.run(f"{features.BOTTLENECK}:0", feed)
 
     def run(self, output: str, source: str, value: Any) -> np.ndarray:
         """Return the value of the tensor `output` for a value of the tensor `source`, both by name."""

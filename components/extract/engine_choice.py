@@ -1,11 +1,8 @@
-"""The choice of an engine by trials on the user's own images."""
+"""The choice of an engine: the fastest for the processor that is close enough on the user's own images."""
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from components.backbones.engines import BATCHES_IN_FLIGHT, EXTRACTION_BATCH_SIZE, list_engines, load_engine
+from components.backbones.engines import UnsupportedNetwork, list_engines, load_engine
 from components.backbones.prepare import Backbone
 from components.errors import DamagedFile
 from components.extract.settings import EngineChoice
@@ -24,21 +21,21 @@ from components.shards.image_sample import sample_images
 from components.storage.files import read_json, write_json
 from components.storage.ownership import claim_files
 
-# Batches on which engines are tried, the first to warm up.
-TRIAL_BATCHES = 9
+# Images on which engines are compared. Over fewer images than these another engine saves less than its start takes.
+COMPARED_IMAGES = 128
 
 
 class EngineTrial(NamedTuple):
-    """Results of an engine on the sample: images per second, and the cosines of its bottlenecks with TensorFlow's."""
+    """The cosines of an engine's bottlenecks with TensorFlow's over the sample, or why the engine cannot run."""
 
     engine: str
-    images_per_second: float
-    median_cosine: float
-    first_percentile_cosine: float
+    median_cosine: float | None
+    first_percentile_cosine: float | None
+    error: str = ""
 
 
 def resolve_engine(examples: Examples, backbone: Backbone, choice: EngineChoice, run: RunDir) -> str:
-    """Return the engine that trials on the user's own images choose, and write the trials beside the bottlenecks.
+    """Return the first engine for this processor that is close enough to TensorFlow; write the trials.
 
     An earlier choice is kept: another engine would compute all bottlenecks again.
     """
@@ -47,46 +44,45 @@ def resolve_engine(examples: Examples, backbone: Backbone, choice: EngineChoice,
         before = read_json(file, "engine", "choice")
         if before["choice"] == asdict(choice):
             return str(before["engine"])
-    sampled = sample_images(run.examples, SPLITS, examples.shards, TRIAL_BATCHES * EXTRACTION_BATCH_SIZE)
-    encoded = [image.encoded for image in sampled]
-    count = math.ceil(len(encoded) / EXTRACTION_BATCH_SIZE)
-    batches = [encoded[start::count] for start in range(count)]  # the first, which is not compared, has all classes too
-    if len(batches) < 2:
+    encoded = [image.encoded for image in sample_images(run.examples, SPLITS, examples.shards, COMPARED_IMAGES)]
+    if len(encoded) < COMPARED_IMAGES:
         return TENSORFLOW
-    trials = try_engines(run.backbones / backbone.id, batches)
-    engine = choose_engine(trials, choice)
+    engine, trials = try_engines(run.backbones / backbone.id, encoded, choice)
     claim_files(file.parent, [file.name])
     write_json(file, {"engine": engine, "choice": asdict(choice), "trials": [trial._asdict() for trial in trials]})
     return engine
 
 
-def try_engines(folder: Path, batches: Sequence[list[bytes]]) -> list[EngineTrial]:
-    """Time every engine on batches of encoded images; the first of these only warms it up."""
+def try_engines(folder: Path, encoded: Sequence[bytes], choice: EngineChoice) -> tuple[str, list[EngineTrial]]:
+    """Return the first of the machine's engines whose bottlenecks are close enough to TensorFlow's, and the trials."""
     trials: list[EngineTrial] = []
-    exact: np.ndarray = np.zeros(0)
-    for name in list_engines(folder):
-        engine = load_engine(name, folder)
-        engine.compute_bottlenecks(batches[0])
-        started = time.perf_counter()
-        with ThreadPoolExecutor(BATCHES_IN_FLIGHT) as pool:
-            found = np.concatenate(list(pool.map(engine.compute_bottlenecks, batches[1:])))
-        seconds = time.perf_counter() - started
-        exact = found if name == TENSORFLOW else exact
-        cosines = compare_directions(found, exact)
-        trials.append(EngineTrial(name, len(found) / seconds, *np.percentile(cosines, (50, 1)).tolist()))
-    return trials
+    for name in list_engines():
+        if name == TENSORFLOW:
+            break
+        try:
+            engine = load_engine(name, folder)
+        except UnsupportedNetwork as error:
+            trials.append(EngineTrial(name, None, None, str(error)))
+            continue
+        exact = load_engine(TENSORFLOW, folder)
+        pairs = [
+            (engine.compute_bottlenecks(batch), exact.compute_bottlenecks(batch))
+            for batch in (list(encoded[start : start + 32]) for start in range(0, len(encoded), 32))
+        ]
+        found, expected = map(np.concatenate, zip(*pairs, strict=True))
+        trial = EngineTrial(name, *np.percentile(compare_directions(found, expected), (50, 1)).tolist())
+        trials.append(trial)
+        if is_close(trial, choice):
+            return name, trials
+    return TENSORFLOW, trials
 
 
-def choose_engine(trials: Sequence[EngineTrial], choice: EngineChoice) -> str:
-    """Return the fastest engine with bottlenecks close enough to TensorFlow's; TensorFlow itself always qualifies."""
-    close = [
-        trial
-        for trial in trials
-        if trial.engine == TENSORFLOW
-        or trial.median_cosine >= choice.median_cosine
-        and trial.first_percentile_cosine >= choice.first_percentile_cosine
-    ]
-    return max(close, key=lambda trial: trial.images_per_second).engine
+def is_close(trial: EngineTrial, choice: EngineChoice) -> bool:
+    """Tell whether an engine's bottlenecks are close enough to TensorFlow's."""
+    median, percentile = trial.median_cosine, trial.first_percentile_cosine
+    if median is None or percentile is None:
+        return False
+    return median >= choice.median_cosine and percentile >= choice.first_percentile_cosine
 
 
 def compare_directions(vectors: np.ndarray, others: np.ndarray) -> np.ndarray:

@@ -9,11 +9,11 @@ from components.settings import FractionAboveZero, settings
 
 @settings
 class EngineChoice:
-    """The engine that computes bottlenecks; auto chooses the fastest on the user's own images.
+    """The engine that computes bottlenecks; auto chooses the fastest for the processor.
 
-    A faster engine must reach both cosines with TensorFlow's float32 bottlenecks over a sample.
+    Another engine than TensorFlow must reach both cosines with TensorFlow's bottlenecks over a sample of the images.
     """
 
-    engine: Literal["tensorflow", "tensorflow_bf16", "openvino", "openvino_bf16", "auto"] = "tensorflow"
+    engine: Literal["auto", "tensorflow", "openvino", "openvino_bf16"] = "auto"
     median_cosine: FractionAboveZero = 0.999
     first_percentile_cosine: FractionAboveZero = 0.995

@@ -47,12 +47,14 @@ def expand_home(place: str) -> str:
 
 def as_path(place: str | os.PathLike[str]) -> Path:
     """Return the path of a place; `open`, `os` and `shutil` cannot use a remote one."""
-    if isinstance(place, Path) or not is_remote(place):
+    if isinstance(place, Path):
+        return place
+    if not is_remote(place):
         return Path(place)
-    from upath import UPath  # local runs do not need it
+    from components.storage.cloud_path import CloudPath  # local runs do not need it
 
     # Its cache of listings misses the writes of TensorFlow and of Beam's workers.
-    remote: Path = UPath(str(place), use_listings_cache=False)
+    remote: Path = CloudPath(str(place), use_listings_cache=False)
     return remote
 
 
@@ -248,9 +250,10 @@ def cloud_errors() -> tuple[type[Exception], ...]:
         return ()
     from aiohttp import ClientError
     from gcsfs.retry import HttpError
+    from google.api_core.exceptions import GoogleAPIError  # of Beam's client
     from google.auth.exceptions import GoogleAuthError
 
-    return HttpError, GoogleAuthError, ClientError
+    return HttpError, GoogleAuthError, ClientError, GoogleAPIError
 
 
 def describe_error(error: Exception) -> str:

@@ -199,7 +199,7 @@ def test_a_first_model_with_nothing_to_compare_it_with_is_blessed_and_says_so(ju
 def test_a_model_that_serves_other_answers_than_were_measured_is_not_blessed(judge, outcomes, options, sign):
     copy, _ = judge
     examples, bottlenecks, export = outcomes
-    engine = replace(bottlenecks, engine=features.TENSORFLOW_BF16)
+    engine = replace(bottlenecks, engine=features.OPENVINO_BF16)
     for file in bottlenecks.folder(copy).glob("*.tfrecord"):
         engine.folder(copy).mkdir(exist_ok=True)
         with tf.io.TFRecordWriter(str(engine.folder(copy) / file.name)) as writer:

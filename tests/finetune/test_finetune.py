@@ -231,7 +231,7 @@ def test_a_step_is_that_of_plain_tensorflow_and_l2_pulls_at_the_head_alone(tuned
     images = list(read_batches(shard_files(run.examples, "train", examples.shards), IMAGE_SPEC))
     labels = np.concatenate([batch["image/class/label"] for batch in images])
     session = BackboneSession(folder)
-    pixels = np.concatenate([session.decode(list(batch["image/encoded"])) for batch in images])
+    pixels = np.concatenate([session.decode(list(batch["image/encoded"]))[0] for batch in images])
     blurred = session.run("network/Relu", "pixels", pixels)
     values = read_constants(folder)
     variables = [tf.Variable(value) for value in (values["network/mix/kernel"], values["network/mix/bias"])]

@@ -86,7 +86,7 @@ def test_evaluation_sees_the_very_pixels_of_the_backbone_in_order(backbone, tmp_
     batches = evaluate_images(write_images(tmp_path, encoded, folder, shards=1))
     assert batches.per_pass == len(list(batches.input_fn())) == math.ceil(len(encoded) / 64)
     pixels, labels = collect(batches)
-    np.testing.assert_array_equal(pixels, BackboneSession(folder).decode(encoded))
+    np.testing.assert_array_equal(pixels, BackboneSession(folder).decode(encoded)[0])
     np.testing.assert_array_equal(labels, np.arange(len(encoded)) % 5)
 
 
@@ -94,7 +94,7 @@ def test_training_without_distortion_sees_the_very_pixels_of_the_backbone(tmp_pa
     encoded = encode_ramps(20)
     pixels, _ = collect(train_images(write_images(tmp_path, encoded, toy), NONE, 1, 8, 0))
     order = numbers_of(pixels)
-    np.testing.assert_array_equal(pixels, BackboneSession(toy).decode([encoded[image] for image in order]))
+    np.testing.assert_array_equal(pixels, BackboneSession(toy).decode([encoded[image] for image in order])[0])
 
 
 @pytest.mark.parametrize("held", [1, 1 << 30])
@@ -135,8 +135,8 @@ def test_flipping_mirrors_about_half_of_the_images_and_does_nothing_else(tmp_pat
     pixels, _ = collect(train_images(source, Distortion(True, 1, 0), 4, 16, 0))
     mirrored = pixels[:, 0, 0, 0] > pixels[:, 0, -1, 0]
     assert 70 < mirrored.sum() < 130  # of 200: four standard deviations
-    plain = BackboneSession(toy).decode(encoded)[numbers_of(pixels)]
-    flipped = BackboneSession(toy).decode(encoded, np.array([[0, 0, 1, 1, 1]], np.float32))[numbers_of(pixels)]
+    plain = BackboneSession(toy).decode(encoded)[0][numbers_of(pixels)]
+    flipped = BackboneSession(toy).decode(encoded, np.array([[0, 0, 1, 1, 1]], np.float32))[0][numbers_of(pixels)]
     np.testing.assert_array_equal(pixels, np.where(mirrored[:, None, None, None], flipped, plain))
 
 

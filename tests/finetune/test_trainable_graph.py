@@ -120,7 +120,7 @@ def test_what_lies_behind_a_block_is_trained_whether_named_as_layer_or_as_tensor
 @both
 def test_before_training_the_network_gives_the_bottleneck_of_the_backbone(backbone):
     graph_def, pixels = load_graph(backbone), draw_pixels(backbone)
-    expected = BackboneSession(backbone).compute_from_pixels(pixels)
+    expected = BackboneSession(backbone).compute_from_pixels([pixels])
     trainable = Trainable(graph_def, weights_of_last(graph_def, 3), pixels)
     assert trainable.bottleneck.shape.as_list() == [None, 1280]
     np.testing.assert_allclose(
@@ -140,7 +140,7 @@ def test_trained_values_written_back_give_a_backbone_that_equals_the_network(bac
     with tf.Graph().as_default() as graph:
         tf.import_graph_def(trained, name="")
     written = write_backbone("trained", graph, (), "", tmp_path)
-    after = BackboneSession(tmp_path / written.id).compute_from_pixels(pixels)
+    after = BackboneSession(tmp_path / written.id).compute_from_pixels([pixels])
     expected = trainable.run(trainable.bottleneck)
     np.testing.assert_allclose(after, expected, rtol=1e-4, atol=np.abs(expected).max() / 1e4)
     assert np.abs(after - before).max() > np.abs(before).max() / 100

@@ -49,6 +49,26 @@ TENSORFLOW = "tensorflow.python.framework.errors_impl"
             tf.errors.ResourceExhaustedError(None, None, "/a/b.tfrecord; No space left on device"),
             "'/a/b.tfrecord' cannot be written",
         ),
+        (
+            OSError("Forbidden: https://storage/b/o\ncaller has no access"),
+            "Cloud Storage refuses (Forbidden: https://stor",
+        ),
+        (
+            RuntimeError(
+                f"{TRACEBACK}RuntimeError: OSError: Forbidden: https://storage/b/o\\ncaller has [while running 'W']\n"
+            ),
+            "Cloud Storage refuses (Forbidden: https://storage/b/o): check",
+        ),
+        (
+            RuntimeError(f"{TRACEBACK}gcsfs.retry.HttpError: Backend Error, 503 [while running 'W']\n"),
+            "Cloud Storage refuses (Backend Error, 503): check",
+        ),
+        (
+            RuntimeError(
+                f"{TRACEBACK}google.api_core.exceptions.Forbidden: 403 GET https://storage/b: no [while running 'W']\n"
+            ),
+            "Cloud Storage refuses (403 GET https://storage/b: no): check",
+        ),
         (OSError(errno.EROFS, os.strerror(errno.EROFS)), "A file cannot be written (read-only file system)"),
         (PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/a/b"), "'/a/b' cannot be read or written"),
     ],

@@ -110,7 +110,7 @@ def test_a_damaged_shard_is_computed_again_and_the_run_ends_as_before(toy_run, t
     healthy = damaged.read_bytes()
     damaged.write_bytes(healthy[:200] + bytes([healthy[200] ^ 1]) + healthy[201:])
     # Another bottleneck folder makes extract read the examples; a stage that is done does not read them again.
-    changed = {"extract": {"engine": "tensorflow_bf16"}} if pattern.startswith("examples") else {"seed": 0}
+    changed = {"extract": {"engine": "openvino"}} if pattern.startswith("examples") else {"seed": 0}
     train = {**toy_config["train"], "epochs": 7}
     config = write_config(tmp_path / "c.yaml", **{**toy_config, **changed, "train": train, "output_dir": str(run.root)})
     assert main(["run", str(config)]) == 0
