@@ -1,6 +1,7 @@
 /* Preloaded into a process, makes one kind of file operation on one path fail: see storage_faults.py.
 
-   A path is compared with its numbers of eight or more hexadecimal digits as '#', as those differ from run to run. */
+   A path is compared with '#' for what differs from run to run: numbers of eight or more hexadecimal digits, the groups
+   of four of a UUID, and the number of a process between two dots. */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <dlfcn.h>
@@ -44,7 +45,9 @@ static void normalize(const char *path, char *result) {
     for (size_t i = 0; i < length && at < LENGTH - 2;) {
         size_t end = i;
         while (end < length && is_hex(path[end])) end++;
-        if (end - i >= 8) {
+        char before = i ? path[i - 1] : 0, after = path[end];
+        if (end - i >= 8 || (end - i == 4 && before == '-' && after == '-') ||
+            (end > i && before == '.' && after == '.')) {
             result[at++] = '#';
             i = end;
         } else
