@@ -38,7 +38,7 @@ from components.backbones.settings import Augment
 from components.backbones.spec import EMBEDDED, parse_backbone
 from components.data.image_file import ImageFile, Listing
 from components.data.listing import list_images
-from components.extract.engine_choice import TRIAL_BATCHES, choose_engine, try_engines
+from components.extract.engine_choice import COMPARED_IMAGES, try_engines
 from components.extract.extract import extract_bottlenecks
 from components.extract.settings import EngineChoice
 from components.features import TENSORFLOW
@@ -121,7 +121,7 @@ def load_onnx(folder: Path) -> Callable[[Any], Any] | None:
     names = [f"{features.PIXELS}:0"], [f"cut/{features.BOTTLENECK}:0"]
     model, _ = tf2onnx.convert.from_graph_def(cut_graph(folder), input_names=names[0], output_names=names[1])
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    return lambda pixels: session.run(names[1], {names[0][0]: pixels})[0]
+    return lambda pixels: session.run(names[1], {names[0][0]: pixels[0]})[0]
 
 
 def build_keras(backbone: str, size: int) -> Any:
@@ -190,12 +190,10 @@ def main() -> None:
         prepared = prepare_backbone(parse_backbone(backbone), Path(place), Progress(Console(quiet=True)))
         folder, size = Path(place, prepared.id), prepared.size or 0
         session = BackboneSession(folder)
-        trials = try_engines(folder, encoded[:TRIAL_BATCHES])
-        chosen = choose_engine(trials, EngineChoice())
+        some = [*itertools.chain(*encoded)]
+        chosen, trials = try_engines(folder, some[:: max(len(some) // COMPARED_IMAGES, 1)], EngineChoice())
         for trial in trials:
-            print(
-                f"trial of {trial.engine:16} {trial.images_per_second:6.1f} images/s, cosines {trial[2:]}", flush=True
-            )
+            print(f"trial of {trial.engine:16} cosines {trial[1:]}", flush=True)
         engines = dict.fromkeys([TENSORFLOW, chosen])
         forwards = {f"{name}, bare": load_engine(name, folder).compute_from_pixels for name in engines}
         onnx = load_onnx(folder)

@@ -65,6 +65,8 @@ class OpenvinoEngine:
         self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for _ in range(streams):
             self._requests.put(compiled.create_infer_request())
+        # The first call, alone: of two first calls at once each waits for the other, for ever (OpenVINO 2026.4.1).
+        self._infer([np.zeros(model.input(name).shape, np.float32) for name in self._inputs])
         self._pool = ThreadPoolExecutor(streams)
 
     def compute_bottlenecks(self, image_bytes: list[bytes], views: np.ndarray = WHOLE) -> np.ndarray:
@@ -85,7 +87,7 @@ class OpenvinoEngine:
             pixels = [np.resize(part, (STATIC_BATCH, *part.shape[1:])) for part in pixels]
         request = self._requests.get()
         try:
-            found = request.infer(dict(zip(self._inputs, pixels, strict=True)))
+            found = request.infer(dict(zip(self._inputs, pixels, strict=True)), share_inputs=True)
             return np.array(found[0][:count], np.float32)
         finally:
             self._requests.put(request)
