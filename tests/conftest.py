@@ -66,6 +66,7 @@ def toy_config(tmp_path_factory, toy_backbone) -> dict:
         "output_dir": str(folder / "run"),
         "data": {"path": str(images)},
         "backbone": toy_backbone,
+        "extract": {"engine": "tensorflow"},
         "train": {"epochs": 8, "batch_size": 16, "learning_rate": 0.05},
         "evaluate": {"thresholds": {"accuracy": 0.7, "loss": 1.0}, "max_accuracy_drop": 0.5},
         "beam": {"shards": 2},
