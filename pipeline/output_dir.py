@@ -79,14 +79,14 @@ def check_same_data(config: Config) -> None:
 
 
 def _read_former_data(run: RunDir) -> list[str]:
-    """Return the paths, or the name, of the data of the run in a directory, [] without a run."""
+    """Return the paths of the data of the run in a directory, or data.source=name; [] without a run."""
     for read in (
         lambda: json.loads(run.record.read_text(encoding="utf-8"))["config"],
         lambda: parse_yaml(run.config.read_text(encoding="utf-8")),  # the run was killed before its record was written
     ):
         with suppress(*storage_errors(), InvalidYaml, ValueError, KeyError, TypeError):
             data = read()["data"]
-            path = data.get("path") or data["source"]
+            path = data.get("path") or f"data.source={data['source']}"
             return [path] if isinstance(path, str) else [*path]
     return []
 

@@ -51,10 +51,15 @@ class _Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
+    def represent_text(self, text: str) -> yaml.ScalarNode:
+        # In other styles PyYAML writes some line breaks so that they are read as blanks.
+        return self.represent_scalar(f"{TAG}str", text, None if text.isprintable() else '"')
+
 
 for _name, (_pattern, _first) in PLAIN_VALUES.items():
     for _kind in (_Loader, _Dumper):
         _kind.add_implicit_resolver(f"{TAG}{_name}", re.compile(f"(?:{_pattern})$"), list(_first))
+_Dumper.add_representer(str, _Dumper.represent_text)
 _Loader.add_constructor(f"{TAG}int", _Loader.construct_integer)
 
 
@@ -89,7 +94,7 @@ def parse_yaml(text: str) -> Any:
 
 
 def dump_key(key: str, value: Any) -> str:
-    """Return a key with its plain value as YAML, lists and sections in brackets, so that most are one line."""
+    """Return a key with its plain value as YAML, on one line, with lists and sections in brackets."""
     dumped: str = yaml.dump(
         {key: value}, Dumper=_Dumper, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10**6
     )
