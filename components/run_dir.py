@@ -30,6 +30,7 @@ class RunDir:
 
     root: Path
 
+    config = Below("config.yaml")
     record = Below("run.json")
     throughput = Below("throughput.json")
     stages = Below("stages")

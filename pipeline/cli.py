@@ -80,6 +80,12 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser = make_parser()
     options, rest = parser.parse_known_args(words)
     options.flags = flags
+    place = getattr(options, "place", path("."))
+    if place is None or ("=" in place.name and not place.exists()):
+        raise UserError(
+            f"Give images or a config first, such as topgraft {options.command_name} photos/, where photos/ has one "
+            f"sub-folder of images per class."
+        )
     if rest and hasattr(options, "overrides") and not any(word.startswith("-") for word in rest):
         options.overrides += rest  # overrides that follow an option
     elif rest:
@@ -123,6 +129,7 @@ def make_parser() -> Parser:
     )
     curve.add_argument("--shots", help="images per class, or fractions of them, such as 15,30 or 60%%")
     curve.add_argument("--draws", type=positive, help="random draws per number of images (default 5)")
+    add("init", commands.init_command, "write the config that a folder of images stands for, without a run", config)
     version = Parser(add_help=False)
     version.add_argument("export_dir", type=path, help="a version folder, such as runs/digits/export/<version>")
     predict = add("predict", commands.predict_command, "classify images with an exported model", version, images)
@@ -169,7 +176,9 @@ def make_shared_parsers() -> tuple[Parser, Parser, Parser, Parser]:
     output = Parser(add_help=False, parents=[verbosity])
     output.add_argument("--json", action="store_true", help="print the result as JSON, everything else on stderr")
     config = Parser(add_help=False, parents=[output])
-    config.add_argument("config", type=path, help="a YAML file, such as configs/digits.yaml")
+    config.add_argument(
+        "place", type=path, nargs="?", help="images (a folder or a manifest), or a config, which ends in .yaml"
+    )
     config.add_argument(
         "overrides", nargs="*", default=[], metavar="key=value", help="config keys, such as train.epochs=20"
     )

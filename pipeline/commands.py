@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from components.errors import DamagedFile, UserError
 from components.run_dir import TUNING_STAGES, RunDir
 from components.storage.places import as_path
-from components.terminal.text import printable
+from components.terminal.text import print_line, printable
 from pipeline.terminal import print_comparison, print_curve, print_plan, print_summary
 
 if TYPE_CHECKING:
@@ -36,18 +37,22 @@ def show_progress(options: argparse.Namespace) -> Progress:
 
 def run_command(options: argparse.Namespace) -> int:
     """topgraft run."""
+    from pipeline.data_place import is_config
     from pipeline.load_config import load_config
     from pipeline.run_lock import hold_run_dir
+    from pipeline.written_config import keep_config
 
-    config = load_config(options.config, options.overrides, options.flags)
+    config = load_config(options.place, options.overrides, options.flags)
     asked = options.first or options.only
     if asked in TUNING_STAGES and not config.train.finetune:
         raise UserError(f"Stage '{asked}' is part of fine-tuning only: set train.finetune or name another stage.")
     run = RunDir(config.run_folder)
-    with hold_run_dir(run):
+    with hold_run_dir(run), keep_config(run, options.place, options.overrides, options.flags):
         record = run_whole(config, run, options)
     report = run.report / "index.html" if "report" in record["stages"] else None
     print_summary(record, report, options.quiet)
+    if not options.quiet and not is_config(options.place):
+        print_line(f"config: {run.config}")
     options.print_json({**record, "report": report and str(report)})
     passed = record["blessed"] or not record["gated"]
     return 0 if passed or options.only not in (None, "evaluate", "report") else EXIT_NOT_BLESSED
@@ -97,7 +102,7 @@ def plan_command(options: argparse.Namespace) -> None:
     from pipeline.load_config import load_config
     from pipeline.plan import plan_run
 
-    config, words = load_config(options.config, options.overrides), [str(options.config), *options.overrides]
+    config, words = load_config(options.place, options.overrides), [str(options.place), *options.overrides]
     worker_cores = (options.workers or 0) * options.vcpus
     progress = show_progress(options)
     plan = plan_run(config, words, options.images, worker_cores, options.price, options.measure, progress)
@@ -112,13 +117,15 @@ def curve_command(options: argparse.Namespace) -> None:
     from pipeline.run_lock import hold_run_dir
     from pipeline.runners import make_options
     from pipeline.stages import Stages
+    from pipeline.written_config import keep_config
 
     given = {"shots": options.shots, "draws": options.draws}
-    overrides = [f"curve.{key}={value}" for key, value in given.items() if value is not None]
-    config = load_config(options.config, [*options.overrides, *overrides], options.flags)
+    added = [f"curve.{key}={value}" for key, value in given.items() if value is not None]
+    overrides = [*options.overrides, *added]
+    config = load_config(options.place, overrides, options.flags)
     run = RunDir(config.run_folder)
     stages = Stages(run, show_progress(options), partial(make_options, config.beam, config.name))
-    with hold_run_dir(run):
+    with hold_run_dir(run), keep_config(run, options.place, overrides, options.flags):
         outcome = run_curve(config, stages)
 
         from components.curve.page import summarize_curve, write_curve_page
@@ -130,6 +137,20 @@ def curve_command(options: argparse.Namespace) -> None:
     findings = [*ignored, *outcome.warnings]
     print_curve(points, findings, page, options.quiet)
     options.print_json({"points": [point._asdict() for point in points], "notes": findings, "page": str(page)})
+
+
+def init_command(options: argparse.Namespace) -> None:
+    """topgraft init."""
+    from pipeline.data_place import is_config
+    from pipeline.load_config import load_config, read_values
+    from pipeline.written_config import write_new_config
+
+    if is_config(options.place):
+        raise UserError(f"'{options.place}' is a config already: give images, such as topgraft init photos/.")
+    config = load_config(options.place, options.overrides)
+    written = write_new_config(config.name, read_values(options.place, options.overrides, ()))
+    print_line(f"{written} is written: change what you like, then go on with: topgraft run {shlex.quote(str(written))}")
+    options.print_json({"config": str(written)})
 
 
 def predict_command(options: argparse.Namespace) -> None:

@@ -22,6 +22,7 @@ from components.settings import PlaceText, settings
 from components.storage.places import PATTERN, as_path, expand_home, is_remote
 from components.train.settings import Architecture, Recipe
 from components.validate.settings import Gate
+from pipeline.presets import apply_preset
 
 # Names of Beam's options for credentials, such as s3_secret_access_key and azure_connection_string.
 SECRET = re.compile("access_key|connection_string|password|secret|session_token")
@@ -117,6 +118,7 @@ class Config(BaseModel):
 
     name: str = Field(min_length=1)
     output_dir: PlaceText = ""
+    preset: Literal["fast", "balanced", "best"] = "balanced"
     data: Data
     backbone: tuple[Spec, ...] = (Spec(name="efficientnet_lite0"),)
     head: Architecture = Architecture()
@@ -130,6 +132,11 @@ class Config(BaseModel):
     evaluate: ModelGate = ModelGate()
     beam: BeamSettings = BeamSettings()
     seed: int = Field(0, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _apply_preset(cls, values: Any) -> Any:
+        return apply_preset(values) if isinstance(values, dict) else values
 
     @field_validator("backbone", mode="before")
     @classmethod

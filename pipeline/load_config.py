@@ -1,4 +1,4 @@
-"""Read a config from YAML, overrides and Beam's flags, and check it."""
+"""Read a config from YAML or from data, overrides and Beam's flags, and check it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from pydantic import BaseModel, ValidationError
 from components.errors import UserError
 from components.storage.places import describe_error, storage_errors
 from pipeline.config import BeamSettings, Config
-from pipeline.output_dir import check_output_dir
+from pipeline.data_place import describe_place, is_config
+from pipeline.output_dir import check_output_dir, check_same_data
 from pipeline.runners import check_runner, read_flags
 from pipeline.yaml_text import InvalidYaml, parse_yaml
 
@@ -24,7 +25,41 @@ PLAIN_TEXT = re.compile(r"""\s*(?![\s"'\[{&!|>]).*(?<!\S)#|\s*[*%@`]""", re.DOTA
 
 
 def load_config(path: Path, overrides: list[str], flags: Sequence[str] = ()) -> Config:
-    """Return the config of a YAML file, key=value overrides with dotted keys, and Beam's flags; raises UserError."""
+    """Return the config of a YAML file, or of the data at another path, with overrides and flags; raises UserError.
+
+    Overrides are key=value with dotted keys, flags are Beam's.
+    """
+    config = _make_config(
+        read_values(path, overrides, flags), f"config '{path}'" if is_config(path) else "command line"
+    )
+    check_runner(config)
+    check_output_dir(config)
+    if not is_config(path):
+        check_same_data(config)
+    return config
+
+
+def read_values(path: Path, overrides: Sequence[str], flags: Sequence[str]) -> dict[str, Any]:
+    """Return the values of a config, or of the one that data at a path stand for, with overrides and Beam's flags.
+
+    Raises UserError for an unreadable config, for a path without data, and for an override that cannot be set or that
+    names other data.
+    """
+    if is_config(path):
+        return _apply(_read_yaml(path), overrides, flags)
+    described = describe_place(path)
+    place = described["data"]["path"]
+    values = _apply(described, overrides, flags)
+    data = values["data"]
+    if isinstance(data, dict) and data.get("path") != place:
+        raise UserError(
+            f"'{path}' and data.path={data.get('path')} name two places of data: give one of them, or a config with "
+            f"data.path as a list of both."
+        )
+    return values
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         values = parse_yaml(path.read_text(encoding="utf-8"))
     except storage_errors() as error:
@@ -37,24 +72,25 @@ def load_config(path: Path, overrides: list[str], flags: Sequence[str] = ()) -> 
         raise UserError(
             f"The config '{path}' has no keys: expected at least 'name' and 'data', see configs/digits.yaml."
         )
-    config = _make_config(values, overrides, flags, f"config '{path}'")
-    check_runner(config)
-    check_output_dir(config)
-    return config
+    return values
 
 
 def load_beam(overrides: Sequence[str], flags: Sequence[str] = ()) -> BeamSettings:
     """Return the Beam settings of key=value overrides and flags, for a command without config; raises UserError."""
     required = {"name": "beam", "data": {"path": "."}}
-    return _make_config(required, [f"beam.{override}" for override in overrides], flags, "option --beam").beam
+    return _make_config(_apply(required, [f"beam.{override}" for override in overrides], flags), "option --beam").beam
 
 
-def _make_config(values: dict[str, Any], overrides: Sequence[str], flags: Sequence[str], origin: str) -> Config:
+def _apply(values: dict[str, Any], overrides: Sequence[str], flags: Sequence[str]) -> dict[str, Any]:
     for override in overrides:
         _apply_override(values, override)
     beam = values.get("beam") or {}
     if flags and isinstance(beam, dict):
         values["beam"] = {**beam, **read_flags(flags, str(beam.get("runner", BeamSettings().runner)))}
+    return values
+
+
+def _make_config(values: dict[str, Any], origin: str) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:

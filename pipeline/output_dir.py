@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import glob
+import json
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
@@ -15,6 +17,7 @@ from components.errors import UserError
 from components.run_dir import RunDir
 from components.storage.ownership import MARK, OWN_PREFIX
 from components.storage.places import as_path, describe_error, is_remote, storage_errors, walk_objects
+from pipeline.yaml_text import InvalidYaml, parse_yaml
 
 if TYPE_CHECKING:
     from pipeline.config import Config
@@ -62,6 +65,30 @@ def check_apart(listing: Listing, run: RunDir) -> None:
                 f"The image '{file.path}' is in the output_dir '{run.root}': set output_dir to a folder apart from "
                 f"the images."
             )
+
+
+def check_same_data(config: Config) -> None:
+    """Raise UserError if the run directory has a run over other data."""
+    former = _read_former_data(RunDir(config.run_folder))
+    now = config.data.roots[0]
+    if former and (len(former) > 1 or _real(as_path(former[0])) != _real(as_path(now))):
+        raise UserError(
+            f"'{config.run_folder}' has the run over '{', '.join(former)}', not over '{now}': give the new run a name "
+            f"of its own, such as name={config.name}-2."
+        )
+
+
+def _read_former_data(run: RunDir) -> list[str]:
+    """Return the paths of the data of the run in a directory, or data.source=name; [] without a run."""
+    for read in (
+        lambda: json.loads(run.record.read_text(encoding="utf-8"))["config"],
+        lambda: parse_yaml(run.config.read_text(encoding="utf-8")),  # the run was killed before its record was written
+    ):
+        with suppress(*storage_errors(), InvalidYaml, ValueError, KeyError, TypeError):
+            data = read()["data"]
+            path = data.get("path") or f"data.source={data['source']}"
+            return [path] if isinstance(path, str) else [*path]
+    return []
 
 
 def is_run_dir(folder: Path) -> bool:

@@ -23,6 +23,7 @@ from components.storage.files import write_json
 from components.storage.ownership import claim_files
 from components.terminal.progress import Progress
 from pipeline.config import Config
+from pipeline.data_place import is_config
 from pipeline.output_dir import check_own
 from pipeline.pipeline import list_data
 from pipeline.stages import hash_parts
@@ -123,7 +124,9 @@ def run_trial(config: Config, words: Sequence[str], files: Sequence[ImageFile]) 
             "train.class_weight": None,
         }
         overrides = [f"{key}={json.dumps(value)}" for key, value in own.items()]
-        command = [sys.executable, "-m", "pipeline.cli", "run", *words, *overrides]
+        place, *given = words
+        command = [sys.executable, "-m", "pipeline.cli", "run"]
+        command += [place if is_config(Path(place)) else str(manifest), *given, *overrides]
         before = os.times()
         result = subprocess.run(command, capture_output=True, text=True, errors="replace")
         after = os.times()

@@ -1,4 +1,4 @@
-"""Parse untrusted YAML into plain values of YAML 1.2, with limits on size, depth and aliases."""
+"""Parse untrusted YAML into plain values of YAML 1.2, with limits on size, depth and aliases, and write such values."""
 
 from __future__ import annotations
 
@@ -45,8 +45,21 @@ class _Loader(yaml.SafeLoader):
         return int(text, 0) if text[1:2] in ("o", "x") else int(text)
 
 
+class _Dumper(yaml.SafeDumper):
+    """PyYAML's dumper, which quotes text that is another value in YAML 1.1 or in 1.2."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+    def represent_text(self, text: str) -> yaml.ScalarNode:
+        # In other styles PyYAML writes some line breaks so that they are read as blanks.
+        return self.represent_scalar(f"{TAG}str", text, None if text.isprintable() else '"')
+
+
 for _name, (_pattern, _first) in PLAIN_VALUES.items():
-    _Loader.add_implicit_resolver(f"{TAG}{_name}", re.compile(f"(?:{_pattern})$"), list(_first))
+    for _kind in (_Loader, _Dumper):
+        _kind.add_implicit_resolver(f"{TAG}{_name}", re.compile(f"(?:{_pattern})$"), list(_first))
+_Dumper.add_representer(str, _Dumper.represent_text)
 _Loader.add_constructor(f"{TAG}int", _Loader.construct_integer)
 
 
@@ -78,6 +91,14 @@ def parse_yaml(text: str) -> Any:
     except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
         # PyYAML raises these for a wrong tag, such as !!timestamp x, and for a number of 5,000 digits.
         raise InvalidYaml(f"a value that does not fit its type: {str(error)[:100]}") from error
+
+
+def dump_key(key: str, value: Any) -> str:
+    """Return a key with its plain value as YAML, on one line, with lists and sections in brackets."""
+    dumped: str = yaml.dump(
+        {key: value}, Dumper=_Dumper, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10**6
+    )
+    return dumped.strip()[1:-1]
 
 
 def _check_nodes(node: yaml.Node, known: dict[int, int], depth: int) -> int:

@@ -18,7 +18,7 @@ from components.storage.tables import escape_name
 
 MANIFESTS = (".csv", ".tsv", ".jsonl")
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
-EXPECTED = "set data.path to a folder with one sub-folder of images per class, or to a .csv, .tsv or .jsonl manifest"
+EXPECTED = "give a folder with one sub-folder of images per class, or a .csv, .tsv or .jsonl manifest"
 
 
 def list_images(

@@ -128,7 +128,7 @@ def test_stages_of_fine_tuning_are_refused_where_none_is_asked_for(tmp_path, cap
 def test_the_home_folder_is_expanded_in_every_path_of_the_command_line(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     for command in ("run", "plan", "curve"):
-        assert parse_arguments([command, "~/c.yaml"]).config == tmp_path / "c.yaml"
+        assert parse_arguments([command, "~/c.yaml"]).place == tmp_path / "c.yaml"
     words = ["~/export/1", "~/photos", "~/new/*.jpg", "-", "--output=~/p.csv"]
     options = parse_arguments(["predict", *words])
     assert options.export_dir == tmp_path / "export" / "1"

@@ -1,5 +1,6 @@
 import json
 import shutil
+import subprocess
 
 import pytest
 from toys import write_config
@@ -10,7 +11,7 @@ from components.plan.trials import Cost, TrialRun, read_trials
 from components.run_dir import STAGES, TUNING_STAGES, RunDir
 from components.storage.files import write_json
 from components.storage.ownership import MARK, claim_files
-from pipeline.cli import main
+from pipeline.cli import main, parse_arguments
 from pipeline.load_config import load_config
 from pipeline.plan import trial_key
 
@@ -130,6 +131,22 @@ def test_a_trial_run_that_fails_is_one_sentence_with_what_it_says(toy_config, tm
     (line,) = capsys.readouterr().err.splitlines()
     assert "A trial run over 6 of the images failed (The train split has no image at all" in line
     assert not (tmp_path / "run" / "throughput.json").exists()
+
+
+def test_trial_runs_over_a_folder_alone_read_the_sample_in_its_place(toy_config, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tried = []
+
+    def refuse(command, **settings):
+        options = parse_arguments(command[3:])
+        tried.append(load_config(options.place, options.overrides))
+        return subprocess.CompletedProcess(command, 2, "", "topgraft: enough")
+
+    monkeypatch.setattr(subprocess, "run", refuse)
+    assert main(["plan", toy_config["data"]["path"], "name=t", "train.epochs=3"]) == 2
+    assert "(enough)" in capsys.readouterr().err
+    (config,) = tried
+    assert (config.data.path.rpartition("/")[2], config.name, config.train.epochs) == ("images.csv", "t", 3)
 
 
 @pytest.mark.parametrize(

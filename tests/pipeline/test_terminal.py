@@ -61,9 +61,9 @@ def test_a_mistake_answers_with_status_2_and_the_error(capsys, arguments, words)
 
 
 def test_a_command_line_that_is_none_answers_with_the_error(capsys):
-    assert main(["run", "--json"]) == 2
+    assert main(["run", "--only", "everything", "--json"]) == 2
     captured = capsys.readouterr()
-    assert "config" in json.loads(captured.out)["error"]
+    assert "everything" in json.loads(captured.out)["error"]
     assert captured.err.startswith("usage: topgraft run")
 
 

@@ -1,0 +1,42 @@
+"""The presets of a config: tables of values below the user's own keys."""
+
+from __future__ import annotations
+
+from typing import Any
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "fast": {
+        "backbone": "efficientnet_lite0",
+        "extract": {"engine": "auto"},  # the fastest engine that this machine has
+    },
+    "balanced": {},  # the defaults
+    "best": {
+        "backbone": [
+            {"name": name, "layer": "maps", "pooling": "gem"}
+            for name in ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
+        ],
+        "augment": {"flip": True, "average": True},
+        "head": {"normalize": "whiten"},  # by the covariance within classes
+        # Training starts at the optimum of the penalty that it chooses.
+        "train": {"l2": "auto", "learning_rate": 0.0001, "steps": 50},
+    },
+}
+
+
+def apply_preset(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of a config over those of its preset; an unknown preset, which the config refuses, has none."""
+    name = values.get("preset", "balanced")
+    below = PRESETS.get(name, {}) if isinstance(name, str) else {}
+    train = values.get("train")
+    if isinstance(train, dict) and train.get("epochs") and "train" in below:  # a run has epochs or steps
+        below = {**below, "train": {key: value for key, value in below["train"].items() if key != "steps"}}
+    return _merge(below, values)
+
+
+def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Return the keys of both; for a key of both the value above, or if both are sections these merged."""
+    merged = {**below, **above}
+    for key in below.keys() & above.keys():
+        if isinstance(below[key], dict) and isinstance(above[key], dict):
+            merged[key] = _merge(below[key], above[key])
+    return merged
