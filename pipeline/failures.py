@@ -8,6 +8,9 @@ import re
 import sys
 from collections.abc import Iterator
 
+from components.errors import UserError
+from components.storage.places import cloud_errors, describe_error
+
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EIO)
 # Beam keeps only the text of a worker's exception, with its class in front. Only the classes of the file system and of
@@ -16,6 +19,15 @@ RAISED_BY_WORKER = re.compile(
     r"^(?:RuntimeError: )?(?:OSError|PermissionError|tensorflow\.python\.framework\.errors_impl\.\w+): (.+)",
     re.MULTILINE,
 )
+
+
+def describe_user_error(error: BaseException) -> str | None:
+    """Return the sentence of a UserError, or one on a refusal of Cloud Storage, else None."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, cloud_errors()):
+        return f"Cloud Storage refuses ({describe_error(error)}): check the path and your credentials."
+    return None
 
 
 def describe_failure(error: BaseException) -> str | None:
