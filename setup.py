@@ -12,6 +12,7 @@ REQUIRED = [
     "dill==0.3.1.1",  # tfx-bsl 1.15 imports it, Beam 2.69 and later no longer bring it
     "setuptools<81",  # tensorflow-hub 0.16 imports pkg_resources
     "numpy>=1.23,<2",  # arrays between the stages
+    "pandas>=1.5,<2",  # tables of a run in Python; TFDV and TFMA bring it
     "pyarrow>=10,<11",  # columns between TFDV and Beam
     "google-crc32c",  # checks records of ready-made TFRecord files, read at any place
     "universal-pathlib>=0.2.6,<0.3",  # a gs:// path as a pathlib.Path, which from 0.3 on it is no more
@@ -36,11 +37,12 @@ REQUIRED = [
 # topgraft serve: routes and requests; the HTTP server below them.
 SERVE = ["starlette", "uvicorn"]
 # httpx: Starlette's test client. playwright: drives the report and the page of topgraft serve in a browser.
-# gcp-storage-emulator: Cloud Storage for tests.
+# gcp-storage-emulator: Cloud Storage for tests. nbclient, nbformat, ipykernel: run the notebook; TFMA brings them.
 DEVELOPMENT = [
     *("build", "hypothesis", "import-linter", "mypy", "ruff", "types-PyYAML"),
     *("pytest", "pytest-cov", "pytest-timeout", "pytest-xdist"),
     *("httpx", "playwright", "gcp-storage-emulator"),
+    *("ipykernel", "nbclient", "nbformat"),
     *SERVE,
 ]
 

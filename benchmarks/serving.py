@@ -69,10 +69,10 @@ def measure_server(export: Path, images: list[bytes], clients: int, seconds: flo
 
 def measure_model(export: Path, images: list[bytes], seconds: float) -> None:
     """Print what the SavedModel itself does with batches of 1 and of 32."""
+    from components.export.export import find_export
     from components.predict.predict import load_export
-    from components.serve.tf_serving import find_version
 
-    compute = load_export(find_version(export)).compute
+    compute = load_export(find_export(export)).compute
     for size in (1, 32):
         batches = [images[start : start + size] for start in range(0, len(images) - size + 1, size)]
         compute(batches[0])

@@ -12,6 +12,8 @@ TUNING_STAGES = ("finetune", "reextract")
 STAGES = ("ingest", "validate", "extract", "audit", "train", *TUNING_STAGES, "export", "evaluate", "report")
 # A file of an export: the stage export writes it, the stage report completes it.
 MODEL_CARD = "model_card.json"
+# The verdict of a model that meets its limits, and the file that holds it in its export.
+BLESSED = "BLESSED"
 
 
 class Below:

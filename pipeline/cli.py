@@ -14,10 +14,10 @@ from typing import Any, NoReturn
 
 from components.errors import UserError
 from components.run_dir import STAGES
-from components.storage.places import as_path, cloud_errors, describe_error, expand_home
+from components.storage.places import as_path, expand_home
 from components.terminal.text import printable
 from pipeline import commands
-from pipeline.failures import describe_failure, describe_refusal, is_interrupt
+from pipeline.failures import describe_failure, describe_user_error, is_interrupt
 from pipeline.terminal import json_output
 
 BEAM_COMMANDS = ("run", "curve", "predict")
@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
             silence_libraries(options.verbose)
             return options.command(options) or 0
         except (Exception, KeyboardInterrupt) as error:
-            message = _describe_user_error(error)
+            message = describe_user_error(error)
             interrupted = message is None and (isinstance(error, KeyboardInterrupt) or is_interrupt(error))
             if message is None:
                 message = INTERRUPTION if interrupted else describe_failure(error)
@@ -46,14 +46,6 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{prefix} {printable(message)}", file=sys.stderr)
             print_json({"error": message})
             return INTERRUPTED if interrupted else USER_ERROR
-
-
-def _describe_user_error(error: BaseException) -> str | None:
-    if isinstance(error, UserError):
-        return str(error)
-    if isinstance(error, cloud_errors()):
-        return describe_refusal(describe_error(error))
-    return None
 
 
 class InvalidArguments(UserError):
@@ -130,9 +122,14 @@ def make_parser() -> Parser:
     curve.add_argument("--shots", help="images per class, or fractions of them, such as 15,30 or 60%%")
     curve.add_argument("--draws", type=positive, help="random draws per number of images (default 5)")
     add("init", commands.init_command, "write the config that a folder of images stands for, without a run", config)
-    version = Parser(add_help=False)
-    version.add_argument("export_dir", type=path, help="a version folder, such as runs/digits/export/<version>")
-    predict = add("predict", commands.predict_command, "classify images with an exported model", version, images)
+    model = Parser(add_help=False)
+    model.add_argument(
+        "model",
+        type=path,
+        help="a run directory, such as runs/digits, or its folder export: the newest blessed version; or a version "
+        "folder",
+    )
+    predict = add("predict", commands.predict_command, "classify images with an exported model", model, images)
     predict.add_argument(
         "--beam", action="append", metavar="KEY=VALUE", help="run as a Beam job: runner=..., shards=..., ..."
     )
@@ -142,12 +139,11 @@ def make_parser() -> Parser:
         "export",
         commands.export_command,
         "write the model of a finished run in another format, beside its SavedModel",
+        model,
         output,
     )
-    export.add_argument("run_dir", type=path, help="the output_dir of a finished run, such as runs/digits")
     export.add_argument("--to", choices=["tflite"], required=True, help="tflite: float32 and int8 models for devices")
-    serve = add("serve", commands.serve_command, "serve an exported model over HTTP, with a web page", verbosity)
-    serve.add_argument("export_dir", type=path, help="runs/digits/export (its newest version) or a version folder")
+    serve = add("serve", commands.serve_command, "serve an exported model over HTTP, with a web page", model, verbosity)
     serve.add_argument("--port", type=int, default=8501, help="default 8501; 0 takes a free port")
     serve.add_argument("--host", default="127.0.0.1", help="default 127.0.0.1, only this machine; 0.0.0.0 for all")
     serve.add_argument("--name", help="name of the model in its URLs (default: the run's)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,8 @@ from components.terminal.text import print_line, printable
 from pipeline.terminal import print_comparison, print_curve, print_plan, print_summary
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from components.predict.predict import Classifier
     from components.terminal.progress import Progress
     from pipeline.config import Config
@@ -26,39 +28,54 @@ EXIT_NOT_BLESSED = 3
 MAX_LOST_WORKERS = 3
 
 
-def show_progress(options: argparse.Namespace) -> Progress:
+def show_progress(quiet: bool) -> Progress:
     """Return the progress bars of a command, which appear only in a terminal."""
     from rich.console import Console
 
     from components.terminal.progress import Progress
 
-    return Progress(Console(stderr=True, quiet=options.quiet))
+    return Progress(Console(stderr=True, quiet=quiet))
 
 
 def run_command(options: argparse.Namespace) -> int:
     """topgraft run."""
-    from pipeline.data_place import is_config
-    from pipeline.load_config import load_config
-    from pipeline.run_lock import hold_run_dir
-    from pipeline.written_config import keep_config
-
-    config = load_config(options.place, options.overrides, options.flags)
-    asked = options.first or options.only
-    if asked in TUNING_STAGES and not config.train.finetune:
-        raise UserError(f"Stage '{asked}' is part of fine-tuning only: set train.finetune or name another stage.")
-    run = RunDir(config.run_folder)
-    with hold_run_dir(run), keep_config(run, options.place, options.overrides, options.flags):
-        record = run_whole(config, run, options)
+    run, record = run_place(options.place, options.overrides, options.flags, options.quiet, options.first, options.only)
     report = run.report / "index.html" if "report" in record["stages"] else None
-    print_summary(record, report, options.quiet)
-    if not options.quiet and not is_config(options.place):
-        print_line(f"config: {run.config}")
     options.print_json({**record, "report": report and str(report)})
     passed = record["blessed"] or not record["gated"]
     return 0 if passed or options.only not in (None, "evaluate", "report") else EXIT_NOT_BLESSED
 
 
-def run_whole(config: Config, run: RunDir, options: argparse.Namespace) -> dict[str, Any]:
+def run_place(
+    place: Path,
+    overrides: list[str],
+    flags: Sequence[str],
+    quiet: bool,
+    first: str | None = None,
+    only: str | None = None,
+) -> tuple[RunDir, dict[str, Any]]:
+    """Run a config, or the one that data stand for, and print the summary; return run directory and run.json."""
+    from pipeline.data_place import is_config
+    from pipeline.load_config import load_config
+    from pipeline.run_lock import hold_run_dir
+    from pipeline.written_config import keep_config
+
+    config = load_config(place, overrides, flags)
+    asked = first or only
+    if asked in TUNING_STAGES and not config.train.finetune:
+        raise UserError(f"Stage '{asked}' is part of fine-tuning only: set train.finetune or name another stage.")
+    run = RunDir(config.run_folder)
+    with hold_run_dir(run), keep_config(run, place, overrides, flags):
+        record = run_whole(config, run, show_progress(quiet), first, only)
+    print_summary(record, run.report / "index.html" if "report" in record["stages"] else None, quiet)
+    if not quiet and not is_config(place):
+        print_line(f"config: {run.config}")
+    return run, record
+
+
+def run_whole(
+    config: Config, run: RunDir, progress: Progress, first: str | None = None, only: str | None = None
+) -> dict[str, Any]:
     """Run the stages, again after a damaged file or a lost worker; return the content of run.json."""
     from pipeline.lost_workers import LostWorker, detect_lost_workers
     from pipeline.pipeline import run_stages
@@ -66,11 +83,11 @@ def run_whole(config: Config, run: RunDir, options: argparse.Namespace) -> dict[
     from pipeline.runners import make_options
     from pipeline.stages import Stages, StopAfterStage
 
-    progress, make_job = show_progress(options), partial(make_options, config.beam, config.name)
+    make_job = partial(make_options, config.beam, config.name)
     damaged: set[str] = set()
     lost = 0
     while True:
-        stages = Stages(run, progress, make_job, options.first, options.only)
+        stages = Stages(run, progress, make_job, first, only)
         try:
             with detect_lost_workers():
                 run_stages(config, run, stages)
@@ -104,7 +121,7 @@ def plan_command(options: argparse.Namespace) -> None:
 
     config, words = load_config(options.place, options.overrides), [str(options.place), *options.overrides]
     worker_cores = (options.workers or 0) * options.vcpus
-    progress = show_progress(options)
+    progress = show_progress(options.quiet)
     plan = plan_run(config, words, options.images, worker_cores, options.price, options.measure, progress)
     print_plan(plan, options.quiet)
     options.print_json({**plan._asdict(), "stages": {stage: cost._asdict() for stage, cost in plan.stages.items()}})
@@ -124,7 +141,7 @@ def curve_command(options: argparse.Namespace) -> None:
     overrides = [*options.overrides, *added]
     config = load_config(options.place, overrides, options.flags)
     run = RunDir(config.run_folder)
-    stages = Stages(run, show_progress(options), partial(make_options, config.beam, config.name))
+    stages = Stages(run, show_progress(options.quiet), partial(make_options, config.beam, config.name))
     with hold_run_dir(run), keep_config(run, options.place, overrides, options.flags):
         outcome = run_curve(config, stages)
 
@@ -155,28 +172,30 @@ def init_command(options: argparse.Namespace) -> None:
 
 def predict_command(options: argparse.Namespace) -> None:
     """topgraft predict."""
+    from components.export.export import find_export
     from components.predict.predict import load_export
 
     if options.beam or options.flags:
         predict_on_beam(options)
     else:
-        classify_images(options, lambda progress: load_export(options.export_dir))
+        classify_images(options, lambda progress: load_export(find_export(options.model)))
 
 
 def predict_on_beam(options: argparse.Namespace) -> None:
     """topgraft predict as a Beam job."""
+    from components.export.export import find_export
     from components.predict.beam_job import predict_by_beam
     from components.predict.inputs import find_inputs
     from pipeline.load_config import load_beam
     from pipeline.runners import check_places, make_options
 
-    settings, progress = load_beam(options.beam or (), options.flags), show_progress(options)
+    settings, progress = load_beam(options.beam or (), options.flags), show_progress(options.quiet)
     job = make_options(settings, "predict")
-    places = [("EXPORT_DIR", options.export_dir), *(("PATH", path) for path in options.paths)]
+    places = [("MODEL", options.model), *(("PATH", path) for path in options.paths)]
     check_places(settings.runner, [*places, ("--output", options.output)])
     files = progress.count(find_inputs(options.paths, options.output), "images")
     with progress.stage("predict"):
-        counts = predict_by_beam(options.export_dir, files, options.output, options.top_k, settings.shards, job)
+        counts = predict_by_beam(find_export(options.model), files, options.output, options.top_k, settings.shards, job)
     options.print_json({**counts, "output": str(options.output)})
 
 
@@ -196,7 +215,7 @@ def classify_images(options: argparse.Namespace, load: Callable[[Progress], Clas
 
     check_output(options.output)
     files = find_inputs(options.paths, options.output)
-    progress = show_progress(options)
+    progress = show_progress(options.quiet)
     with progress.stage("model"):
         classifier = load(progress)
     if not options.output:
@@ -211,13 +230,15 @@ def export_command(options: argparse.Namespace) -> None:
     """topgraft export: convert the SavedModel that the stage export wrote."""
     from dataclasses import asdict
 
+    from components.export.export import find_export
     from components.export.tflite import convert_export
     from pipeline.output_dir import is_run_dir
     from pipeline.run_lock import hold_run_dir
 
-    progress, run = show_progress(options), RunDir(options.run_dir)
+    export = find_export(options.model).resolve()
+    progress, run = show_progress(options.quiet), RunDir(export.parent.parent)
     with hold_run_dir(run) if is_run_dir(run.root) else nullcontext(), progress.stage("tflite"):
-        folder, comparison = convert_export(run, progress)
+        folder, comparison = convert_export(export, run, progress)
     print_comparison(comparison, folder, options.quiet)
     options.print_json({**asdict(comparison), "folder": str(folder)})
 
@@ -236,7 +257,7 @@ def serve_command(options: argparse.Namespace) -> None:
     from components.serve.server import serve
     from components.serve.tf_serving import load_served
 
-    served = load_served(options.export_dir, options.name)
+    served = load_served(options.model, options.name)
     serve(served, load_training_images(served.folder), options.host, options.port)
 
 
@@ -252,5 +273,5 @@ def backbones_command(options: argparse.Namespace) -> None:
             backbone_catalog.print_list(backbones, Console())
         options.print_json([backbone._asdict() for backbone in backbones])
     else:
-        progress = show_progress(options)
+        progress = show_progress(options.quiet)
         backbone_catalog.print_backbone(options.name, Console(), progress, options.pbtxt, options.tensorboard)

@@ -8,6 +8,9 @@ import re
 import sys
 from collections.abc import Iterator
 
+from components.errors import UserError
+from components.storage.places import cloud_errors, describe_error
+
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EIO)
 # Beam keeps only the text of a worker's exception, with its class in front. Only the classes of the file system and of
@@ -19,6 +22,15 @@ RAISED_BY_WORKER = re.compile(
 )
 # Of gcsfs: "Forbidden: address" and "reason, 503"; of Beam's client: "403 GET address: reason".
 REFUSED_BY_CLOUD = re.compile(r"^(?:Forbidden: |\d{3} [A-Z]+ https?:)|, [45]\d\d$")
+
+
+def describe_user_error(error: BaseException) -> str | None:
+    """Return the sentence of a UserError, or one on a refusal of Cloud Storage, else None."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, cloud_errors()):
+        return describe_refusal(describe_error(error))
+    return None
 
 
 def describe_failure(error: BaseException) -> str | None:

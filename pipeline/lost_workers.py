@@ -16,7 +16,13 @@ class LostWorker(Exception):
 
 @contextmanager
 def detect_lost_workers() -> Iterator[None]:
-    """Raise LostWorker in the main thread if a worker process dies while the block runs a pipeline."""
+    """Raise LostWorker in the main thread if a worker process dies while the block runs a pipeline.
+
+    Another thread cannot be interrupted, so nothing is detected there.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     lost: list[int] = []
     interrupted: list[int] = []
     hook, handler = threading.excepthook, signal.getsignal(signal.SIGINT)

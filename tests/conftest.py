@@ -23,7 +23,7 @@ settings.load_profile("patient")
 
 
 # Fixtures by which a test runs stages, on Beam, TFDV and TFMA, or needs a browser or another process.
-HEAVY = {"options", "toy_config", "toy_run", "storage", "browser", "lite"}
+HEAVY = {"options", "toy_config", "toy_run", "storage", "browser", "lite", "kernel"}
 
 
 def pytest_collection_modifyitems(items):

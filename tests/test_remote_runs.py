@@ -84,7 +84,7 @@ def answers(give, first):
     return give(
         ["run", "gs://bucket/toy.yaml"],
         ["predict", export, *files, "--output", "gs://bucket/predictions.csv"],
-        ["predict", export, *files, "--output", "gs://bucket/job.csv", "--beam", "shards=2"],
+        ["predict", "gs://bucket/runs/toy", *files, "--output", "gs://bucket/job.csv", "--beam", "shards=2"],
         ["export", "gs://bucket/runs/toy", "--to", "tflite"],
         ["look", "gs://bucket/runs/toy/export", "gs://bucket/images/cyan/camera/000.jpg"],
     )

@@ -24,7 +24,7 @@ from components.evaluate.tfma_analysis import (
 from components.export.export import list_versions, read_facts
 from components.metrics.confusion import describe_unanswered, describe_weakest, list_recalls
 from components.outcomes import Bottlenecks, Evaluation, Examples, Export, Work
-from components.run_dir import MODEL_CARD, RunDir
+from components.run_dir import BLESSED, MODEL_CARD, RunDir
 from components.shards.records import check_count, check_shards, shard_files
 from components.storage.checksums import find_mismatch
 from components.storage.files import write_json
@@ -32,8 +32,8 @@ from components.storage.ownership import claim_files, replacing_shared_folder
 from components.storage.tables import scan_csv
 from components.terminal.text import join_names
 
-# The verdicts, and the names of the files that hold them.
-BLESSED, NOT_BLESSED, NOT_GATED = "BLESSED", "NOT_BLESSED", "NOT_GATED"
+# The other verdicts, and the names of the files that hold them.
+NOT_BLESSED, NOT_GATED = "NOT_BLESSED", "NOT_GATED"
 NO_GATE = (
     "no limit is set under evaluate, so nothing was checked: add one to the config, such as evaluate: {thresholds: "
     "{accuracy: 0.9}}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -28,12 +29,13 @@ from components.features import (
 )
 from components.metrics.calibration import Abstention, choose_abstention
 from components.outcomes import Bottlenecks, Examples, Export, Head, Work
-from components.run_dir import MODEL_CARD, RunDir
+from components.run_dir import BLESSED, MODEL_CARD, RunDir
 from components.shards.bottlenecks import Source, read_vectors
 from components.storage.checksums import find_mismatch, write_checksums
 from components.storage.files import read_json, write_json
 from components.storage.ownership import replacing_folder
 from components.storage.places import plain_folder
+from components.terminal.text import printable
 from components.train.estimator import HeadClassifier
 from components.train.inputs import evaluate_from_shards
 from components.train.settings import Architecture
@@ -146,6 +148,30 @@ def list_versions(exports: Path) -> list[Path]:
     """Return the complete exports, oldest first."""
     folders = [file.parent for file in exports.glob(f"*/{SAVED_MODEL}") if file.parent.name.isdecimal()]
     return sorted(folders, key=lambda folder: int(folder.name))
+
+
+def find_export(place: Path) -> Path:
+    """Return the version folder that is meant: place itself, or the newest blessed version of a run or export folder.
+
+    Without a blessed version the newest is meant. A line on stderr says so where the newest version is not blessed.
+    Raises UserError where there is no version.
+    """
+    if (place / SAVED_MODEL).exists():
+        return place
+    versions = list_versions(RunDir(place).exports) or list_versions(place)
+    if not versions:
+        found = "holds no exported model" if place.exists() else "does not exist"
+        raise UserError(
+            f"'{place}' {found}: give the directory of a finished run, such as runs/digits, its folder export, or a "
+            f"version folder in that."
+        )
+    newest = versions[-1]
+    blessed = [version for version in versions if (version / BLESSED).exists()]
+    if newest not in blessed:
+        found = f"version {newest.name} is not blessed" if blessed else "no version is blessed"
+        taken = f"{blessed[-1].name}, the newest blessed one" if blessed else f"{newest.name}, the newest"
+        print(printable(f"topgraft: in '{newest.parent}' {found}: {taken}, is taken."), file=sys.stderr)
+    return [newest, *blessed][-1]
 
 
 def check_export(export: Path) -> None:

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from components import features
 from components.errors import UserError
-from components.export.export import check_export, list_versions
+from components.export.export import check_export, read_facts
 from components.features import ENCODED, LABEL
 from components.run_dir import MODEL_CARD, RunDir
 from components.shards.records import IMAGE_SPEC, read_batches, shard_files
@@ -60,21 +60,28 @@ class Served(NamedTuple):
     probabilities: str
 
 
-def convert_export(run: RunDir, progress: Progress) -> tuple[Path, Comparison]:
-    """Write tflite/<version>/ of a run's latest export; return the folder and the comparison with the export.
+def convert_export(export: Path, run: RunDir, progress: Progress) -> tuple[Path, Comparison]:
+    """Write tflite/<version>/ of an export of a run; return the folder and the comparison with the export.
 
     The models map images float32[N, S, S, 3] in 0..255 to probabilities float32[N, C]; each has labels.txt as an
     associated file, a zip archive after the flatbuffer (https://www.tensorflow.org/lite/models/convert/metadata).
-    Raises UserError for a folder without a finished run, and for an export that has no single image input.
+    Raises UserError for an export outside a run, of other classes than the run has by now, or without a single image
+    input.
     """
-    versions = list_versions(run.exports)
     ingested = run.stages / "ingest.json"
-    if not versions or not ingested.exists():
-        raise UserError(f"'{run.root}' holds no exported model: give the output_dir of a finished run.")
-    export = versions[-1]
+    if not ingested.exists():
+        raise UserError(
+            f"'{export}' does not lie in the export folder of its run, on whose test images the models are compared: "
+            f"give the directory of a run."
+        )
     examples = json.loads(ingested.read_text(encoding="utf-8"))["outcome"]
     labels = export / "assets" / LABELS_FILE
     with replacing_folder(run.tflite / export.name) as folder, _serving(export) as served:
+        if read_facts(export)["classes"] != examples["labels"]:
+            raise UserError(
+                f"The SavedModel '{export}' has other classes than the run's test images: give a version that was "
+                f"exported later."
+            )
         paths = {name: folder / f"model_{name}.tflite" for name in (FLOAT, INT8)}
         function = cut_function(served)
         for name, path in paths.items():

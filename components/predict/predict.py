@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import tensorflow as tf
@@ -17,8 +17,11 @@ from components.backbones.spec import Spec
 from components.errors import UserError
 from components.export.export import check_export
 from components.images.check import Limits, RejectedImage, check_image, inspect_image, read_file
+from components.predict.pixels import encode_pixels
 from components.storage.places import describe_error, do_side_by_side, is_remote, plain_folder
 from components.terminal.progress import Progress
+
+T = TypeVar("T")
 
 PREDICTION_BATCH = 32
 DEFAULT_TOP_K = 5
@@ -65,9 +68,7 @@ class Classifier(NamedTuple):
 
 
 def load_export(export: Path) -> Classifier:
-    """Return the classifier of an export's version folder; raises UserError where there is none that serves images."""
-    if not (export / "saved_model.pb").exists():
-        raise UserError(f"'{export}' holds no SavedModel: give a version folder such as runs/<name>/export/<version>.")
+    """Return the classifier of an export's version folder; raises UserError for one that serves no images."""
     check_export(export)
     try:
         with plain_folder(export) as plain:
@@ -107,11 +108,16 @@ def load_backbone_classifier(specs: Sequence[Spec], progress: Progress) -> Class
     )
 
 
-def predict_files(compute: Callable[[list[bytes]], Sequence[Answer]], files: Iterable[str]) -> Iterator[FileAnswer]:
-    """Yield each path with its answer, in input order; one batch of images is in memory at a time."""
+def predict_files(
+    compute: Callable[[list[bytes]], Sequence[Answer]], files: Iterable[T]
+) -> Iterator[tuple[T, Answer | str]]:
+    """Yield each path, encoded image or image of encode_pixels with its answer or the reason why it has none, in order.
+
+    One batch of images is in memory at a time.
+    """
     rows = iter(files)
     while batch := list(islice(rows, PREDICTION_BATCH)):
-        contents = do_side_by_side(_read, batch, any(map(is_remote, batch)))
+        contents = do_side_by_side(_read, batch, any(isinstance(file, str) and is_remote(file) for file in batch))
         predicted = iter(predict_each(compute, [content for content in contents if isinstance(content, bytes)]))
         for path, content in zip(batch, contents, strict=True):
             yield path, next(predicted) if isinstance(content, bytes) else content
@@ -130,11 +136,15 @@ def predict_each(compute: Callable[[list[bytes]], Sequence[Answer]], encoded: li
         return [predict_each(compute, [content])[0] for content in encoded]
 
 
-def _read(path: str) -> bytes | str:
-    if not is_remote(path) and os.path.isdir(path):
+def _read(file: Any) -> bytes | str:
+    if isinstance(file, str) and not is_remote(file) and os.path.isdir(file):
         return "a folder that cannot be read, or a link to one above it"
     try:
-        return inspect_image(read_file(path, Limits()), Limits()).encoded
+        if isinstance(file, str):
+            content = read_file(file, Limits())
+        else:
+            content = file if isinstance(file, bytes) else encode_pixels(file)
+        return inspect_image(content, Limits()).encoded
     except RejectedImage as rejected:
         return describe_rejected(rejected)
     except OSError as error:

@@ -17,7 +17,7 @@ import yaml
 from components.audit.audit import MAP, NEAREST
 from components.backbones.spec import Spec
 from components.curve.page import describe_curve, summarize_curve
-from components.evaluate.evaluate import BLESSED, find_last_blessed
+from components.evaluate.evaluate import find_last_blessed
 from components.metrics.confusion import ClassRow, most_confused, order_by_confusion
 from components.outcomes import Export, Report, Results, TunedHead, Work
 from components.pages.figures import plot_calibration, plot_confusion, plot_coverage, plot_history, plot_map
@@ -25,7 +25,7 @@ from components.pages.html import embed_figure, load_plotly, load_template
 from components.report.card_text import describe_card
 from components.report.content import Content, TableRow, describe_leaks, read_health, read_report_content
 from components.report.model_card import build_card
-from components.run_dir import MODEL_CARD, RunDir
+from components.run_dir import BLESSED, MODEL_CARD, RunDir
 from components.shards.pictures import collect_pictures
 from components.storage.files import write_json
 from components.storage.ownership import replacing_folder

@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from tensorflow.core.protobuf import saved_model_pb2
 
 from components.errors import UserError
-from components.export.export import SAVED_MODEL, list_versions
+from components.export.export import SAVED_MODEL, find_export
 from components.features import ABSTAINED, IMAGE_BYTES, INDEX, LABEL_NAME, PROBABILITIES, SERVING_SIGNATURE
 from components.predict.predict import Answer, Classifier, load_export, rank_classes
 from components.run_dir import RunDir
@@ -41,22 +41,13 @@ class ServedExport(NamedTuple):
 
 
 def load_served(folder: Path, name: str | None) -> ServedExport:
-    """Load a version folder, or the newest version in a folder; raises UserError where there is none."""
-    export = find_version(folder)
+    """Load the export that a folder means; raises UserError where there is none."""
+    export = find_export(folder).resolve()
     name = name or name_model(export)
     if not re.fullmatch(r"[^/:{}\s\udc80-\udcff]+", name):
         raise UserError(f"'{name}' cannot be part of an address: give a --name of letters and digits.")
     version = export.name if export.name.isdecimal() else "1"
     return ServedExport(name, version, export, load_export(export), read_metadata(export, name, version))
-
-
-def find_version(folder: Path) -> Path:
-    """Return the version folder that is meant: the folder itself, or the newest version in it; raises UserError."""
-    folder = folder.resolve()
-    versions = [folder] if (folder / SAVED_MODEL).exists() else list_versions(folder)
-    if not versions:
-        raise UserError(f"'{folder}' holds no export: give runs/<name>/export or a version folder in it.")
-    return versions[-1]
 
 
 def name_model(export: Path) -> str:

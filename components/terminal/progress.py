@@ -32,7 +32,7 @@ class RateColumn(ProgressColumn):
 
 
 class Progress:
-    """One bar per stage; the bar of an unknown total pulses."""
+    """One bar per stage, whose bar pulses while the total is unknown; in a notebook the names of the stages."""
 
     def __init__(self, console: Console):
         columns = (
@@ -44,11 +44,15 @@ class Progress:
             TimeRemainingColumn(),
         )
         self._bars = Bars(*columns, console=console, transient=True, disable=console.quiet or not console.is_terminal)
+        # Rich's bars in a notebook may clear what the user's cell has printed.
+        self._named = console.is_jupyter and not console.quiet
         self._task: TaskID | None = None
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Show a bar for one stage while the block runs."""
+        if self._named:
+            print(f"{name} ...", end=" ", flush=True)
         with self._bars:
             self._task = self._bars.add_task(name, total=None, done="", unit="")
             try:

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from toys import read_outcome
+from toys import fill, read_outcome, refusal
 
 from components.backbones.settings import Augment
 from components.backbones.spec import parse_backbone
-from components.export.export import export_model, list_versions, read_facts
+from components.export.export import export_model, find_export, list_versions, read_facts
 from components.export.settings import Abstain
 from components.extract.extract import extract_bottlenecks
 from components.extract.settings import EngineChoice
@@ -179,6 +179,49 @@ def test_the_threshold_of_a_model_that_averages_is_measured_on_the_averages(
     _, _, served = read_split(run, "val")
     np.testing.assert_allclose(served, views.mean(1), atol=1e-5)
     assert not np.allclose(served, views[:, 0], atol=1e-3)
+
+
+def lay_versions(exports, **versions):
+    """Make empty exports of these names, each blessed or not."""
+    for name, blessed in versions.items():
+        fill(exports, f"{name.strip('v')}/saved_model.pb", *([f"{name.strip('v')}/BLESSED"] if blessed else []))
+    return exports
+
+
+@pytest.mark.parametrize(
+    ("versions", "meant", "words"),
+    [
+        ({"v9": True, "v10": True}, "10", ""),
+        (
+            {"v9": True, "v10": True, "v11": False},
+            "10",
+            "version 11 is not blessed: 10, the newest blessed one, is taken.",
+        ),
+        ({"v9": False, "v10": False}, "10", "no version is blessed: 10, the newest, is taken."),
+    ],
+    ids=["newest", "an older one", "none"],
+)
+def test_a_run_and_its_export_folder_mean_the_newest_blessed_version(versions, meant, words, tmp_path, capsys):
+    exports = lay_versions(tmp_path / "export", **versions)
+    for place in (tmp_path, exports):
+        assert find_export(place) == exports / meant
+        error = capsys.readouterr().err
+        assert error == (f"topgraft: in '{exports}' {words}\n" if words else "")
+
+
+def test_a_version_folder_means_itself_blessed_or_not(tmp_path, capsys):
+    exports = lay_versions(tmp_path / "export", v9=False, v10=True)
+    assert find_export(exports / "9") == exports / "9"
+    assert find_export(lay_versions(tmp_path / "copied", v7=True)) == tmp_path / "copied" / "7"
+    assert capsys.readouterr().err == ""
+
+
+def test_a_place_without_an_export_is_refused_with_what_it_could_be(tmp_path):
+    assert f"'{tmp_path}' holds no exported model: give the directory of a finished run" in refusal(
+        find_export, tmp_path
+    )
+    assert "does not exist" in refusal(find_export, tmp_path / "gone")
+    assert "holds no exported model" in refusal(find_export, Path(fill(tmp_path, "file")) / "file")
 
 
 def test_versions_are_ordered_by_number(tmp_path):

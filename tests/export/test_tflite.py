@@ -34,6 +34,10 @@ def converted(run):
     return run.tflite / list_versions(run.exports)[-1].name
 
 
+def convert(run, progress):
+    return convert_export(list_versions(run.exports)[-1], run, progress)
+
+
 def read_test_images(run):
     shards = json.loads((run.stages / "ingest.json").read_text())["outcome"]["shards"]
     batches = list(read_batches(shard_files(run.examples, "test", shards), IMAGE_SPEC))
@@ -132,25 +136,44 @@ def test_heads_are_converted_and_what_has_no_single_image_input_is_refused(
     run = RunDir(tmp_path / "run")
     if "augment" in settings or "backbone" in settings:
         wanted = "augment.average=false" if "augment" in settings else "one backbone"
-        assert wanted in refusal(convert_export, run, progress)
+        assert wanted in refusal(convert, run, progress)
         assert not list(run.root.glob("tflite/*"))
         return
-    folder, comparison = convert_export(run, progress)
+    folder, comparison = convert(run, progress)
     encoded, _ = read_test_images(run)
     np.testing.assert_allclose(classify(folder / "model_float.tflite", encoded), serve(run, encoded), atol=1e-5)
     assert comparison.models["float"].agreement == 1
 
 
-@pytest.mark.parametrize("damage", ["nothing there", "no export", "damaged"])
-def test_a_folder_without_a_usable_export_is_refused_and_nothing_is_written(damage, toy_run, tmp_path, progress):
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        ("damaged", "exports it anew"),
+        ("outside of a run", "give the directory of a run"),
+        ("of other classes", "has other classes than the run's test images"),
+    ],
+)
+def test_an_export_that_cannot_be_compared_is_refused_and_nothing_is_written(
+    damage, words, toy_run, tmp_path, progress
+):
     run = RunDir(tmp_path / "run")
-    if damage != "nothing there":
-        shutil.copytree(toy_run.root, run.root)
-        (export,) = list_versions(run.exports)
-        shutil.rmtree(export) if damage == "no export" else (export / "saved_model.pb").write_bytes(b"no model")
-    message = refusal(convert_export, run, progress)
-    assert ("exports it anew" if damage == "damaged" else "finished run") in message
+    shutil.copytree(toy_run.root, run.root)
+    (export,) = list_versions(run.exports)
+    if damage == "damaged":
+        (export / "saved_model.pb").write_bytes(b"no model")
+    elif damage == "outside of a run":
+        shutil.rmtree(run.stages)
+    else:
+        card = json.loads((export / "model_card.json").read_text())
+        (export / "model_card.json").write_text(json.dumps({**card, "classes": ["cyan", "red", "yellow"]}))
+    assert words in refusal(convert, run, progress)
     assert not list(tmp_path.glob("run/tflite/*"))
+
+
+def test_the_export_folder_is_converted_as_the_run(run, converted):
+    before = (converted / "model_float.tflite").stat().st_mtime_ns
+    assert main(["export", str(run.exports), "--to", "tflite", "--quiet"]) == 0
+    assert (converted / "model_float.tflite").stat().st_mtime_ns > before
 
 
 def test_ready_made_bottlenecks_without_their_network_are_refused(toy_run, tmp_path, progress):
@@ -162,4 +185,4 @@ def test_ready_made_bottlenecks_without_their_network_are_refused(toy_run, tmp_p
     signatures["serving_default"].CopyFrom(signatures["bottleneck"])
     path.write_bytes(content.SerializeToString())
     (path.parent / "checksums.json").unlink()
-    assert "takes bottlenecks only" in refusal(convert_export, run, progress)
+    assert "takes bottlenecks only" in refusal(convert, run, progress)

@@ -131,10 +131,10 @@ def test_the_home_folder_is_expanded_in_every_path_of_the_command_line(tmp_path,
         assert parse_arguments([command, "~/c.yaml"]).place == tmp_path / "c.yaml"
     words = ["~/export/1", "~/photos", "~/new/*.jpg", "-", "--output=~/p.csv"]
     options = parse_arguments(["predict", *words])
-    assert options.export_dir == tmp_path / "export" / "1"
+    assert options.model == tmp_path / "export" / "1"
     assert options.paths == [tmp_path / "photos", tmp_path / "new" / "*.jpg", Path("-")]
     assert options.output == tmp_path / "p.csv"
-    assert parse_arguments(["export", "~/run", "--to", "tflite"]).run_dir == tmp_path / "run"
-    assert parse_arguments(["serve", "~/export"]).export_dir == tmp_path / "export"
+    assert parse_arguments(["export", "~/run", "--to", "tflite"]).model == tmp_path / "run"
+    assert parse_arguments(["serve", "~/export"]).model == tmp_path / "export"
     shown = parse_arguments(["backbones", "show", "VGG19", "--pbtxt=~/g", "--tensorboard=~/t"])
     assert (shown.pbtxt, shown.tensorboard) == (tmp_path / "g", tmp_path / "t")

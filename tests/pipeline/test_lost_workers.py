@@ -61,3 +61,16 @@ def test_other_failures_pass():
     finally:
         threading.excepthook = hook
     assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_another_thread_than_the_main_one_runs_undisturbed():
+    entered = []
+
+    def run():
+        with detect_lost_workers():
+            entered.append(threading.excepthook)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert entered == [threading.excepthook]

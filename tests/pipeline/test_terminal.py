@@ -49,9 +49,9 @@ def test_a_refused_model_answers_with_status_3(toy_run, toy_config, tmp_path, ca
     [
         (["run", "nowhere.yaml"], "Cannot read the config"),
         (["curve", "nowhere.yaml"], "Cannot read the config"),
-        (["predict", "nowhere", __file__], "holds no SavedModel"),
+        (["predict", "nowhere", __file__], "'nowhere' does not exist: give the directory"),
         (["classify", __file__, "--backbone", "lite9"], "There is no backbone"),
-        (["export", "nowhere", "--to", "tflite"], "holds no exported model"),
+        (["export", "nowhere", "--to", "tflite"], "'nowhere' does not exist: give the directory"),
     ],
 )
 def test_a_mistake_answers_with_status_2_and_the_error(capsys, arguments, words):

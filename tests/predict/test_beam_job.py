@@ -84,7 +84,7 @@ def test_what_a_job_cannot_do_is_one_sentence_and_status_2(
 def test_an_export_that_is_none_is_refused_before_the_job_starts(images, tmp_path, capsys):
     command = ["predict", "nowhere", str(images), "--output", str(tmp_path / "x.csv"), "--beam", "shards=1"]
     assert main(command) == 2
-    assert "holds no SavedModel" in capsys.readouterr().err
+    assert "does not exist" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -211,7 +211,7 @@ def test_what_fails_midway_leaves_the_old_file(tmp_path, suffix):
         (["EXPORT", "nowhere.jpg"], "no file or folder 'nowhere.jpg'"),
         (["EXPORT", "EMPTY"], "There is no image in"),
         (["EXPORT", "IMAGES/*.gif"], "no match for"),
-        (["nowhere", "IMAGES"], "holds no SavedModel"),
+        (["nowhere", "IMAGES"], "does not exist"),
         (["EXPORT", "IMAGES", "--output", "x.txt"], "ends in .csv, .jsonl, .html"),
         (["EXPORT", "IMAGES", "--output", f"{__file__}/x.csv"], "is not writable"),
         (["EXPORT", "IMAGES", "--output", "FOLDER"], "which is a folder"),

@@ -1,6 +1,7 @@
 import base64
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,6 @@ from components.export.export import list_versions
 from components.predict.predict import Answer
 from components.serve.tf_serving import (
     MAX_INSTANCES,
-    find_version,
     format_answers,
     load_served,
     name_model,
@@ -92,15 +92,6 @@ def test_a_model_that_can_abstain_says_whether_it_does():
     assert format_answers(answers, ["a", "b"], columnar=True)["outputs"]["abstained"] == [True]
 
 
-def test_a_folder_of_versions_means_the_newest_and_a_version_itself(toy_run, tmp_path):
-    version = list_versions(toy_run.exports)[-1]
-    assert find_version(toy_run.exports) == find_version(version) == version
-    for name in ("9", "10", "notes"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "saved_model.pb").touch()
-    assert find_version(tmp_path) == tmp_path / "10"
-
-
 def test_the_name_is_the_runs_or_that_of_the_folder(toy_run, tmp_path):
     assert name_model(list_versions(toy_run.exports)[-1]) == "toy"
     assert name_model(tmp_path / "birds" / "export" / "3") == "birds"
@@ -112,8 +103,11 @@ def test_a_name_that_is_no_part_of_an_address_is_refused(toy_run, name):
     assert "--name" in refusal(load_served, toy_run.exports, name)
 
 
-def test_an_export_that_is_missing_is_refused(tmp_path):
-    assert "holds no export" in refusal(load_served, tmp_path / "gone", None)
+def test_a_run_directory_is_served_and_a_folder_without_an_export_refused(toy_run, tmp_path, monkeypatch):
+    assert "does not exist" in refusal(load_served, tmp_path / "gone", None)
+    monkeypatch.chdir(toy_run.root)
+    served = load_served(Path("."), None)
+    assert (served.name, served.folder) == ("toy", list_versions(toy_run.exports)[-1].resolve())
 
 
 def test_a_copy_of_a_version_elsewhere_is_served_under_its_folders_name(toy_run, tmp_path):

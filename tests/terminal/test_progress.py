@@ -69,3 +69,9 @@ def test_items_of_unknown_number_are_counted_as_they_are_taken():
         progress._bars.refresh()
     assert "1.5 images/s" in console.file.getvalue()
     assert list(progress.count("ab", "images")) == ["a", "b"]  # outside of a stage too
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_a_notebook_gets_the_names_of_the_stages_and_no_bars(quiet, capsys):
+    assert draw(Console(file=io.StringIO(), force_jupyter=True, quiet=quiet)) == ""
+    assert capsys.readouterr().out == ("" if quiet else "extract ... ")
