@@ -13,15 +13,18 @@ from components.storage.places import cloud_errors, describe_error
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EIO)
-# Beam keeps only the text of a worker's exception, with its class in front. Only the classes of the file system and of
-# TensorFlow count, as other exceptions may quote such an error.
+# Beam keeps only the text of a worker's exception, with its class in front. Only the classes of the file system, of
+# Cloud Storage and of TensorFlow count, as other exceptions may quote such an error.
 RAISED_BY_WORKER = re.compile(
-    r"^(?:RuntimeError: )?(?:OSError|PermissionError|tensorflow\.python\.framework\.errors_impl\.\w+"
-    r"|google\.api_core\.exceptions\.\w+|gcsfs\.retry\.HttpError): (.+)",
+    r"^(?:RuntimeError: )?(?:tensorflow\.python\.framework\.errors_impl\.|google\.api_core\.exceptions\."
+    r"|google\.resumable_media\.common\.|gcsfs\.retry\.|(?=OSError|PermissionError))(\w+: .+)",
     re.MULTILINE,
 )
-# Of gcsfs: "Forbidden: address" and "reason, 503"; of Beam's client: "403 GET address: reason".
-REFUSED_BY_CLOUD = re.compile(r"^(?:Forbidden: |\d{3} [A-Z]+ https?:)|, [45]\d\d$")
+# Of gcsfs, of Beam's client, and of TensorFlow, whose text for it is not always readable.
+REFUSED_BY_CLOUD = re.compile(
+    r"OSError: Forbidden: |HttpError: |InvalidResponse: |\w+: \d{3} [A-Z]+ https?:|"
+    r"(?:PermissionDenied|Unauthenticated|Unavailable)Error: "
+)
 
 
 def describe_user_error(error: BaseException) -> str | None:
@@ -44,14 +47,14 @@ def describe_failure(error: BaseException) -> str | None:
                     f"{_find_place(text, reason)} cannot be {found} ({reason.lower()}): {remedy}, or choose another "
                     f"folder, and the same command continues where it stopped."
                 )
-        reason = re.split(r"\n|\\n| \[while running", text)[0]
-        if REFUSED_BY_CLOUD.search(reason):
-            return describe_refusal(reason)
+        if REFUSED_BY_CLOUD.match(text):
+            return describe_refusal(re.split(r"\n|\\n| \[while running", text.partition(": ")[2])[0])
     return None
 
 
 def describe_refusal(text: str) -> str:
     """Return one sentence for an error of Cloud Storage."""
+    text = re.sub(r"\{\{.*?\}\} *", "", text)  # a node of TensorFlow's graph
     return f"Cloud Storage refuses ({text}): check the path and your credentials."
 
 
@@ -67,12 +70,12 @@ def _list_errors(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _list_storage_errors(error: BaseException) -> Iterator[str]:
-    """Yield the text of each error in the chain that the file system or TensorFlow raised."""
+    """Yield class and text of each error in the chain that the file system, Cloud Storage or TensorFlow raised."""
     tensorflow = sys.modules.get("tensorflow")  # it cannot have raised anything unless it is loaded
-    storage = (OSError, tensorflow.errors.OpError) if tensorflow else OSError
+    storage = (OSError, *cloud_errors(), *([tensorflow.errors.OpError] if tensorflow else []))
     for below in _list_errors(error):
         if isinstance(below, storage):
-            yield str(below)
+            yield f"{type(below).__name__}: {below}"
         elif isinstance(below, RuntimeError):
             yield from RAISED_BY_WORKER.findall(str(below))
 

@@ -252,8 +252,9 @@ def cloud_errors() -> tuple[type[Exception], ...]:
     from gcsfs.retry import HttpError
     from google.api_core.exceptions import GoogleAPIError  # of Beam's client
     from google.auth.exceptions import GoogleAuthError
+    from google.resumable_media.common import InvalidResponse
 
-    return HttpError, GoogleAuthError, ClientError, GoogleAPIError
+    return HttpError, GoogleAuthError, ClientError, GoogleAPIError, InvalidResponse
 
 
 def describe_error(error: Exception) -> str:

@@ -60,6 +60,10 @@ TENSORFLOW = "tensorflow.python.framework.errors_impl"
             "Cloud Storage refuses (Forbidden: https://storage/b/o): check",
         ),
         (
+            tf.errors.PermissionDeniedError(None, None, "{{node Read}} Error code: 403 [Op:IteratorGetNext]"),
+            "Cloud Storage refuses (Error code: 403 [Op:IteratorGetNext]): check",
+        ),
+        (
             RuntimeError(f"{TRACEBACK}gcsfs.retry.HttpError: Backend Error, 503 [while running 'W']\n"),
             "Cloud Storage refuses (Backend Error, 503): check",
         ),
