@@ -12,15 +12,15 @@ demo: .venv/installed
 
 # A worker process that dies ends the tests: with another in its place xdist 3.8 waits for ever.
 test: lint
-	.venv/bin/python -m pytest -n 2 --dist loadfile --max-worker-restart 0
+	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 # Lint, and the tests without Beam, TFDV and TFMA.
 quick: lint
-	.venv/bin/python -m pytest -q -n 2 --dist loadfile --max-worker-restart 0 -m "not heavy"
+	.venv/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 -m "not heavy"
 
 # Without what runs in other processes, such as Beam's workers: the figure is too low rather than too high.
 coverage: .venv/installed
-	.venv/bin/python -m pytest -n 2 --dist loadfile --max-worker-restart 0 --cov=pipeline --cov=components --cov-report=term
+	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 --cov=pipeline --cov=components --cov-report=term
 
 lint: .venv/installed
 	.venv/bin/ruff check .

@@ -27,10 +27,12 @@ HEAVY = {"options", "toy_config", "toy_run", "storage", "browser", "lite", "kern
 
 
 def pytest_collection_modifyitems(items):
-    """Mark the tests that `make quick` leaves out."""
+    """Mark the tests that `make quick` leaves out, and put files of whole runs first: a long one should not be last."""
+    heavy = {item.path for item in items if HEAVY.intersection(item.fixturenames)}
     for item in items:
         if HEAVY.intersection(item.fixturenames):
             item.add_marker("heavy")
+    items.sort(key=lambda item: (item.path.parent != Path(__file__).parent, item.path not in heavy))
 
 
 @pytest.fixture(autouse=True, scope="session")
