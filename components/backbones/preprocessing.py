@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import tensorflow as tf
@@ -13,6 +14,9 @@ from components.images.stored_pixels import decode_ordinary, decode_upright, fin
 
 # Images decoded at the same time in one call of the graph.
 PARALLEL_IMAGES = 16
+# A large JPEG is decoded at a part of its size, at least this many times the side of the network's input. Twice that
+# side must remain of a crop of the default side.
+LEAST_SCALE = 2.5
 
 
 def add_decoding(image_bytes: tf.Tensor, views: tf.Tensor, network: Network) -> tf.Tensor:
@@ -51,7 +55,8 @@ def add_decoding(image_bytes: tf.Tensor, views: tf.Tensor, network: Network) -> 
     ordinary = find_ordinary(image_bytes)
     images = tf.TensorArray(tf.float32, tf.size(image_bytes), element_shape=[None, size, size, 3])
     images = fill(images, ordinary, decode_ordinary)
-    images = fill(images, ~ordinary, decode_upright).concat()
+    least_side = math.ceil(LEAST_SCALE * size)
+    images = fill(images, ~ordinary, lambda encoded: decode_upright(encoded, least_side)).concat()
     images = tf.reshape(images, [-1, size, size, 3])
     return tf.multiply(images - network.shift, 1 / network.divisor, features.PIXELS)
 

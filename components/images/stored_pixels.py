@@ -15,17 +15,20 @@ BMP_REFUSED = "a BMP with a palette, masks or compression: convert it to PNG, or
 GIF_REFUSED = f"more than {MAX_GIF_BLOCKS:,} blocks stand before the first image of a GIF: save it anew"
 CANVAS_REFUSED = "the canvas of a GIF is too large: crop it"
 MAX_CANVAS = 2**29  # pixels, the limit of TensorFlow's decoder for PNG
+# A JPEG of fewer bytes has, but for drawings of few colours, less than a million pixels.
+LARGE_JPEG = 100_000  # bytes
 
 
-def decode_stored(encoded: tf.Tensor) -> tf.Tensor:
+def decode_stored(encoded: tf.Tensor, least_side: int | None = None) -> tf.Tensor:
     """Map a JPEG, PNG, GIF (its first frame) or BMP string[] to its stored pixels uint8[H, W, 3] on white.
 
-    Raises InvalidArgumentError for other bytes and for images that TensorFlow misreads or that are too dark in 16 bits.
+    A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where both sides then have at least least_side pixels. Raises
+    InvalidArgumentError for other bytes and for images that TensorFlow misreads or that are too dark in 16 bits.
     """
     start = tf.strings.substr(encoded, 0, 3)
     image = tf.cond(
         tf.equal(start, b"\xff\xd8\xff"),
-        lambda: _decode_jpeg(encoded),
+        lambda: _decode_jpeg(encoded, least_side),
         lambda: tf.cond(
             tf.equal(start, b"\x89PN"),
             lambda: _decode_png(encoded),
@@ -36,11 +39,12 @@ def decode_stored(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def find_ordinary(image_bytes: tf.Tensor) -> tf.Tensor:
-    """Map encoded images string[N] to bool[N]: whether each is a JPEG without EXIF and without four components."""
+    """Map encoded images string[N] to bool[N]: whether each is a small JPEG without EXIF and four components."""
     is_jpeg = tf.equal(tf.strings.substr(image_bytes, 0, 3), b"\xff\xd8\xff")
     # T.81, B.2.2: the frame's length and precision, its height and width, and its number of components.
     has_four = contains(image_bytes, r"\x00\x14\x08\C\C\C\C\x04")
-    return is_jpeg & ~has_four & ~contains(image_bytes, EXIF_PATTERN)
+    is_small = tf.strings.length(image_bytes) < LARGE_JPEG
+    return is_jpeg & is_small & ~has_four & ~contains(image_bytes, EXIF_PATTERN)
 
 
 def decode_ordinary(encoded: tf.Tensor) -> tf.Tensor:
@@ -49,15 +53,26 @@ def decode_ordinary(encoded: tf.Tensor) -> tf.Tensor:
     return tf.ensure_shape(image, [None, None, 3])
 
 
-def _decode_jpeg(encoded: tf.Tensor) -> tf.Tensor:
+def _decode_jpeg(encoded: tf.Tensor, least_side: int | None) -> tf.Tensor:
     def decode_cmyk() -> tf.Tensor:
         rest = tf.strings.substr(encoded, 2, tf.strings.length(encoded))
         marked = tf.strings.join([b"\xff\xd8", ADOBE_MARKER, rest])
         # Four inks multiply the error of the fast method, TensorFlow's default.
         return tf.io.decode_jpeg(marked, channels=3, dct_method="INTEGER_ACCURATE")
 
-    components = tf.image.extract_jpeg_shape(encoded)[2]
-    return tf.cond(tf.equal(components, 4), decode_cmyk, lambda: decode_ordinary(encoded))
+    height, width, components = tf.unstack(tf.image.extract_jpeg_shape(encoded))
+
+    def decode_at(ratio: int) -> tf.Tensor:
+        if ratio == 1 or least_side is None:
+            return decode_ordinary(encoded)
+        # Libjpeg scales while it decodes: of 12 million pixels it computes one in 16 or 64.
+        return tf.cond(
+            tf.minimum(height, width) >= ratio * least_side,
+            lambda: tf.io.decode_jpeg(encoded, channels=3, ratio=ratio),
+            lambda: decode_at(ratio // 2),
+        )
+
+    return tf.cond(tf.equal(components, 4), decode_cmyk, lambda: decode_at(8))
 
 
 def _decode_png(encoded: tf.Tensor) -> tf.Tensor:
@@ -172,6 +187,6 @@ def _decode_other(encoded: tf.Tensor) -> tf.Tensor:
         return decode_ordinary(encoded)
 
 
-def decode_upright(encoded: tf.Tensor) -> tf.Tensor:
-    """Map a JPEG, PNG, GIF or BMP string[] to its upright pixels uint8[H, W, 3] on white."""
-    return turn_upright(decode_stored(encoded), find_orientation(encoded))
+def decode_upright(encoded: tf.Tensor, least_side: int | None = None) -> tf.Tensor:
+    """Map a JPEG, PNG, GIF or BMP string[] to its upright pixels uint8[H, W, 3] on white; see decode_stored."""
+    return turn_upright(decode_stored(encoded, least_side), find_orientation(encoded))

@@ -231,3 +231,24 @@ def test_a_legacy_network_gets_the_corner_aligned_sampling_of_the_upright_image(
     upright = np.rot90(tf.io.decode_image(jpeg).numpy(), -1)
     expected = (tf.compat.v1.image.resize_bilinear(upright[None], [20, 20]) - 100) / 2
     np.testing.assert_allclose(pixels, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize(("width", "height", "ratio"), [(159, 400, 1), (160, 400, 2), (700, 339, 4), (1300, 640, 8)])
+def test_a_large_jpeg_is_decoded_at_the_smallest_size_that_the_network_needs(toy, width, height, ratio, orientation):
+    random_numbers = np.random.default_rng(7)
+    small = random_numbers.integers(0, 255, (height // 20, width // 20, 3)).astype(np.uint8)
+    exif, buffer = Image.Exif(), io.BytesIO()
+    exif[ORIENTATION] = orientation
+    picture = Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
+    picture.save(buffer, "JPEG", quality=98, exif=exif)
+    encoded = b"\xff\xd8" + segment(0xFE, bytes(60_000)) * 2 + buffer.getvalue()[2:]  # with comments of 120 kB
+    (found,) = see(toy, [encoded])
+    differences = {}
+    for scale in (1, 2, 4, 8):
+        opened = Image.open(io.BytesIO(encoded))
+        opened.draft("RGB", (width // scale, height // scale))
+        assert opened.size == (-(-width // scale), -(-height // scale))
+        expected = tf.image.resize(np.asarray(ImageOps.exif_transpose(opened)), [32, 32]) / 127.5 - 1
+        differences[scale] = np.abs(found - expected).mean()
+    assert min(differences, key=differences.get) == ratio and differences[ratio] < 2 / 127.5, differences
