@@ -70,10 +70,12 @@ def audit_bottlenecks(examples: Examples, bottlenecks: Bottlenecks, limits: Audi
     _, copies = np.unique(np.array(checksums, dtype=object), return_inverse=True)
     found = find_near_duplicates(embeddings, labels, splits, copies, limits.near_duplicate)
     issues = find_label_issues(embeddings, labels, found.groups)
-    leaked = np.flatnonzero(found.splits[:, SPLITS.index("train")] & (splits == SPLITS.index("test")))
+    # The model is trained on the val split too (train.refit), or chosen by it.
+    seen = found.splits[:, : SPLITS.index("test")].any(1)
+    leaked = np.flatnonzero(seen & (splits == SPLITS.index("test")))
     with replacing_folder(run.audit) as partial:
         write_csv(partial / NEAR_DUPLICATES, PairRow._fields, describe_pairs(found.pairs, images))
-        # The test images that have a near-duplicate in the train split.
+        # The test images that have a near-duplicate in the train or val split.
         write_csv(partial / LEAKS, ["path"], ([images[row].path] for row in leaked))
         write_csv(partial / SUSPICIOUS_LABELS, LabelRow._fields, describe_issues(issues, images, examples.labels))
         nearest = describe_nearest(embeddings, images)

@@ -89,7 +89,7 @@ class Content:
 
     facts are the export's own; counts are the images of images.csv by class and split, images_sha256 is the SHA-256 of
     that file; predictions are the rows of predictions.csv; confusion is int[C, C], row actual; sources are metrics by
-    source; leaked is the number of test images that have a near-duplicate in the train split.
+    source; leaked is the number of test images that have a near-duplicate in the train or val split.
     """
 
     results: Results
@@ -165,14 +165,14 @@ def read_health(run: RunDir) -> DataHealth:
 
 
 def describe_leaks(content: Content) -> list[str]:
-    """Return a sentence on the test images that have a near-duplicate in the train split, none without any."""
+    """Return a sentence on the test images that have a near-duplicate in the train or val split, none without any."""
     if not content.leaked:
         return []
     images, them = ("image has", "it") if content.leaked == 1 else ("images have", "them")
     without = content.accuracy_without_leaks
     rest = "no other is left to measure" if without is None else f"without {them} {without:.4f}"
     return [
-        f"{content.leaked:,} test {images} a near-duplicate in the train split (audit/{LEAKS}): with {them} the "
+        f"{content.leaked:,} test {images} a near-duplicate in the train or val split (audit/{LEAKS}): with {them} the "
         f"accuracy is {content.results.evaluation.metrics['accuracy']:.4f}, {rest}."
     ]
 

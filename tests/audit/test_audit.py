@@ -114,6 +114,16 @@ def test_a_wrong_label_is_named_whatever_its_split(audit):
     assert outcome.suspicious == 3
 
 
+@pytest.mark.parametrize(("other", "leaked"), [("train", True), ("val", True), ("test", False)])
+def test_a_test_image_like_one_that_the_model_may_be_trained_on_is_a_leak(audit, tmp_path, other, leaked):
+    images = draw_images()
+    images["ant/a.jpg"] = ("ant", other, images["ant/01.jpg"][2] + np.float32(5))
+    images["ant/b.jpg"] = ("ant", "test", images["ant/a.jpg"][2] * np.float32(1.0001))
+    audit(images)
+    rows = (tmp_path / "run" / "audit" / "leaks.csv").read_text().splitlines()[1:]
+    assert rows == (["ant/b.jpg"] if leaked else [])
+
+
 def test_of_more_pairs_than_the_table_holds_all_count(audit, tmp_path):
     """150 frames of one scene have 11,175 pairs; the labels are judged as if they were one image."""
     images, random = draw_images(), np.random.default_rng(1)

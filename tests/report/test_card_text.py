@@ -19,7 +19,7 @@ def test_a_limit_is_stated_where_the_facts_give_it_and_only_there():
     text = limits()
     assert "fewer than 10 test images: b." in text
     assert "beyond chance: b." in text
-    assert "3 test images have a near-duplicate in the train split (audit/leaks.csv): with them" in text
+    assert "3 test images have a near-duplicate in the train or val split (audit/leaks.csv): with them" in text
     assert "accuracy is 0.7500, without them 0.6000." in text
     assert "The model never answers 'b' (4 test images): no test image of this class is recognised." in text
     assert "in two splits: 4." in text

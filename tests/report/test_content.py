@@ -13,12 +13,12 @@ from components.storage.tables import read_csv
     ("leaked", "without", "sentences"),
     [
         (0, 0.9, []),
-        (1, 0.5, ["1 test image has a near-duplicate in the train split (audit/leaks.csv): with it the accuracy is "
-                  "0.9000, without it 0.5000."]),
-        (1200, 0.5, ["1,200 test images have a near-duplicate in the train split (audit/leaks.csv): with them the "
-                     "accuracy is 0.9000, without them 0.5000."]),
-        (3, None, ["3 test images have a near-duplicate in the train split (audit/leaks.csv): with them the accuracy "
-                   "is 0.9000, no other is left to measure."]),
+        (1, 0.5, ["1 test image has a near-duplicate in the train or val split (audit/leaks.csv): with it the accuracy "
+                  "is 0.9000, without it 0.5000."]),
+        (1200, 0.5, ["1,200 test images have a near-duplicate in the train or val split (audit/leaks.csv): with them "
+                     "the accuracy is 0.9000, without them 0.5000."]),
+        (3, None, ["3 test images have a near-duplicate in the train or val split (audit/leaks.csv): with them the "
+                   "accuracy is 0.9000, no other is left to measure."]),
     ],
 )  # fmt: skip
 def test_the_accuracy_without_test_images_like_training_is_told(leaked, without, sentences):
