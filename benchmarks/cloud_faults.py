@@ -78,6 +78,7 @@ class Storage:
 
         server.Router.handle = refuse_or_handle
         self.emulator = server.create_server("localhost", 0, in_memory=True, default_bucket=BUCKET)
+        self.emulator._api.daemon = True  # else this process would not end
         self.emulator.start()
         self.port: int = self.emulator._api._httpd.server_address[1]
 
