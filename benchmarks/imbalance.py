@@ -23,7 +23,7 @@ from components.shards.bottlenecks import Vectors
 from components.terminal.progress import Progress
 from components.train.estimator import HeadClassifier
 from components.train.inputs import evaluate_from_memory, train_from_memory
-from components.train.settings import BALANCED, Architecture, Recipe
+from components.train.settings import BALANCED, Architecture, Recipe, resolve_architecture, settle_recipe
 from components.train.train import choose_epochs, plan_training
 
 WEIGHTS = (None, BALANCED)
@@ -45,8 +45,9 @@ def draw_imbalanced(train: Vectors, many: int, few: int, seed: int) -> tuple[Vec
 def measure(run: RunDir, train: Vectors, test: Vectors, rare: np.ndarray, weight: str | None, seed: int) -> list[float]:
     """Train once; return accuracy, the mean of the classes' accuracies, and that of the classes with few images."""
     labels = run.labels.read_text(encoding="utf-8").split("\n")[:-1]
-    recipe = Recipe(class_weight=weight)
-    plan = plan_training(train, None, labels, run.labels, Architecture(), recipe, {})
+    architecture = resolve_architecture(Architecture(), len(labels), train.values.shape[-1])
+    recipe, _ = settle_recipe(Recipe(class_weight=weight), architecture)
+    plan = plan_training(train, None, labels, run.labels, architecture, recipe, {})
     epochs = choose_epochs(len(train.labels), recipe)
     with tempfile.TemporaryDirectory() as folder:
         classifier = HeadClassifier(Path(folder), plan.head, seed)

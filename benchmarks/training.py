@@ -2,12 +2,13 @@
 
     python benchmarks/training.py runs/caltech101 [--images 30607 --classes 257] [--rounds 3]
 
-All three get the same arrays and classify the same test split. With --images and --classes a larger set is drawn from
-the run's: new classes lie between two of its own, new images are their class's mean and a mix of two images' distances
-from theirs. Ours is the whole of HeadClassifier.fit with the config's defaults: building the graph, evaluating after
-each epoch, checkpoints and events. Keras trains the same layer with the same optimiser, schedule, penalty, batches and
-epochs, validating after each, and keeps its last weights. scikit-learn minimises to its default tolerance, with the C
-that is best on the validation split, which is found before the clock starts.
+All three get the same arrays and classify the same test split. Ours starts from zeros, with the penalty L2. With
+--images and --classes a larger set is drawn from the run's: new classes lie between two of its own, new images are
+their class's mean and a mix of two images' distances from theirs. Ours is the whole of HeadClassifier.fit with the
+config's defaults: building the graph, evaluating after each epoch, checkpoints and events. Keras trains the same layer
+with the same optimiser, schedule, penalty, batches and epochs, validating after each, and keeps its last weights.
+scikit-learn minimises to its default tolerance, with the C that is best on the validation split, which is found before
+the clock starts.
 """
 
 from __future__ import annotations
@@ -35,10 +36,11 @@ from components.terminal.progress import Progress
 from components.train.estimator import HeadClassifier
 from components.train.inputs import evaluate_from_memory, train_from_memory
 from components.train.model import HeadParams
-from components.train.settings import Architecture, Recipe
+from components.train.settings import DEFAULT_RATE, Architecture, Recipe, settle_recipe
 from components.train.train import choose_epochs, make_optimization
 
 SHARES = (0.6, 0.8)  # where train and val end
+L2 = 0.001
 STRENGTHS = (0.001, 0.01, 0.1, 1.0)
 
 
@@ -91,8 +93,8 @@ def train_ours(splits: list[Vectors], recipe: Recipe, seed: int) -> Measured:
         start = time.perf_counter()
         epochs = choose_epochs(len(train.labels), recipe)
         batches = train_from_memory(train, epochs, recipe.batch_size, seed)
-        optimization = make_optimization(recipe, len(train.labels), float(recipe.l2), None)
-        head = HeadParams(classes, str(labels_file), Architecture(), optimization)
+        optimization = make_optimization(recipe, len(train.labels), None)
+        head = HeadParams(classes, str(labels_file), Architecture(normalize="l2"), optimization)
         classifier = HeadClassifier(Path(folder) / "model", head, seed)
         held_out = evaluate_from_memory(val.values[:, 0], val.labels)
         classifier.fit(batches, held_out, epochs, Progress(Console(quiet=True)))
@@ -130,11 +132,11 @@ def train_keras(splits: list[Vectors], recipe: Recipe, seed: int) -> Measured:
     epochs, batch_size = choose_epochs(len(train.labels), recipe), recipe.batch_size
     steps = epochs * -(-len(train.labels) // batch_size)
     # Keras' penalty is L2 times the sum of squares, tf.nn.l2_loss halves it.
-    penalty = tf.keras.regularizers.L2(float(recipe.l2) / 2)
+    penalty = tf.keras.regularizers.L2(L2 / 2)
     classes = int(train.labels.max()) + 1
     layer = tf.keras.layers.Dense(classes, "softmax", kernel_initializer="zeros", kernel_regularizer=penalty)
     model = tf.keras.Sequential([tf.keras.Input([train.values.shape[-1]]), layer])
-    rate = tf.keras.optimizers.schedules.CosineDecay(recipe.learning_rate, steps)
+    rate = tf.keras.optimizers.schedules.CosineDecay(DEFAULT_RATE, steps)
     model.compile(tf.keras.optimizers.Adam(rate), "sparse_categorical_crossentropy", ["accuracy"])
     held_out = (scale(val.values), val.labels)
     model.fit(scale(train.values), train.labels, batch_size, epochs, verbose=0, validation_data=held_out)
@@ -161,7 +163,7 @@ def main() -> None:
     splits = read_splits(RunDir(options.run))
     if options.images:
         splits = draw_splits(splits, options.images, options.classes, options.seed)
-    recipe = Recipe()
+    recipe, _ = settle_recipe(Recipe(l2=L2), Architecture())
     strength = choose_strength(splits)
     print(
         f"train {splits[0].values.shape}, {int(splits[0].labels.max()) + 1} classes; scikit-learn's C is {strength:g}"

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from components.features import TENSORFLOW
-from components.run_dir import RunDir
+from components.run_dir import REFIT, RunDir
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,8 @@ class Audit:
 class Head:
     """Outcome of train: the epoch of the kept checkpoint, its validation accuracy and loss, and the L2 weight.
 
-    best_epoch is 0 where training began with a trained head and no epoch improved on it.
+    best_epoch is 0 where training began with a trained head and no epoch improved on it. With refit the exported head
+    is another: trained again in the same way on the train and val splits. warnings are sentences for the user.
     """
 
     work: Work
@@ -101,9 +102,15 @@ class Head:
     val_accuracy: float
     val_loss: float
     l2: float
+    refit: bool
+    warnings: list[str]
 
     def folder(self, run: RunDir) -> Path:
         return run.model
+
+    def exported(self, run: RunDir) -> Path:
+        """Return the folder of the checkpoint that is exported."""
+        return run.model / REFIT if self.refit else self.folder(run)
 
     def history(self, run: RunDir) -> Path:
         return self.folder(run) / run.history.name
@@ -114,12 +121,6 @@ class TunedHead(Head):
     """Outcome of finetune: the head after fine-tuning, and the id of the fine-tuned backbone."""
 
     backbone_id: str
-
-    @property
-    def warnings(self) -> list[str]:
-        if self.best_epoch:
-            return []
-        return ["No epoch of fine-tuning was better on the validation split: the model is the one before fine-tuning."]
 
     def folder(self, run: RunDir) -> Path:
         return run.finetuned

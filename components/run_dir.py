@@ -14,6 +14,8 @@ STAGES = ("ingest", "validate", "extract", "audit", "train", *TUNING_STAGES, "ex
 MODEL_CARD = "model_card.json"
 # The verdict of a model that meets its limits, and the file that holds it in its export.
 BLESSED = "BLESSED"
+# A folder below that of a trained head: the head that was trained again on the train and val splits.
+REFIT = "refit"
 
 
 class Below:

@@ -16,9 +16,6 @@ PRESETS: dict[str, dict[str, Any]] = {
             for name in ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
         ],
         "augment": {"flip": True, "average": True},
-        "head": {"normalize": "whiten"},  # by the covariance within classes
-        # Training starts at the optimum of the penalty that it chooses.
-        "train": {"l2": "auto", "learning_rate": 0.0001, "steps": 50},
     },
 }
 
@@ -26,11 +23,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 def apply_preset(values: dict[str, Any]) -> dict[str, Any]:
     """Return the values of a config over those of its preset; an unknown preset, which the config refuses, has none."""
     name = values.get("preset", "balanced")
-    below = PRESETS.get(name, {}) if isinstance(name, str) else {}
-    train = values.get("train")
-    if isinstance(train, dict) and train.get("epochs") and "train" in below:  # a run has epochs or steps
-        below = {**below, "train": {key: value for key, value in below["train"].items() if key != "steps"}}
-    return _merge(below, values)
+    return _merge(PRESETS.get(name, {}) if isinstance(name, str) else {}, values)
 
 
 def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

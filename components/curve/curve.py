@@ -27,7 +27,7 @@ from components.terminal.progress import Progress
 from components.train.estimator import HeadClassifier
 from components.train.inputs import evaluate_from_memory, train_from_memory
 from components.train.normalization import MEASURED, normalize_lengths, scale_vectors
-from components.train.settings import Architecture, Recipe, resolve_output
+from components.train.settings import Architecture, Recipe, resolve_architecture, settle_recipe
 from components.train.train import TrainingPlan, choose_epochs, plan_training
 
 LEAVE_OUT, SHRINK, FAIL = "leave_out", "shrink", "fail"
@@ -90,7 +90,6 @@ def measure_curve(
 
     All backbones have the same draws. Raises UserError where a class is too small and the plan does not allow that.
     """
-    architecture = resolve_output(architecture, len(examples.labels))
     rows: list[CurveRow] = []
     small: dict[str, list[str]] = {}
     total = len(backbones) * len(plan.shots) * plan.draws
@@ -156,6 +155,8 @@ def measure_draw(
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """Train a head on one draw; return the labels of the test rows int64[N], the predicted ones, and the L2 weight."""
     train, test = vectors.select(draw.train), vectors.select(draw.test)
+    architecture = resolve_architecture(architecture, len(examples.labels), vectors.values.shape[-1])
+    recipe, _ = settle_recipe(recipe, architecture, vectors.values.shape[1])
     training = plan_training(train, None, examples.labels, run.labels, architecture, recipe, {})
     # Once, not in each step of the graph: whitening several backbones would take most of the time.
     train, test = (

@@ -30,7 +30,7 @@ from components.features import (
 from components.metrics.calibration import Abstention, choose_abstention
 from components.outcomes import Bottlenecks, Examples, Export, Head, Work
 from components.run_dir import BLESSED, MODEL_CARD, RunDir
-from components.shards.bottlenecks import Source, read_vectors
+from components.shards.bottlenecks import Source
 from components.storage.checksums import find_mismatch, write_checksums
 from components.storage.files import read_json, write_json
 from components.storage.ownership import replacing_folder
@@ -84,11 +84,13 @@ def export_model(
 
     version = str(max([int(time.time()), *(int(folder.name) + 1 for folder in list_versions(run.exports))]))
     with plain_folder(run.root) as root, replacing_folder(run.exports / version, SAVED_MODEL) as partial:
-        load = functools.partial(load_classifier, examples, head, RunDir(root), architecture)
+        load = functools.partial(load_classifier, examples, bottlenecks, run=RunDir(root), architecture=architecture)
         abstention = None
         if abstain:
-            abstention = measure_abstention(load(), read_source(examples, bottlenecks, run, "val"), abstain.precision)
-        classifier = load(abstention.threshold if abstention else None)
+            # The exported head may have been trained on the validation split.
+            judged = load(head.folder(RunDir(root)))
+            abstention = measure_abstention(judged, read_source(examples, bottlenecks, run, "val"), abstain.precision)
+        classifier = load(head.exported(RunDir(root)), threshold=abstention.threshold if abstention else None)
         scratch = partial / "scratch"
         exported = Path(classifier.export_saved_model(str(scratch), receive).decode())
         for item in exported.iterdir():
@@ -103,7 +105,7 @@ def export_model(
 
 def measure_abstention(classifier: HeadClassifier, val: Source, precision: float) -> Abstention:
     """Return the threshold that reaches a precision on the validation split, with its results there."""
-    labels = np.concatenate([part.labels for part in read_vectors(val)])
+    labels = np.concatenate([part.labels for part in val.parts()])
     # Two numbers per image are kept, not the probabilities of all classes.
     predictions = classifier.predict(evaluate_from_shards(val).input_fn)
     answers = [(prediction[INDEX], prediction[PROBABILITIES].max()) for prediction in predictions]

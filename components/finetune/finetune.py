@@ -30,14 +30,16 @@ from components.terminal.progress import Progress
 from components.train.estimator import HeadClassifier, epoch_rank
 from components.train.model import HeadParams, model_fn
 from components.train.optimization import Optimization
-from components.train.settings import Architecture, Recipe, resolve_output
-from components.train.train import make_optimization, read_source, weigh_shards, write_history
+from components.train.settings import Architecture, Recipe, resolve_architecture
+from components.train.train import make_optimization, read_source, weigh_data, write_history
 from components.train.warm_start import read_head
 
 v1 = tf.compat.v1
 
 # In half precision, gradients of the loss itself would fall below the smallest number (Micikevicius et al. 2018).
 LOSS_SCALE = 128.0
+# The note where no epoch was better than the head alone.
+UNIMPROVED = "No epoch of fine-tuning was better on the validation split: the model is the one before fine-tuning."
 
 
 def finetune_backbone(
@@ -51,7 +53,8 @@ def finetune_backbone(
 ) -> TunedHead:
     """Train head and last layers on the train split's images; write a backbone, and finetuned/ as train does model/.
 
-    The start counts as epoch 0: it is kept, and no backbone written, where no epoch is better on the validation split.
+    The start, the head that has not seen the validation split, counts as epoch 0: it is kept, and no backbone written,
+    where no epoch is better on that split.
     Raises DamagedShard for a damaged file and UserError for layers that the backbone does not have.
     """
     tuning, seed = recipe.finetune, recipe.seed or 0
@@ -64,7 +67,7 @@ def finetune_backbone(
         for split in ("train", "val")
     )
     optimization = plan_tuning(examples, bottlenecks, head, run, recipe, tuning)
-    architecture = resolve_output(architecture, len(examples.labels))
+    architecture = resolve_architecture(architecture, len(examples.labels), bottlenecks.dim)
     params = HeadParams(len(examples.labels), str(run.labels), architecture, optimization)
     start = {**read_head(head.folder(run)), **read_constants(graph_def, weights)}
     build = functools.partial(tuned_model_fn, graph_def, weights)
@@ -75,23 +78,25 @@ def finetune_backbone(
         v1.summary.FileWriterCache.clear()
         write_history(history, partial / run.history.name)
         best = max(history, key=epoch_rank)
-        backbone_id = bottlenecks.backbone_id
+        backbone_id, notes = bottlenecks.backbone_id, [UNIMPROVED]
         if best.epoch:
+            notes = []
             values = {name: classifier.get_variable_value(name) for name in weights}
             name = f"{bottlenecks.backbone_name}, {tuning.part} fine-tuned"
             backbone_id = write_tuned(graph_def, values, name, bottlenecks.backbone_id, run.backbones)
     work = Work(train.count, computed=train.count)
-    return TunedHead(work, best.epoch, best.val_accuracy, best.val_loss, head.l2, backbone_id)
+    refit = head.refit and not best.epoch  # the model is then the one before
+    return TunedHead(work, best.epoch, best.val_accuracy, best.val_loss, head.l2, refit, notes, backbone_id)
 
 
 def plan_tuning(
     examples: Examples, bottlenecks: Bottlenecks, head: Head, run: RunDir, recipe: Recipe, tuning: Tuning
 ) -> Optimization:
     """Return the optimization of the head's training, with its L2 weight and the tuning's rates, epochs and batches."""
-    class_weights = weigh_shards(recipe.class_weight, read_source(examples, bottlenecks, run, "train"), examples.labels)
+    class_weights = weigh_data(recipe.class_weight, read_source(examples, bottlenecks, run, "train"), examples.labels)
     rate, epochs, size = tuning.head_learning_rate, tuning.epochs, tuning.batch_size
-    recipe = replace(recipe, steps=None, epochs=epochs, learning_rate=rate, batch_size=size)
-    optimization = make_optimization(recipe, examples.splits["train"], head.l2, class_weights)
+    recipe = replace(recipe, steps=None, epochs=epochs, learning_rate=rate, batch_size=size, l2=head.l2)
+    optimization = make_optimization(recipe, examples.splits["train"], class_weights)
     return replace(optimization, backbone_rate=tuning.learning_rate, loss_scale=LOSS_SCALE if has_gpu() else 1.0)
 
 

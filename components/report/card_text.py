@@ -68,9 +68,10 @@ def list_limits(content: Content, images: bool) -> Iterator[str]:
     elif abstention["threshold"] == NEVER_ANSWERS:
         yield f"It abstains always: no threshold reached a precision of {abstention['wanted']:g} in validation."
     else:
+        first = " with the head before it was trained on these too" if content.results.head.refit else ""
         yield (
             f"It abstains below a probability of {abstention['threshold']:.4f}, chosen on {abstention['images']:,} "
-            f"validation images; an image that shows none of its classes may lie above."
+            f"validation images{first}; an image that shows none of its classes may lie above."
         )
     few = [label for label in examples.labels if content.counts[label, "test"] < FEW_IMAGES]
     if few:

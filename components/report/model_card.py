@@ -25,13 +25,14 @@ def build_card(content: Content, specs: Sequence[Spec], config: Mapping[str, Any
     places = [place] if isinstance(place, str) else list(place)
     origin = f"Measured only on images like those in {join_names(places)}."
     images = all(has_network(spec) for spec in specs)
+    trained = examples.splits["train"] + (examples.splits["val"] if content.results.head.refit else 0)
     classes = f"{len(examples.labels)} classes"
     return {
         **content.facts,
         "model_details": {
             "name": config["name"],
             "overview": f"Tells images of {classes} apart: a head on the backbone {content.facts['backbone']['name']}, "
-            f"trained on {examples.splits['train']:,} images.",
+            f"trained on {trained:,} images.",
             # A version is the second in which it was exported, or the next after it.
             "version": {"name": version, "date": datetime.fromtimestamp(int(version), UTC).isoformat()},
             "software": f"topgraft {VERSION}",

@@ -36,6 +36,13 @@ class Source:
         """The memory of the bottlenecks in bytes."""
         return self.count * self.views * self.dim * 4
 
+    def parts(self) -> Iterator[Vectors]:
+        """Yield the bottlenecks of all views in batches, in file order; raises DamagedShard for a damaged file."""
+        records = tf.data.TFRecordDataset(list(self.files)).batch(max(VECTORS_PER_BATCH // self.views, 1))
+        with naming_damage(self.files):
+            for part in records.map(self.parse, PARSED_IN_PARALLEL).prefetch(2).as_numpy_iterator():
+                yield Vectors(*part)
+
     def parse(self, records: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Map serialized records string[B] to the bottlenecks of all views float32[B, V, D] and labels int64[B]."""
         # A record with one view has it only as the served bottleneck.
@@ -54,7 +61,11 @@ class Vectors(NamedTuple):
     def parts(self) -> Iterator[Vectors]:
         """Yield the vectors of up to PART images at a time, to limit the memory of computations."""
         for start in range(0, len(self.labels), PART):
-            yield Vectors(*(array[start : start + PART] for array in self))
+            yield self.cut(start, start + PART)
+
+    def cut(self, first: int, end: int) -> Vectors:
+        """Return the vectors of images in a range, without a copy."""
+        return Vectors(*(array[first:end] for array in self))
 
     def select(self, rows: np.ndarray) -> Vectors:
         """Return the vectors of some images."""
@@ -77,17 +88,9 @@ class BottleneckTable:
     sources: list[str]
 
 
-def read_vectors(source: Source) -> Iterator[Vectors]:
-    """Yield the bottlenecks of all views in batches, in file order; raises DamagedShard for a damaged file."""
-    records = tf.data.TFRecordDataset(list(source.files)).batch(max(VECTORS_PER_BATCH // source.views, 1))
-    with naming_damage(source.files):
-        for part in records.map(source.parse, PARSED_IN_PARALLEL).prefetch(2).as_numpy_iterator():
-            yield Vectors(*part)
-
-
 def load_vectors(source: Source) -> Vectors:
     """Return the bottlenecks of all views; raises DamagedShard for a damaged file, UserError for another count."""
-    parts = list(read_vectors(source))
+    parts = list(source.parts())
     check_count(sum(len(part.labels) for part in parts), source.count, os.path.dirname(source.files[0]))
     return Vectors(*map(np.concatenate, zip(*parts, strict=True)))
 

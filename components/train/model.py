@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from components.features import ABSTAINED, BOTTLENECK, INDEX, LABEL_NAME, PROBABILITIES, SERVING_SIGNATURE
+from components.features import ABSTAINED, AUTO, BOTTLENECK, INDEX, LABEL_NAME, PROBABILITIES, SERVING_SIGNATURE
 from components.train.optimization import Optimization, add_train_step
 from components.train.settings import SIGMOID, Architecture, HiddenLayer
 
@@ -67,6 +67,7 @@ def normalize_bottleneck(bottleneck: tf.Tensor, kind: str) -> tf.Tensor:
     At one length a single learning rate and a single L2 weight suit any backbone. The variables, which normalization.py
     measures on the training split, are set before training begins and kept in the checkpoint.
     """
+    assert kind != AUTO  # which resolve_architecture replaces
     dim = bottleneck.shape[-1]
     if kind in (L2, WHITEN):
         bottleneck = tf.nn.l2_normalize(bottleneck, axis=-1) * dim**0.5

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
-from components.train.settings import Schedule
+from components.train.settings import ADAMW, Schedule
 
 v1 = tf.compat.v1
 
-SGD, MOMENTUM, ADAM, ADAMW = "sgd", "momentum", "adam", "adamw"
+SGD, MOMENTUM, ADAM = "sgd", "momentum", "adam"
 CONSTANT, EXPONENTIAL, COSINE = "constant", "exponential", "cosine"
 
 

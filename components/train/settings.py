@@ -15,6 +15,13 @@ from components.run_dir import RunDir
 from components.settings import Count, FractionAboveZero, FractionBelowOne, Place, Positive, is_number, settings
 
 SOFTMAX, SIGMOID = "softmax", "sigmoid"
+ADAMW = "adamw"
+# The widest bottlenecks that are whitened by default: the matrix then has 268 MB.
+MOST_WHITENED = 8192
+# Where l2 cannot be chosen on the data.
+FALLBACK_L2 = 0.001
+# Training from the optimum of l2 auto takes few and small steps: more and larger ones lead away from it and back.
+DEFAULT_RATE, OPTIMUM_RATE, OPTIMUM_STEPS = 0.003, 0.0001, 50
 BALANCED = "balanced"
 
 
@@ -34,7 +41,7 @@ class Architecture:
 
     hidden: tuple[HiddenLayer, ...] = ()
     output: Literal["auto", "softmax", "sigmoid"] = "auto"
-    normalize: Literal["l2", "standardize", "whiten", "none"] = "l2"
+    normalize: Literal["auto", "l2", "standardize", "whiten", "none"] = "auto"
 
     @model_validator(mode="before")
     @classmethod
@@ -68,8 +75,11 @@ class Schedule:
         return value
 
 
+Penalty = float | Literal["auto"]
+
+
 def _read_l2(value: Any) -> Any:
-    if value != AUTO and not (is_number(value) and value >= 0):
+    if value not in (None, AUTO) and not (is_number(value) and value >= 0):
         raise ValueError("expected a number of 0 or more, or auto")
     return value
 
@@ -85,9 +95,10 @@ def _read_class_weight(value: Any) -> Any:
 
 @settings
 class Recipe:
-    """The training of the head, for a number of epochs or of steps, by default about 300 steps.
+    """The training of the head, for a number of epochs or of steps; settle_recipe has the defaults of what is None.
 
-    l2 is a number, or auto to choose it on training data; class_weight is balanced or weights by class name.
+    l2 is a number, or auto to choose it on training data and to start at its optimum.
+    With refit the head is trained again on the train and val splits. class_weight is balanced or weights by class name.
     Bottlenecks are held in memory up to max_memory bytes, by default a fifth of the memory. The default of seed is the
     run's seed.
     """
@@ -97,9 +108,10 @@ class Recipe:
     batch_size: Count = 256
     optimizer: Literal["sgd", "momentum", "adam", "adamw"] = "adam"
     momentum: FractionBelowOne = 0.9
-    learning_rate: Positive = 0.003
+    learning_rate: Positive | None = None
     schedule: Schedule = Schedule()
-    l2: Annotated[float | Literal["auto"], BeforeValidator(_read_l2)] = 0.001
+    l2: Annotated[Penalty | None, BeforeValidator(_read_l2)] = None
+    refit: bool = True
     label_smoothing: FractionBelowOne = 0.0
     class_weight: Annotated[Literal["balanced"] | dict[str, float] | None, BeforeValidator(_read_class_weight)] = None
     patience: Count | None = None
@@ -110,7 +122,7 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.epochs and self.steps:
             raise ValueError(f"epochs is {self.epochs} and steps is {self.steps}, expected one of the two")
-        if self.l2 == AUTO and self.optimizer == "adamw":
+        if self.l2 == AUTO and self.optimizer == ADAMW:
             # Decoupled decay has another optimum than the penalty, at which auto starts.
             raise ValueError(
                 "l2 is auto, which tunes an L2 penalty, but adamw uses weight decay: set a number or another optimizer"
@@ -122,18 +134,48 @@ class Recipe:
         return [RunDir(self.warm_start).model] if self.warm_start else []
 
 
-def resolve_output(architecture: Architecture, classes: int) -> Architecture:
-    """Return the head with output auto replaced: by sigmoid for two classes, else by softmax.
+def resolve_architecture(architecture: Architecture, classes: int, dim: int) -> Architecture:
+    """Return the head with each auto replaced.
 
-    Raises UserError for a sigmoid output and another number of classes.
+    The output is a sigmoid for two classes, else a softmax; bottlenecks are whitened up to a width of MOST_WHITENED, as
+    the matrix has the square of it, else scaled to one length. Raises UserError for a sigmoid output and another number
+    of classes.
     """
-    if architecture.output == SIGMOID and classes != 2:
+    output, normalize = architecture.output, architecture.normalize
+    if output == SIGMOID and classes != 2:
         raise UserError(
             f"head.output is sigmoid, which is for two classes, and the data has {classes}: set it to softmax."
         )
-    if architecture.output != AUTO:
-        return architecture
-    return replace(architecture, output="sigmoid" if classes == 2 else "softmax")
+    if output == AUTO:
+        output = "sigmoid" if classes == 2 else "softmax"
+    if normalize == AUTO:
+        normalize = "whiten" if dim <= MOST_WHITENED else "l2"
+    return replace(architecture, output=output, normalize=normalize)
+
+
+def settle_recipe(
+    recipe: Recipe, architecture: Architecture, views: int = 1, fits: bool = True
+) -> tuple[Recipe, list[str]]:
+    """Return the recipe with l2, learning rate and steps where it has none, and a sentence where l2 cannot be auto.
+
+    views is their number per training image, of which the optimum has seen one; fits tells whether the bottlenecks fit
+    in memory with what auto needs.
+    """
+    reasons = {
+        "for a head with hidden layers": bool(architecture.hidden),
+        "for adamw, which decays weights instead": recipe.optimizer == ADAMW,
+        "where the bottlenecks do not fit in train.max_memory": not fits,
+    }
+    reason = next((words for words, holds in reasons.items() if holds), None)
+    l2, notes = recipe.l2, []
+    if l2 is None and reason:
+        l2, notes = FALLBACK_L2, [f"train.l2 is {FALLBACK_L2:g}: it is not chosen on the data {reason}."]
+    elif l2 is None:
+        l2 = "auto"
+    rate, steps = DEFAULT_RATE, recipe.steps
+    if l2 == AUTO and not recipe.warm_start and views == 1:
+        rate, steps = OPTIMUM_RATE, steps if steps or recipe.epochs else OPTIMUM_STEPS
+    return replace(recipe, l2=l2, learning_rate=recipe.learning_rate or rate, steps=steps), notes
 
 
 def check_class_weight(asked: str | Mapping[str, float] | None, labels: Sequence[str]) -> None:
@@ -146,7 +188,7 @@ def check_class_weight(asked: str | Mapping[str, float] | None, labels: Sequence
 
 def check_recipe(labels: Sequence[str], architecture: Architecture, recipe: Recipe) -> None:
     """Raise the UserErrors of training that can be found before hours of work on bottlenecks."""
-    resolve_output(architecture, len(labels))
+    resolve_architecture(architecture, len(labels), 0)
     check_class_weight(recipe.class_weight, labels)
     if recipe.warm_start and not (RunDir(recipe.warm_start).model / "checkpoint").exists():
         raise no_trained_run(recipe.warm_start)

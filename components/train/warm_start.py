@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from components.errors import UserError
+from components.features import AUTO
 from components.run_dir import RunDir
 from components.storage.places import plain_folder
 from components.train.logistic_regression import Linear
@@ -62,7 +63,7 @@ def read_former_head(former: Path, labels: Sequence[str], backbone_id: str, arch
     same = (
         widths == [(layer.units,) for layer in architecture.hidden]
         and activations == [layer.activation for layer in architecture.hidden]
-        and head.get("normalize", L2) == architecture.normalize
+        and head.get("normalize", L2) in (architecture.normalize, AUTO)  # auto by the number of variables
         and len(start) == 2 * (len(widths) + 1) + scaled
     )
     if not same:

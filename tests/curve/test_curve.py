@@ -29,12 +29,12 @@ from components.shards.bottlenecks import Vectors
 from components.storage.tables import write_csv
 from components.train.model import L2, STANDARDIZE, WHITEN, add_final_training_ops
 from components.train.normalization import scale_vectors
-from components.train.settings import SOFTMAX, Architecture, Recipe
+from components.train.settings import SOFTMAX, Architecture, Recipe, settle_recipe
 from components.train.train import plan_training
 from components.train.warm_start import BIASES, WEIGHTS
 from pipeline.cli import main
 
-AUTOMATIC = Recipe(l2="auto")
+AUTOMATIC, _ = settle_recipe(Recipe(), Architecture())
 
 
 @given(

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_model_analysis as tfma
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, log_loss, recall_score, top_k_accuracy_score
-from toys import refusal
+from toys import read_outcome, refusal
 
 from components import features
 from components.evaluate import evaluate
@@ -25,6 +25,7 @@ from components.shards.records import shard_files
 from components.train.inputs import evaluate_from_memory
 from components.train.settings import Architecture
 from components.train.train import load_classifier
+from components.train.warm_start import BIASES, WEIGHTS
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +50,8 @@ def predicted(toy_run, outcomes, test_table, tmp_path_factory):
     # Of a copy: evaluation writes a file of events to the model's folder.
     copy = RunDir(tmp_path_factory.mktemp("copy") / "run")
     shutil.copytree(toy_run.root, copy.root)
-    head = Head(Work(), 0, 0.0, 0.0, 0.0)  # only its folder is read
-    classifier = load_classifier(outcomes[0], head, copy, Architecture())
+    head = read_outcome(copy, "train", Head)
+    classifier = load_classifier(outcomes[0], outcomes[1], head.exported(copy), copy, Architecture())
     predictions = list(classifier.predict(evaluate_from_memory(test_table.vectors, test_table.labels).input_fn))
     probabilities = np.array([prediction["probabilities"] for prediction in predictions], np.float64)
     return classifier, probabilities / probabilities.sum(1, keepdims=True)
@@ -115,7 +116,7 @@ def spoil(export: Path, target: Path, change):
         variables = []
         for name in reader.get_variable_to_shape_map():
             value = reader.get_tensor(name)
-            value = change(value) if name.startswith("final_training_ops") else value
+            value = change(value) if name in (WEIGHTS, BIASES) else value
             variables.append(tf.compat.v1.get_variable(name, initializer=value, use_resource=False))
         session.run(tf.compat.v1.global_variables_initializer())
         tf.compat.v1.train.Saver(variables).save(session, checkpoint, write_meta_graph=False, write_state=False)

@@ -21,7 +21,7 @@ from components.finetune.finetune import finetune_backbone, plan_tuning
 from components.finetune.settings import TunedRecipe, Tuning
 from components.outcomes import Bottlenecks, Examples, Head, TunedHead
 from components.predict.predict import load_export
-from components.run_dir import RunDir
+from components.run_dir import REFIT, RunDir
 from components.serve.neighbours import load_training_images
 from components.shards.bottlenecks import read_bottlenecks
 from components.shards.records import IMAGE_SPEC, read_batches, shard_files
@@ -66,7 +66,8 @@ def blind_config(tmp_path_factory):
         "output_dir": str(folder / "run"),
         "data": {"path": str(paint_images(folder / "images", per_class=60))},
         "backbone": write_backbone_config(folder / "blind.pb", blind=True),
-        "train": {"epochs": 8, "batch_size": 16, "learning_rate": 0.05, "finetune": RATES},
+        "head": {"normalize": "l2"},
+        "train": {"epochs": 8, "batch_size": 16, "learning_rate": 0.05, "l2": 0.001, "finetune": RATES},
         "evaluate": {"thresholds": {"accuracy": 0.6}},
         "beam": {"shards": 2},
     }
@@ -110,7 +111,9 @@ def tune(run, recipe=None, seed=0, into=None, **changes):
     examples, bottlenecks = read_outcome(run, "ingest", Examples), read_outcome(run, "extract", Bottlenecks)
     head = replace(read_outcome(run, "train", Head), **({"l2": changes.pop("l2")} if "l2" in changes else {}))
     recipe = TunedRecipe(**{**vars(recipe or Recipe()), "seed": seed, "finetune": Tuning(**{**RATES, **changes})})
-    return finetune_backbone(examples, bottlenecks, head, into or run, Architecture(), recipe, quiet_progress())
+    return finetune_backbone(
+        examples, bottlenecks, head, into or run, Architecture(normalize="l2"), recipe, quiet_progress()
+    )
 
 
 def test_fine_tuning_learns_what_the_head_alone_cannot(tuned_run):
@@ -118,6 +121,7 @@ def test_fine_tuning_learns_what_the_head_alone_cannot(tuned_run):
     assert head.val_accuracy < 0.6 < 0.8 < tuned.val_accuracy
     record = json.loads(tuned_run.record.read_text())
     assert record["metrics"]["accuracy"] > 0.8
+    assert head.refit and tuned.exported(tuned_run) == tuned_run.finetuned
     former = read_outcome(tuned_run, "extract", Bottlenecks)
     assert record["backbone"]["id"] == former.backbone_id
     name = f"{former.backbone_name}, last layer fine-tuned"
@@ -302,6 +306,7 @@ def test_where_no_epoch_is_better_the_head_alone_is_served(seeing_config, tmp_pa
     run = RunDir(Path(seeing_config["output_dir"]))
     tuned, head = read_outcome(run, "finetune", TunedHead), read_outcome(run, "train", Head)
     assert tuned.best_epoch == 0
+    assert tuned.exported(run) == run.model / REFIT
     assert (tuned.val_accuracy, tuned.val_loss) == pytest.approx((head.val_accuracy, head.val_loss), abs=1e-4)
     assert tuned.backbone_id == read_outcome(run, "extract", Bottlenecks).backbone_id
     assert [folder.name for folder in run.backbones.iterdir()] == [tuned.backbone_id]

@@ -49,16 +49,17 @@ def test_defaults_fill_what_is_not_set(load):
 
 def test_the_head_and_its_training_have_defaults(load):
     config = load(GOOD)
-    assert asdict(config.head) == {"hidden": (), "output": "auto", "normalize": "l2"}
+    assert asdict(config.head) == {"hidden": (), "output": "auto", "normalize": "auto"}
     assert asdict(config.train) == {
         "epochs": None,
         "steps": None,
         "batch_size": 256,
         "optimizer": "adam",
         "momentum": 0.9,
-        "learning_rate": 0.003,
+        "learning_rate": None,
         "schedule": {"kind": "cosine", "warmup": 0, "decay": 0.9, "decay_steps": 500},
-        "l2": 0.001,
+        "l2": None,
+        "refit": True,
         "label_smoothing": 0,
         "class_weight": None,
         "patience": None,
@@ -81,6 +82,7 @@ def test_what_a_config_gives_reaches_the_components(load):
         "learning_rate": 0.1,
         "schedule": {"kind": "exponential", "warmup": 5, "decay": 0.96, "decay_steps": 1000},
         "l2": "auto",
+        "refit": False,
         "label_smoothing": 0.1,
         "class_weight": {"a": 2},
         "patience": 3,

@@ -39,9 +39,18 @@ def test_the_files_agree_with_the_predictions(toy_run):
             assert int(row[label]) == len(same)
     classes = read_csv(toy_run.report / "classes.csv")
     assert sum(int(row["support"]) for row in classes) == len(predictions)
-    assert len(read_csv(toy_run.report / "history.csv")) == 8
+    assert len(read_csv(toy_run.report / "history.csv")) == 9  # the first is the start
     summary = json.loads((toy_run.report / "summary.json").read_text())
     assert summary["metrics"] == json.loads(toy_run.record.read_text())["metrics"]
+
+
+def test_the_page_says_which_head_its_curves_are_of(toy_run):
+    page = (toy_run.report / "index.html").read_text()
+    assert "The exported head was trained again on the train and val splits" in page
+    (card,) = toy_run.exports.glob("*/model_card.json")
+    counts = json.loads(toy_run.record.read_text())["counts"]
+    overview = json.loads(card.read_text())["model_details"]["overview"]
+    assert f"trained on {counts['train'] + counts['val']:,} images" in overview
 
 
 def test_the_page_is_self_contained_and_shows_images_and_names(toy_run):

@@ -132,7 +132,9 @@ def test_what_is_evaluated_after_each_epoch_is_what_the_estimator_would_find(fit
 def test_any_weights_can_be_evaluated_again_and_again(tmp_path):
     vectors, labels = make_vectors(1500, 3)  # two batches, the second a short one
     (tmp_path / "labels.txt").write_text("a\nb\nc\n")
-    classifier = HeadClassifier(tmp_path / "model", HeadParams(3, str(tmp_path / "labels.txt"), Architecture()), 0)
+    classifier = HeadClassifier(
+        tmp_path / "model", HeadParams(3, str(tmp_path / "labels.txt"), Architecture(normalize="l2")), 0
+    )
     evaluation = RepeatedEvaluation(classifier, evaluate_from_memory(vectors, labels))
     assert sorted(evaluation.variables) == ["final_training_ops/biases:0", "final_training_ops/weights:0"]
     scaled = vectors / np.linalg.norm(vectors, axis=1, keepdims=True) * np.sqrt(5)
@@ -228,7 +230,7 @@ def test_a_single_output_learns_two_classes(tmp_path, progress):
     vectors = (np.eye(2, 5)[labels] * 2 + random.normal(0, 1, (200, 5))).astype(np.float32)
     (tmp_path / "labels.txt").write_text("a\nb\n")
     optimization = Optimization(100, 0.05, 1e-3)
-    head = HeadParams(2, str(tmp_path / "labels.txt"), Architecture(output=SIGMOID), optimization)
+    head = HeadParams(2, str(tmp_path / "labels.txt"), Architecture(output=SIGMOID, normalize="l2"), optimization)
     classifier = HeadClassifier(tmp_path / "model", head, 0)
     train = train_from_memory(Vectors(vectors[:100, None], labels[:100]), 10, 10, 0)
     history = classifier.fit(train, evaluate_from_memory(vectors[100:], labels[100:]), 10, progress)

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from components.errors import DamagedShard, UserError
 from components.features import BOTTLENECK, BOTTLENECK_VIEWS, KEY, LABEL, SHA256, SOURCE, TEXT
-from components.shards.bottlenecks import Source, Vectors, load_vectors, read_vectors
+from components.shards.bottlenecks import Source, Vectors, load_vectors
 from components.shards.names import Shard, shard_name
 from components.shards.records import bytes_feature, float_feature, int_feature, serialize_record, writing_shards
 from components.train.inputs import (
@@ -80,7 +80,7 @@ def test_a_fifth_of_the_memory_that_the_container_has_is_taken_by_default(monkey
 @pytest.mark.parametrize("views, sizes", [(1, [1024, 1024, 452]), (3, [341] * 7 + [113])])
 def test_parts_hold_all_views_in_the_order_of_the_files_and_little_at_a_time(tmp_path, views, sizes):
     source, made = write_source(tmp_path, 2500, views, shards=2)
-    parts = list(read_vectors(source))
+    parts = list(source.parts())
     assert [part.values.shape for part in parts] == [(size, views, DIM) for size in sizes]
     assert [len(part.labels) for part in parts] == sizes
     whole = load_vectors(source)
@@ -92,7 +92,7 @@ def test_parts_hold_all_views_in_the_order_of_the_files_and_little_at_a_time(tmp
 
 def test_shards_without_records_have_no_parts(tmp_path):
     source, _ = write_source(tmp_path, 0, 1)
-    assert list(read_vectors(source)) == []
+    assert list(source.parts()) == []
 
 
 def test_shards_that_hold_fewer_than_were_counted_are_no_split(tmp_path):
@@ -182,7 +182,7 @@ def test_a_flipped_bit_is_named_with_its_file(tmp_path):
     content = bytearray(Path(source.files[1]).read_bytes())
     content[100] ^= 1
     Path(source.files[1]).write_bytes(content)
-    for read in (load_vectors, lambda source: list(read_vectors(source))):
+    for read in (load_vectors, lambda source: list(source.parts())):
         with pytest.raises(DamagedShard) as caught:
             read(source)
         assert caught.value.path == source.files[1]

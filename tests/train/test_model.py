@@ -34,7 +34,7 @@ def test_the_start_is_the_uniform_prediction(data):
     vectors, labels = data
     with tf.Graph().as_default():
         logits, cross_entropy = add_final_training_ops(
-            tf.constant(vectors), tf.constant(labels), 3, Architecture(), True
+            tf.constant(vectors), tf.constant(labels), 3, Architecture(normalize="l2"), True
         )
         values = run([logits, cross_entropy])
     assert not values[0].any()
@@ -42,7 +42,7 @@ def test_the_start_is_the_uniform_prediction(data):
 
 
 def test_variables_have_the_names_of_the_workshop_with_a_scope_per_hidden_layer(data):
-    architecture = Architecture((HiddenLayer(7, "relu"), HiddenLayer(4, "tanh")))
+    architecture = Architecture((HiddenLayer(7, "relu"), HiddenLayer(4, "tanh")), normalize="l2")
     with tf.Graph().as_default() as graph:
         add_final_training_ops(tf.constant(data[0]), None, 3, architecture, False)
         names = [variable.op.name for variable in v1.global_variables()]
@@ -74,7 +74,9 @@ def test_training_falls_to_the_optimum_that_scikit_learn_finds(data):
     vectors, labels = data
     l2 = 0.1
     with tf.Graph().as_default(), v1.Session() as session:
-        logits, _ = add_final_training_ops(tf.constant(vectors), tf.constant(labels), 3, Architecture(), True)
+        logits, _ = add_final_training_ops(
+            tf.constant(vectors), tf.constant(labels), 3, Architecture(normalize="l2"), True
+        )
         weights = v1.trainable_variables()[0]
         loss, step = add_train_step(logits, tf.constant(labels), weights, Optimization(500, 0.1, l2))
         session.run(v1.global_variables_initializer())
@@ -90,7 +92,7 @@ def test_training_falls_to_the_optimum_that_scikit_learn_finds(data):
 @pytest.mark.parametrize("threshold", [None, 0.6])
 def test_predictions_carry_index_label_and_probabilities_and_abstain_below_a_threshold(tmp_path, threshold):
     (tmp_path / "labels.txt").write_text("a b\nc\nd\n")
-    head = HeadParams(3, str(tmp_path / "labels.txt"), Architecture(), abstention_threshold=threshold)
+    head = HeadParams(3, str(tmp_path / "labels.txt"), Architecture(normalize="l2"), abstention_threshold=threshold)
     with tf.Graph().as_default(), v1.Session() as session:
         spec = model_fn({"bottleneck": tf.constant([[1.0, 0.0], [0.0, 1.0]])}, None, "infer", {"head": head})
         session.run([v1.global_variables_initializer(), v1.tables_initializer()])
@@ -122,13 +124,13 @@ def predict(tmp_path, vectors, architecture, classes, values, threshold=None):
 
 def test_exactly_the_predictions_below_the_threshold_are_abstained_from(data, tmp_path):
     values = {"weights": np.random.default_rng(1).normal(size=(6, 3)), "biases": np.zeros(3)}
-    highest = predict(tmp_path, data[0], Architecture(), 3, values)["probabilities"].max(1)
+    highest = predict(tmp_path, data[0], Architecture(normalize="l2"), 3, values)["probabilities"].max(1)
     threshold = float(np.sort(highest)[20])  # that prediction itself is not below it
-    predictions = predict(tmp_path, data[0], Architecture(), 3, values, threshold)
+    predictions = predict(tmp_path, data[0], Architecture(normalize="l2"), 3, values, threshold)
     assert predictions["abstained"].tolist() == (highest < np.float32(threshold)).tolist()
     assert predictions["abstained"].sum() == 20
     np.testing.assert_array_equal(predictions["probabilities"].max(1), highest)
-    assert predict(tmp_path, data[0], Architecture(), 3, values, 2.0)["abstained"].all()
+    assert predict(tmp_path, data[0], Architecture(normalize="l2"), 3, values, 2.0)["abstained"].all()
 
 
 def test_a_single_output_predicts_two_classes(data, tmp_path):
@@ -226,7 +228,7 @@ def test_a_head_with_hidden_layers_trains_as_in_keras_with_its_penalties(data, t
 
 def test_evaluation_measures_the_cross_entropy_without_penalties(data, tmp_path):
     vectors, labels = data
-    head = HeadParams(3, str(tmp_path / "l"), Architecture((HiddenLayer(7, "relu", 0.5, 0.3),)))
+    head = HeadParams(3, str(tmp_path / "l"), Architecture((HiddenLayer(7, "relu", 0.5, 0.3),), normalize="l2"))
     with tf.Graph().as_default(), v1.Session() as session:
         features = {"bottleneck": tf.constant(vectors)}
         spec = model_fn(features, tf.constant(labels), tf.estimator.ModeKeys.EVAL, {"head": head})

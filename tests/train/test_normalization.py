@@ -80,6 +80,18 @@ def test_images_of_a_class_spread_alike_in_all_ways_after_whitening():
     assert np.square(flat @ whitening).sum(1).mean() == pytest.approx(5, rel=1e-4)
 
 
+def test_a_covariance_of_few_images_is_shrunk_more():
+    labels = np.arange(12) % 4
+    values = draw(12, 1, 40)
+    whitening = measure_whitening(lambda: [Vectors(values, labels)], 4)
+    flat = normalize(values[:, 0]) * 40**0.5
+    residuals = flat - np.array([flat[labels == label].mean(0) for label in range(4)])[labels]
+    shrunk = shrunk_covariance(residuals.T @ residuals / 12, shrinkage=40 / (40 + (12 - 4) / 2))
+    spread = whitening.T @ shrunk @ whitening
+    np.testing.assert_allclose(spread / spread[0, 0], np.eye(40), atol=1e-4)
+    assert np.square(flat @ whitening).sum(1).mean() == pytest.approx(40, rel=1e-4)
+
+
 def test_whitening_many_classes_takes_no_memory_for_each_class_of_each_image():
     random = np.random.default_rng(0)
     vectors = Vectors(random.normal(size=(20_000, 1, 8)).astype(np.float32), random.integers(0, 1000, 20_000))

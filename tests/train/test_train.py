@@ -3,6 +3,7 @@ import json
 import shutil
 import tracemalloc
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,27 +21,43 @@ from components.extract.extract import extract_bottlenecks
 from components.extract.settings import EngineChoice
 from components.features import INDEX
 from components.outcomes import Bottlenecks, Examples, Head
-from components.run_dir import RunDir
+from components.run_dir import REFIT, RunDir
 from components.shards.bottlenecks import Vectors, load_vectors
 from components.train.inputs import evaluate_from_memory, evaluate_from_shards
 from components.train.logistic_regression import L2_CANDIDATES, choose_penalty, fit_linear, make_objective, split_folds
 from components.train.model import STANDARDIZE, WHITEN
-from components.train.normalization import MEAN, SCALE, measure_scaling, scale_vectors
-from components.train.settings import SIGMOID, SOFTMAX, Architecture, HiddenLayer, Recipe, Schedule, resolve_output
+from components.train.normalization import MEAN, SCALE, WHITENING, measure_scaling, scale_vectors
+from components.train.settings import (
+    FALLBACK_L2,
+    MOST_WHITENED,
+    OPTIMUM_RATE,
+    OPTIMUM_STEPS,
+    SIGMOID,
+    SOFTMAX,
+    Architecture,
+    HiddenLayer,
+    Recipe,
+    Schedule,
+    resolve_architecture,
+    settle_recipe,
+)
 from components.train.train import (
     choose_epochs,
     load_classifier,
-    plan_streaming,
+    plan_head,
     plan_training,
     read_source,
     train_head,
     weigh_classes,
 )
-from components.train.warm_start import BIASES, WEIGHTS
+from components.train.warm_start import BIASES, WEIGHTS, read_head
 from pipeline.cli import main
 
 CLASSES = ["cyan", "magenta", "yellow"]
 HIDDEN = (HiddenLayer(16, "relu", 0.2, 1e-4),)
+LINEAR = Architecture(output=SOFTMAX, normalize="l2")
+AUTOMATIC, _ = settle_recipe(Recipe(), Architecture())
+NUMBERS, _ = settle_recipe(Recipe(l2=0.001), LINEAR)
 PLAIN_VIEW = Augment(flip=False, crops=0, crop_side=0.8, average=False)
 
 
@@ -77,10 +94,45 @@ def test_weights_by_name_keep_their_ratio_and_unknown_names_are_refused():
 
 
 def test_two_classes_get_a_single_output_unless_asked_otherwise():
-    assert resolve_output(Architecture(output="auto"), 2).output == SIGMOID
-    assert resolve_output(Architecture(output="auto"), 3).output == SOFTMAX
-    assert resolve_output(Architecture(output=SOFTMAX), 2).output == SOFTMAX
-    assert "the data has 3" in refusal(resolve_output, Architecture(output=SIGMOID), 3)
+    assert resolve_architecture(Architecture(output="auto"), 2, 9).output == SIGMOID
+    assert resolve_architecture(Architecture(output="auto"), 3, 9).output == SOFTMAX
+    assert resolve_architecture(Architecture(output=SOFTMAX), 2, 9).output == SOFTMAX
+    assert "the data has 3" in refusal(resolve_architecture, Architecture(output=SIGMOID), 3, 9)
+
+
+def test_bottlenecks_are_whitened_unless_they_are_too_wide_or_asked_otherwise():
+    assert resolve_architecture(Architecture(), 3, MOST_WHITENED).normalize == WHITEN
+    assert resolve_architecture(Architecture(), 3, MOST_WHITENED + 1).normalize == "l2"
+    assert resolve_architecture(Architecture(normalize="none"), 3, 9).normalize == "none"
+
+
+def test_a_linear_head_in_memory_starts_at_the_optimum_of_a_penalty_chosen_on_the_data():
+    settled, notes = settle_recipe(Recipe(), Architecture())
+    assert (settled.l2, settled.learning_rate, settled.steps, notes) == ("auto", OPTIMUM_RATE, OPTIMUM_STEPS, [])
+    assert settle_recipe(settled, Architecture()) == (settled, [])
+    own = Recipe(epochs=3, learning_rate=0.1)
+    settled, _ = settle_recipe(own, Architecture())
+    assert (settled.l2, settled.learning_rate, settled.steps, settled.epochs) == ("auto", 0.1, None, 3)
+    former, _ = settle_recipe(Recipe(warm_start=Path("runs/old")), Architecture())
+    several, _ = settle_recipe(Recipe(), Architecture(), views=2)  # the optimum has seen one of them
+    assert (former.l2, former.learning_rate, former.steps) == ("auto", 0.003, None)
+    assert (several.l2, several.learning_rate, several.steps) == ("auto", 0.003, None)
+
+
+@pytest.mark.parametrize(
+    "recipe, architecture, fits, words",
+    [
+        (Recipe(), Architecture(HIDDEN), True, "hidden layers"),
+        (Recipe(optimizer="adamw"), Architecture(), True, "adamw"),
+        (Recipe(), Architecture(), False, "do not fit in train.max_memory"),
+    ],
+)
+def test_where_the_penalty_cannot_be_chosen_it_is_a_number_and_a_note_says_so(recipe, architecture, fits, words):
+    settled, (note,) = settle_recipe(recipe, architecture, fits=fits)
+    assert (settled.l2, settled.learning_rate, settled.steps) == (FALLBACK_L2, 0.003, None)
+    assert words in note and "train.l2 is 0.001" in note
+    assert settle_recipe(replace(recipe, l2=0.2), architecture, fits=fits)[0].l2 == 0.2
+    assert not settle_recipe(replace(recipe, l2=0.2), architecture, fits=fits)[1]
 
 
 @pytest.mark.parametrize("output", [SIGMOID, SOFTMAX])
@@ -90,7 +142,7 @@ def test_l2_auto_starts_at_the_optimum_of_the_penalty_it_chose(tmp_path, output)
     values = (np.eye(2, 6)[labels] + random.normal(0, 0.7, (200, 6))).astype(np.float32)
     architecture = Architecture(output=output, normalize="none")
     train = Vectors(values[:, None], labels)
-    plan = plan_training(train, None, ["a", "b"], tmp_path / "l", architecture, Recipe(l2="auto"), {})
+    plan = plan_training(train, None, ["a", "b"], tmp_path / "l", architecture, AUTOMATIC, {})
     l2 = plan.head.optimization.l2
     # scikit-learn's two-class model has a single output; the soft-max shares its weights between two.
     strength = 1 / (len(labels) * (l2 if output == SIGMOID else l2 / 2))
@@ -118,7 +170,7 @@ def test_l2_auto_is_chosen_for_the_very_loss_that_is_trained(tmp_path, normalize
     )
     train, val = draw_vectors(90, 0), draw_vectors(60, 1)
     architecture = Architecture(normalize=normalize)
-    recipe = Recipe(l2="auto", label_smoothing=0.1, class_weight={"cyan": 2.0})
+    recipe = replace(AUTOMATIC, label_smoothing=0.1, class_weight={"cyan": 2.0})
     plan = plan_training(train, val if held_out else None, CLASSES, tmp_path, architecture, recipe, {})
     weights = plan.head.optimization.class_weights
     assert weights[0] == pytest.approx(2 * weights[1]) and plan.head.optimization.label_smoothing == 0.1
@@ -149,7 +201,7 @@ def test_l2_auto_is_chosen_for_the_very_loss_that_is_trained(tmp_path, normalize
 def test_l2_auto_with_a_single_output_begins_as_with_two(tmp_path):
     train, val = draw_vectors(90, 0, 2), draw_vectors(60, 1, 2)
     plans = {
-        output: plan_training(train, val, CLASSES[:2], tmp_path, Architecture(output=output), Recipe(l2="auto"), {})
+        output: plan_training(train, val, CLASSES[:2], tmp_path, replace(LINEAR, output=output), AUTOMATIC, {})
         for output in (SIGMOID, SOFTMAX)
     }
     two, one = plans[SOFTMAX].start, plans[SIGMOID].start
@@ -160,8 +212,8 @@ def test_l2_auto_with_a_single_output_begins_as_with_two(tmp_path):
 
 def test_l2_auto_leaves_the_weights_of_a_warm_start(tmp_path):
     former = {WEIGHTS: np.ones((12, 3), np.float32), BIASES: np.ones(3, np.float32)}
-    recipe = Recipe(l2="auto", warm_start=tmp_path)
-    plan = plan_training(draw_vectors(90, 0), None, CLASSES, tmp_path, Architecture(), recipe, former)
+    recipe = replace(AUTOMATIC, warm_start=tmp_path)
+    plan = plan_training(draw_vectors(90, 0), None, CLASSES, tmp_path, LINEAR, recipe, former)
     assert plan.head.optimization.l2 in L2_CANDIDATES
     assert set(plan.start) == {WEIGHTS, BIASES} and all((value == 1).all() for value in plan.start.values())
 
@@ -169,7 +221,7 @@ def test_l2_auto_leaves_the_weights_of_a_warm_start(tmp_path):
 def test_a_warm_start_keeps_the_scaling_that_its_weights_are_for(tmp_path):
     former = {MEAN: np.ones(12, np.float32), SCALE: np.full(12, 2, np.float32)}
     architecture = Architecture(normalize=STANDARDIZE)
-    plan = plan_training(draw_vectors(90, 0), None, CLASSES, tmp_path, architecture, Recipe(), former)
+    plan = plan_training(draw_vectors(90, 0), None, CLASSES, tmp_path, architecture, NUMBERS, former)
     assert (plan.start[MEAN] == 1).all() and (plan.start[SCALE] == 2).all()
 
 
@@ -195,11 +247,11 @@ def test_training_from_shards_is_planned_as_from_memory(toy, normalize, class_we
     examples, bottlenecks, run = toy
     source = read_source(examples, bottlenecks, run, "train")
     architecture = Architecture(HIDDEN, normalize=normalize)
-    recipe = Recipe(
-        steps=40, batch_size=16, class_weight=class_weight, optimizer="adamw", schedule=Schedule("constant")
+    recipe = replace(
+        NUMBERS, steps=40, batch_size=16, class_weight=class_weight, optimizer="adamw", schedule=Schedule("constant")
     )
     args = (CLASSES, run.labels, architecture, recipe, {})
-    streamed = plan_streaming(source, *args)
+    streamed = plan_head(source, *args)
     held = plan_training(load_vectors(source), None, *args)
     assert streamed.head == held.head
     assert streamed.start.keys() == held.start.keys() and len(held.start) == 2 * (normalize == STANDARDIZE)
@@ -211,14 +263,14 @@ def test_a_warm_start_keeps_its_scaling_when_training_from_shards(toy):
     examples, bottlenecks, run = toy
     source = read_source(examples, bottlenecks, run, "train")
     former = {MEAN: np.ones(48, np.float32), SCALE: np.full(48, 2, np.float32)}
-    plan = plan_streaming(source, CLASSES, run.labels, Architecture(normalize=STANDARDIZE), Recipe(), former)
+    plan = plan_head(source, CLASSES, run.labels, Architecture(normalize=STANDARDIZE), NUMBERS, former)
     assert (plan.start[MEAN] == 1).all() and (plan.start[SCALE] == 2).all()
 
 
 def test_l2_auto_is_refused_where_memory_is_short_and_says_how_much_it_needs(toy, progress):
     examples, bottlenecks, run = toy
     sources = [read_source(examples, bottlenecks, run, split) for split in ("train", "val")]
-    needed = sum(source.bytes for source in sources) + 4 * 3 * examples.splits["train"]
+    needed = sum(source.bytes + 4 * 3 * source.count for source in sources)
     recipe = Recipe(l2="auto", epochs=1, max_memory=needed - 1)
     words = refusal(train_head, examples, bottlenecks, run, Architecture(), recipe, progress)
     assert f"({needed:,} bytes" in words and f"found {needed - 1:,}" in words and "set train.max_memory" in words
@@ -248,7 +300,7 @@ RECIPES = {
 def test_scaling_is_measured_without_copies_of_all_bottlenecks(tmp_path, normalize):
     vectors = Vectors(np.random.default_rng(0).normal(size=(100_000, 1, 16)).astype(np.float32), np.arange(100_000) % 3)
     tracemalloc.start()
-    plan_training(vectors, None, CLASSES, tmp_path / "labels.txt", Architecture(normalize=normalize), Recipe(), {})
+    plan_training(vectors, None, CLASSES, tmp_path / "labels.txt", Architecture(normalize=normalize), NUMBERS, {})
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < vectors.values.nbytes  # 5 times that where all were copied to float64
@@ -262,15 +314,17 @@ def test_a_head_learns_from_memory_and_from_shards(toy, toy_run, progress, recip
     how = replace(how, max_memory=max_memory)
     outcome = train_head(examples, bottlenecks, run, architecture, how, progress)
     history = read_history(run)
-    assert len(history) == choose_epochs(examples.splits["train"], how)
+    at_optimum = recipe != "hidden" and not max_memory
+    assert len(history) == choose_epochs(examples.splits["train"], how) + at_optimum
     best = next(row for row in history if row["epoch"] == str(outcome.best_epoch))
     assert float(best["val_accuracy"]) == pytest.approx(outcome.val_accuracy, abs=1e-6)
     assert best["val_accuracy"] == max(row["val_accuracy"] for row in history)
     assert outcome.val_accuracy >= 0.75
-    assert outcome.l2 == how.l2
-    if recipe == "as the toy run" and not max_memory:
+    assert outcome.l2 in L2_CANDIDATES if at_optimum else outcome.l2 == FALLBACK_L2
+    assert bool(outcome.warnings) != at_optimum
+    if at_optimum and recipe == "as the toy run":
         assert run.history.read_bytes() == toy_run.history.read_bytes()
-    classifier = load_classifier(examples, outcome, run, architecture)
+    classifier = load_classifier(examples, bottlenecks, outcome.folder(run), run, architecture)
     metrics = classifier.evaluate(evaluate_from_shards(read_source(examples, bottlenecks, run, "val")).input_fn)
     assert metrics["accuracy"] == pytest.approx(outcome.val_accuracy)
     assert metrics["cross_entropy"] == pytest.approx(outcome.val_loss, abs=1e-5)
@@ -278,7 +332,7 @@ def test_a_head_learns_from_memory_and_from_shards(toy, toy_run, progress, recip
 
 def test_l2_auto_needs_next_to_no_training(toy, progress):
     examples, bottlenecks, run = toy
-    outcome = train_head(examples, bottlenecks, run, Architecture(), Recipe(l2="auto", epochs=1), progress)
+    outcome = train_head(examples, bottlenecks, run, Architecture(), Recipe(epochs=1), progress)
     assert outcome.l2 in L2_CANDIDATES
     assert outcome.val_accuracy >= 0.8
     plain = train_head(examples, bottlenecks, run, Architecture(), Recipe(l2=outcome.l2, epochs=1), progress)
@@ -295,12 +349,11 @@ def test_training_that_worsens_a_trained_head_keeps_the_head_it_began_with(toy, 
     recipe = Recipe(epochs=3, learning_rate=30.0, batch_size=16, optimizer="sgd", schedule=Schedule("constant"))
     if begins == "auto":
         recipe = replace(recipe, l2="auto")  # at this rate each step leaps over the optimum
-        start = plan_training(train, val, CLASSES, run.labels, Architecture(), recipe, {}).start
-        weights, biases = start[WEIGHTS], start[BIASES]
+        start = plan_training(train, val, CLASSES, run.labels, Architecture(normalize=WHITEN), recipe, {}).start
     else:
         recipe = replace(recipe, warm_start=toy_run.root, class_weight={"magenta": 0, "yellow": 0})  # forgets both
-        weights, biases = (tf.train.load_checkpoint(str(toy_run.model)).get_tensor(name) for name in (WEIGHTS, BIASES))
-    logits = scale_vectors(val.values[:, 0], "l2", {}) @ weights + biases
+        start = read_head(toy_run.model)
+    logits = scale_vectors(val.values[:, 0], WHITEN, start) @ start[WEIGHTS] + start[BIASES]
     outcome = train_head(examples, bottlenecks, run, Architecture(), recipe, progress)
     history = read_history(run)
     assert [row["epoch"] for row in history] == ["0", "1", "2", "3"]
@@ -309,13 +362,65 @@ def test_training_that_worsens_a_trained_head_keeps_the_head_it_began_with(toy, 
     assert outcome.val_accuracy == pytest.approx((logits.argmax(1) == val.labels).mean())
     losses = tf.keras.losses.sparse_categorical_crossentropy(val.labels, logits, from_logits=True)
     assert outcome.val_loss == pytest.approx(float(np.mean(losses)), abs=1e-5)
-    classifier = load_classifier(examples, outcome, run, Architecture())
-    np.testing.assert_allclose(classifier.get_variable_value(WEIGHTS), weights, atol=1e-6)
+    np.testing.assert_allclose(read_head(run.model)[WEIGHTS], start[WEIGHTS], atol=1e-6)
+
+
+def step_of(folder):
+    return int(tf.train.load_checkpoint(str(folder)).get_tensor("global_step"))
+
+
+@pytest.mark.parametrize("max_memory", [None, 1], ids=["memory", "shards"])
+@pytest.mark.parametrize("architecture", [Architecture(), Architecture(HIDDEN)], ids=["linear", "hidden"])
+def test_refit_passes_over_train_and_val_as_often_as_the_best_epoch_over_train(toy, progress, architecture, max_memory):
+    examples, bottlenecks, run = toy
+    recipe = Recipe(steps=33, batch_size=16, learning_rate=0.02, max_memory=max_memory, l2=0.001)
+    outcome = train_head(examples, bottlenecks, run, architecture, recipe, progress)
+    train, both = (
+        -(-count // 16)
+        for count in (examples.splits["train"], sum(examples.splits[split] for split in ("train", "val")))
+    )
+    assert outcome.refit and outcome.exported(run) == run.model / REFIT
+    assert step_of(run.model) == min(outcome.best_epoch * train, 33)
+    assert step_of(run.model / REFIT) == -(-step_of(run.model) * both // train)
+    first, again = (
+        tf.train.load_checkpoint(str(folder)).get_tensor(WEIGHTS) for folder in (run.model, run.model / REFIT)
+    )
+    assert np.abs(first - again).max() > 1e-3
+    actual, predicted = predict_all(examples, bottlenecks, run, outcome, architecture)
+    assert (actual == predicted).mean() > 0.7
+
+
+def test_the_refitted_head_starts_at_the_optimum_over_both_splits_of_the_penalty_chosen_before(toy, progress):
+    examples, bottlenecks, run = toy
+    outcome = train_head(examples, bottlenecks, run, Architecture(), Recipe(steps=1, learning_rate=1e-9), progress)
+    train, val = (load_vectors(read_source(examples, bottlenecks, run, split)) for split in ("train", "val"))
+    both = Vectors(*map(np.concatenate, zip(train, val, strict=True)))
+    found = read_head(run.model / REFIT)
+    scaling = measure_scaling(both.parts, WHITEN, 3)
+    np.testing.assert_allclose(found[WHITENING], scaling[WHITENING], rtol=1e-4, atol=1e-5)
+    values = scale_vectors(both.values[:, 0], WHITEN, scaling)
+    optimum = fit_linear(make_objective(values, both.labels, 3, 0.0, None), outcome.l2)
+    np.testing.assert_allclose(found[WEIGHTS], optimum.weights, atol=1e-3)
+    assert np.abs(read_head(run.model)[WEIGHTS] - optimum.weights).max() > 0.01
+
+
+def test_a_refit_from_a_warm_start_begins_with_the_former_head(toy, toy_run, progress):
+    examples, bottlenecks, run = toy
+    recipe = Recipe(epochs=1, learning_rate=1e-9, warm_start=toy_run.root)
+    train_head(examples, bottlenecks, run, Architecture(), recipe, progress)
+    for name, value in read_head(toy_run.model).items():
+        np.testing.assert_allclose(read_head(run.model / REFIT)[name], value, atol=1e-6)
+
+
+def test_without_refit_the_head_that_did_not_see_the_validation_split_is_exported(toy, progress):
+    examples, bottlenecks, run = toy
+    outcome = train_head(examples, bottlenecks, run, Architecture(), Recipe(epochs=1, refit=False), progress)
+    assert outcome.exported(run) == run.model and not (run.model / REFIT).exists()
 
 
 def test_patience_shortens_the_history(toy, progress):
     examples, bottlenecks, run = toy
-    recipe = Recipe(epochs=40, batch_size=16, learning_rate=0.5, patience=2)
+    recipe = Recipe(epochs=40, batch_size=16, learning_rate=0.5, patience=2, l2=0.001)
     outcome = train_head(examples, bottlenecks, run, Architecture(), recipe, progress)
     assert len(read_history(run)) == outcome.best_epoch + 2 < 40
 
@@ -323,7 +428,7 @@ def test_patience_shortens_the_history(toy, progress):
 @pytest.mark.parametrize("max_memory", [None, 1], ids=["memory", "shards"])
 def test_training_takes_the_steps_asked_for_and_its_rate_falls_over_these(toy, progress, max_memory):
     examples, bottlenecks, run = toy
-    recipe = Recipe(steps=17, batch_size=16, learning_rate=0.01, max_memory=max_memory)
+    recipe = Recipe(steps=17, batch_size=16, learning_rate=0.01, max_memory=max_memory, l2=0.001)
     assert -(-examples.splits["train"] // 16) == 7
     train_head(examples, bottlenecks, run, Architecture(), recipe, progress)
     assert [row["epoch"] for row in read_history(run)] == ["1", "2", "3"]
@@ -332,7 +437,7 @@ def test_training_takes_the_steps_asked_for_and_its_rate_falls_over_these(toy, p
     steps = [event.step for event in events for value in event.summary.value if value.tag == "accuracy"]
     assert steps == [7, 14, 17]
     source = read_source(examples, bottlenecks, run, "train")
-    plan = plan_training(load_vectors(source), None, CLASSES, run.labels, Architecture(), recipe, {})
+    plan = plan_training(load_vectors(source), None, CLASSES, run.labels, LINEAR, recipe, {})
     assert plan.head.optimization.steps == 17
 
 
@@ -348,7 +453,7 @@ def test_a_head_that_goes_on_from_itself_begins_where_it_ended(toy, toy_run, pro
 def predict_all(examples, bottlenecks, run, outcome, architecture):
     """Return actual and predicted classes of the test split."""
     test = load_vectors(read_source(examples, bottlenecks, run, "test"))
-    classifier = load_classifier(examples, outcome, run, architecture)
+    classifier = load_classifier(examples, bottlenecks, outcome.exported(run), run, architecture)
     batches = evaluate_from_memory(test.values[:, 0], test.labels)
     return test.labels, [prediction[INDEX] for prediction in classifier.predict(batches.input_fn)]
 
@@ -366,9 +471,9 @@ def test_balanced_weights_help_the_rare_classes(tmp_path, toy_backbone, options,
     bottlenecks = extract_bottlenecks(examples, specs, EngineChoice(), PLAIN_VIEW, run, options, progress)
     accuracies = []
     for class_weight in (None, "balanced"):
-        recipe = Recipe(epochs=4, learning_rate=0.01, class_weight=class_weight)
-        outcome = train_head(examples, bottlenecks, run, Architecture(), recipe, progress)
-        actual, predicted = predict_all(examples, bottlenecks, run, outcome, Architecture())
+        recipe = Recipe(epochs=4, learning_rate=0.01, class_weight=class_weight, l2=0.001)
+        outcome = train_head(examples, bottlenecks, run, LINEAR, recipe, progress)
+        actual, predicted = predict_all(examples, bottlenecks, run, outcome, LINEAR)
         accuracies.append(balanced_accuracy_score(actual, predicted))
     assert accuracies[1] > accuracies[0] + 0.1
     assert accuracies[1] > 0.6

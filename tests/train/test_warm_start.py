@@ -10,10 +10,12 @@ from toys import refusal
 from components.run_dir import RunDir
 from components.train.logistic_regression import Linear
 from components.train.model import STANDARDIZE, WHITEN
+from components.train.normalization import WHITENING
 from components.train.settings import SIGMOID, SOFTMAX, Architecture, HiddenLayer
 from components.train.warm_start import BIASES, WEIGHTS, read_former_head, set_output
 
 CLASSES = ["cyan", "magenta", "yellow"]
+LINEAR, WHITENED = Architecture(normalize="l2"), Architecture(normalize=WHITEN)
 
 
 def draw(*shape, seed=0):
@@ -40,16 +42,17 @@ def former(toy_run):
 
 def test_a_head_for_the_same_classes_is_taken_over_as_it_is(toy_run, former):
     backbone_id, weights, biases = former
-    start = read_former_head(toy_run.root, CLASSES, backbone_id, Architecture())
-    assert set(start) == {WEIGHTS, BIASES}
+    start = read_former_head(toy_run.root, CLASSES, backbone_id, WHITENED)
+    assert set(start) == {WHITENING, WEIGHTS, BIASES}
     np.testing.assert_array_equal(start[WEIGHTS], weights)
     np.testing.assert_array_equal(start[BIASES], biases)
+    assert "another architecture" in refusal(read_former_head, toy_run.root, CLASSES, backbone_id, LINEAR)
     assert np.abs(weights).max() > 0.1
 
 
 def test_known_classes_keep_their_weights_wherever_they_stand_and_new_ones_have_none(toy_run, former):
     backbone_id, weights, biases = former
-    start = read_former_head(toy_run.root, ["cyan", "green", "yellow"], backbone_id, Architecture())
+    start = read_former_head(toy_run.root, ["cyan", "green", "yellow"], backbone_id, WHITENED)
     np.testing.assert_array_equal(start[WEIGHTS][:, [0, 2]], weights[:, [0, 2]])
     np.testing.assert_array_equal(start[BIASES], [biases[0], 0, biases[2]])
     assert not start[WEIGHTS][:, 1].any()
@@ -86,53 +89,53 @@ def test_hidden_layers_and_the_scaling_are_taken_over_too(tmp_path):
 
 
 def test_a_head_with_a_single_output_is_taken_over_for_its_own_two_classes_only(tmp_path):
-    architecture = Architecture(output=SIGMOID)
+    architecture = Architecture(output=SIGMOID, normalize="l2")
     written = write_former(RunDir(tmp_path), ["a", "b"], architecture)
     start = read_former_head(tmp_path, ["a", "b"], "toy-1", architecture)
     np.testing.assert_array_equal(start[WEIGHTS], written[WEIGHTS])
     assert "softmax" in refusal(read_former_head, tmp_path, ["b", "a"], "toy-1", architecture)
-    assert "single output" in refusal(read_former_head, tmp_path, ["a", "b", "c"], "toy-1", Architecture())
+    assert "single output" in refusal(read_former_head, tmp_path, ["a", "b", "c"], "toy-1", LINEAR)
 
 
 def test_a_run_from_before_heads_could_be_chosen_had_a_linear_one(tmp_path):
-    write_former(RunDir(tmp_path), ["a", "b"], Architecture(), config=False)
-    assert set(read_former_head(tmp_path, ["a", "b"], "toy-1", Architecture())) == {WEIGHTS, BIASES}
+    write_former(RunDir(tmp_path), ["a", "b"], LINEAR, config=False)
+    assert set(read_former_head(tmp_path, ["a", "b"], "toy-1", LINEAR)) == {WEIGHTS, BIASES}
 
 
 def test_a_folder_without_a_trained_run_is_named(tmp_path, toy_run):
-    words = refusal(read_former_head, tmp_path / "none", CLASSES, "id", Architecture())
+    words = refusal(read_former_head, tmp_path / "none", CLASSES, "id", LINEAR)
     assert f"'{tmp_path / 'none'}', which has no trained run" in words
     untrained = tmp_path / "run"
     shutil.copytree(toy_run.root, untrained, ignore=shutil.ignore_patterns("model"))
-    assert "has no trained run" in refusal(read_former_head, untrained, CLASSES, "id", Architecture())
+    assert "has no trained run" in refusal(read_former_head, untrained, CLASSES, "id", LINEAR)
     (tmp_path / "other").mkdir()
-    write_former(RunDir(tmp_path / "other"), CLASSES, Architecture())
+    write_former(RunDir(tmp_path / "other"), CLASSES, LINEAR)
     (tmp_path / "other" / "run.json").write_text("{}")
-    assert "has no trained run" in refusal(read_former_head, tmp_path / "other", CLASSES, "id", Architecture())
+    assert "has no trained run" in refusal(read_former_head, tmp_path / "other", CLASSES, "id", LINEAR)
 
 
 def test_another_backbone_is_named(toy_run, former):
-    words = refusal(read_former_head, toy_run.root, CLASSES, "other-7", Architecture())
+    words = refusal(read_former_head, toy_run.root, CLASSES, "other-7", LINEAR)
     assert former[0] in words and "other-7" in words
 
 
 @pytest.mark.parametrize(
     "other",
     [
-        Architecture(),
-        Architecture(HIDDEN[:1]),
-        Architecture((HIDDEN[0], HiddenLayer(5, "tanh"))),
-        Architecture((HIDDEN[0], HiddenLayer(3, "relu"))),
+        LINEAR,
+        Architecture(HIDDEN[:1], normalize="l2"),
+        Architecture((HIDDEN[0], HiddenLayer(5, "tanh")), normalize="l2"),
+        Architecture((HIDDEN[0], HiddenLayer(3, "relu")), normalize="l2"),
         Architecture(HIDDEN, normalize=STANDARDIZE),
         Architecture(HIDDEN, normalize="none"),
         Architecture(HIDDEN, normalize=WHITEN),
     ],
 )
 def test_a_head_that_is_built_otherwise_is_refused(tmp_path, other):
-    write_former(RunDir(tmp_path), ["a", "b"], Architecture(HIDDEN))
-    assert set(read_former_head(tmp_path, ["a", "b"], "toy-1", Architecture(HIDDEN)))
+    write_former(RunDir(tmp_path), ["a", "b"], Architecture(HIDDEN, normalize="l2"))
+    assert set(read_former_head(tmp_path, ["a", "b"], "toy-1", Architecture(HIDDEN, normalize="l2")))
     assert "another architecture" in refusal(read_former_head, tmp_path, ["a", "b"], "toy-1", other)
 
 
 def test_a_head_that_knows_none_of_the_classes_is_refused(toy_run, former):
-    assert "none of these classes" in refusal(read_former_head, toy_run.root, ["x", "y"], former[0], Architecture())
+    assert "none of these classes" in refusal(read_former_head, toy_run.root, ["x", "y"], former[0], WHITENED)
