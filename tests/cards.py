@@ -24,7 +24,8 @@ AUDIT = Audit(Work(), 5, 4, 2, [])
 METRICS = {"accuracy": 0.75, "top5": 1.0, "loss": 0.5}
 EVALUATION = Evaluation(Work(), METRICS, True, False, [], "", [])
 # Of the outcomes, those that a card does not show are missing.
-RESULTS = Results(EXAMPLES, None, None, AUDIT, None, Export(Work(), "0"), EVALUATION)
+HEAD = Head(Work(), 1, 0.5, 0.5, 0.001, refit=False, warnings=[])
+RESULTS = Results(EXAMPLES, None, None, AUDIT, HEAD, Export(Work(), "0"), EVALUATION)
 CONTENT = Content(
     RESULTS,
     FACTS,

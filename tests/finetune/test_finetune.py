@@ -349,7 +349,7 @@ def test_an_application_is_tuned_behind_a_layer(blind_config, tmp_path):
     backbone = {"keras": "MobileNetV2", "weights": "none", "size": 64, "layer": "block_3_expand_relu"}
     rates = {"from": "model/block_2_add/add", "learning_rate": 0.0003, "head_learning_rate": 0.003, "epochs": 10}
     values = {**blind_config, "backbone": backbone, "output_dir": str(tmp_path / "run")}
-    values |= {"train": {"epochs": 1, "learning_rate": 1e-5, "finetune": rates}}
+    values |= {"train": {"epochs": 1, "learning_rate": 1e-5, "l2": 0.001, "finetune": rates}}
     values |= {"evaluate": {"thresholds": {"accuracy": 0.0}}}
     assert main(["run", str(write_config(tmp_path / "c.yaml", **values))]) == 0
     run = RunDir(tmp_path / "run")
