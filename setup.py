@@ -34,6 +34,8 @@ REQUIRED = [
     "tensorboard",  # comes with TensorFlow; its HParams page shows the trainings of a curve
     "rich",  # progress bars and the summary table
 ]
+# extract.engine openvino_int8: quantizes the backbone.
+INT8 = ["nncf>=3.4,<4"]
 # topgraft serve: routes and requests; the HTTP server below them.
 SERVE = ["starlette", "uvicorn"]
 # httpx: Starlette's test client. playwright: drives the report and the page of topgraft serve in a browser.
@@ -44,11 +46,12 @@ DEVELOPMENT = [
     *("httpx", "playwright", "gcp-storage-emulator"),
     *("ipykernel", "nbclient", "nbformat"),
     *SERVE,
+    *INT8,
 ]
 
 setup(
     name="topgraft",
-    version="0.5.0",
+    version="0.6.0",
     description="Transfer learning for image classifiers as a data pipeline: folders of labelled images in, "
     "a validated and blessed SavedModel out.",
     license="Apache-2.0",
@@ -56,6 +59,6 @@ setup(
     packages=find_packages(include=["pipeline*", "components*"]),
     package_data={"components.pages": ["templates/*.j2"]},
     install_requires=REQUIRED,
-    extras_require={"dev": DEVELOPMENT, "serve": SERVE},
+    extras_require={"dev": DEVELOPMENT, "serve": SERVE, "int8": INT8},
     entry_points={"console_scripts": ["topgraft=pipeline.cli:run_and_exit"]},
 )

@@ -32,16 +32,17 @@ from rich.console import Console
 
 from components import features
 from components.backbones.efficientnet_lite import block_strides, load_weights
-from components.backbones.engines import BATCHES_IN_FLIGHT, EXTRACTION_BATCH_SIZE, cut_graph, load_engine
+from components.backbones.engines import BATCHES_IN_FLIGHT, EXTRACTION_BATCH_SIZE, load_engine
+from components.backbones.openvino_network import cut_graph, quantize_network
 from components.backbones.prepare import BackboneSession, prepare_backbone
 from components.backbones.settings import Augment
 from components.backbones.spec import EMBEDDED, parse_backbone
 from components.data.image_file import ImageFile, Listing
 from components.data.listing import list_images
-from components.extract.engine_choice import COMPARED_IMAGES, try_engines
+from components.extract.engine_choice import COMPARED_IMAGES, QUANTIZED_BY, try_engines
 from components.extract.extract import extract_bottlenecks
 from components.extract.settings import EngineChoice
-from components.features import TENSORFLOW
+from components.features import OPENVINO_INT8, TENSORFLOW
 from components.ingest.ingest import ingest_images
 from components.ingest.settings import IngestRules, Split
 from components.run_dir import RunDir
@@ -194,7 +195,8 @@ def main() -> None:
         chosen, trials = try_engines(folder, some[:: max(len(some) // COMPARED_IMAGES, 1)], EngineChoice())
         for trial in trials:
             print(f"trial of {trial.engine:16} cosines {trial[1:]}", flush=True)
-        engines = dict.fromkeys([TENSORFLOW, chosen])
+        quantize_network(folder, some[:QUANTIZED_BY])
+        engines = dict.fromkeys([TENSORFLOW, chosen, OPENVINO_INT8])
         forwards = {f"{name}, bare": load_engine(name, folder).compute_from_pixels for name in engines}
         onnx = load_onnx(folder)
         if onnx:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 # A new version invalidates the results that stages of earlier versions wrote.
-VERSION = "0.5.0"
+VERSION = "0.6.0"
 
 SPLITS = ("train", "val", "test")
 
 # Engines that compute bottlenecks.
 TENSORFLOW, OPENVINO, OPENVINO_BF16 = "tensorflow", "openvino", "openvino_bf16"
+OPENVINO_INT8 = "openvino_int8"
 # The value of a config key that leaves the choice to the program.
 AUTO = "auto"
 

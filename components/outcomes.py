@@ -54,9 +54,9 @@ class Validation:
 
 @dataclass(frozen=True)
 class Bottlenecks:
-    """Outcome of extract: backbone, width of a bottleneck (dim), engine, and name and number of the views.
+    """Outcome of extract: backbone, width of a bottleneck (dim), engines, and name and number of the views.
 
-    With average, the model returns the mean over all views.
+    With average, the model returns the mean over all views. test_engine computed the test split, '' if engine did.
     """
 
     work: Work
@@ -67,9 +67,11 @@ class Bottlenecks:
     views: str = ""
     view_count: int = 1
     average: bool = False
+    test_engine: str = ""
 
     def folder(self, run: RunDir) -> Path:
-        return run.bottlenecks(self.backbone_id, self.engine, self.views)
+        engines = "-".join(filter(None, (self.engine, self.test_engine)))
+        return run.bottlenecks(self.backbone_id, engines, self.views)
 
     def extra_paths(self, run: RunDir) -> list[Path]:
         return [run.backbones / self.backbone_id]

@@ -1,9 +1,8 @@
-"""Engines that compute the bottlenecks of a backbone: TensorFlow in float32, or OpenVINO in float32 or bfloat16."""
+"""Engines that compute the bottlenecks of a backbone: TensorFlow, or OpenVINO with numbers of 32, 16 or 8 bits."""
 
 from __future__ import annotations
 
 import queue
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,54 +12,28 @@ import numpy as np
 import openvino
 import tensorflow as tf
 
-from components import features
-from components.backbones.prepare import BackboneSession, import_graph, pixel_tensors
+from components.backbones.openvino_network import STATIC_BATCH, list_inputs, read_network, read_quantized
+from components.backbones.prepare import BackboneSession
 from components.backbones.views import WHOLE
-from components.errors import UserError
-from components.features import OPENVINO, OPENVINO_BF16, TENSORFLOW
-
-v1 = tf.compat.v1
+from components.features import OPENVINO, OPENVINO_BF16, OPENVINO_INT8, TENSORFLOW
 
 # Images, or views of images, whose pixels are in memory per batch.
 EXTRACTION_BATCH_SIZE = 32
 # Batches at the same time: during the convolutions of one, the others are decoded.
 BATCHES_IN_FLIGHT = 3
-# Images per call of OpenVINO. Its shape is fixed: compiled for any batch size the network is about half as fast.
-STATIC_BATCH = 8
-
-
-class UnsupportedNetwork(UserError):
-    """A backbone that an engine cannot run."""
 
 
 class OpenvinoEngine:
     """A backbone with decoding in TensorFlow and the network in OpenVINO; safe to call from several threads."""
 
-    def __init__(self, folder: Path, precision: str):
+    def __init__(self, folder: Path, model: Any, precision: str):
         self._session = BackboneSession(folder)
-        core = openvino.Core()
-        with tempfile.TemporaryDirectory() as temporary:
-            file = Path(temporary, "pixels_to_bottleneck.pb")
-            file.write_bytes(cut_graph(folder).SerializeToString())
-            try:
-                model = core.read_model(file)
-                model.reshape({port: [STATIC_BATCH, *port.partial_shape[1:]] for port in model.inputs})
-            except Exception as error:  # its front end has an exception for each kind of fault, without a common base
-                lines = [line.strip("- ") for line in str(error).splitlines() if line.strip()] or ["no reason given"]
-                reason = next((line for line in lines if line.startswith("No conversion rule")), lines[-1])
-                raise UnsupportedNetwork(
-                    f"OpenVINO cannot run this backbone ({reason}): set extract.engine to {TENSORFLOW}."
-                ) from error
-        # Names of inputs in the order of the tensors of pixels.
-        names = {name for port in model.inputs for name in port.names}
-        self._inputs = [
-            name for name in (f"{tensor}:0" for tensor in pixel_tensors(import_graph(folder))) if name in names
-        ]
+        self._inputs = list_inputs(folder)
         settings = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": precision}
         # In a separate thread: the plug-in gives the thread a large signal stack for AMX. If models end in another
         # order than they began, it restores a stack that no longer exists, and the next signal kills the process.
         with ThreadPoolExecutor(1) as thread:
-            compiled = thread.submit(core.compile_model, model, "CPU", settings).result()
+            compiled = thread.submit(openvino.Core().compile_model, model, "CPU", settings).result()
         streams = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
         self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for _ in range(streams):
@@ -96,18 +69,6 @@ class OpenvinoEngine:
 Engine = BackboneSession | OpenvinoEngine
 
 
-def cut_graph(folder: Path) -> Any:
-    """Return the part of the graph in a folder from pixels float32[N, S, S, 3] to bottleneck, as a GraphDef."""
-    whole = import_graph(folder)
-    with tf.Graph().as_default() as graph:
-        inputs = {}
-        for name in pixel_tensors(whole):
-            shape = whole.get_tensor_by_name(f"{name}:0").shape
-            inputs[f"{name}:0"] = v1.placeholder(tf.float32, [None, *shape[1:]], name)
-        tf.import_graph_def(whole.as_graph_def(), inputs, name="cut")
-    return v1.graph_util.extract_sub_graph(graph.as_graph_def(), [f"cut/{features.BOTTLENECK}"])
-
-
 def list_engines() -> list[str]:
     """Return the engines that suit this machine, the fastest first.
 
@@ -120,7 +81,11 @@ def list_engines() -> list[str]:
 
 
 def load_engine(name: str, folder: Path) -> Engine:
-    """Return the engine of a name with the backbone in a folder; raises UnsupportedNetwork."""
+    """Return the engine of a name with the backbone in a folder; raises UnsupportedNetwork.
+
+    For OPENVINO_INT8, quantize_network must have run.
+    """
     if name == TENSORFLOW:
         return BackboneSession(folder)
-    return OpenvinoEngine(folder, "bf16" if name == OPENVINO_BF16 else "f32")
+    model = read_quantized(folder) if name == OPENVINO_INT8 else read_network(folder)
+    return OpenvinoEngine(folder, model, "bf16" if name == OPENVINO_BF16 else "f32")

@@ -10,11 +10,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from components.backbones.engines import UnsupportedNetwork, list_engines, load_engine
+from components.backbones.engines import list_engines, load_engine
+from components.backbones.openvino_network import MODEL, UnsupportedNetwork, quantize_network, quantized_folder
 from components.backbones.prepare import Backbone
 from components.errors import DamagedFile
 from components.extract.settings import EngineChoice
-from components.features import SPLITS, TENSORFLOW
+from components.features import AUTO, OPENVINO_INT8, SPLITS, TENSORFLOW
 from components.outcomes import Examples
 from components.run_dir import RunDir
 from components.shards.image_sample import sample_images
@@ -23,6 +24,8 @@ from components.storage.ownership import claim_files
 
 # Images on which engines are compared. Over fewer images than these another engine saves less than its start takes.
 COMPARED_IMAGES = 128
+# Images by which a network is quantized.
+QUANTIZED_BY = 300
 
 
 class EngineTrial(NamedTuple):
@@ -32,6 +35,23 @@ class EngineTrial(NamedTuple):
     median_cosine: float | None
     first_percentile_cosine: float | None
     error: str = ""
+
+
+def choose_engines(examples: Examples, backbone: Backbone, choice: EngineChoice, run: RunDir) -> tuple[str, str]:
+    """Return the engine of a choice, and that of the test split, '' for the same one.
+
+    The accuracy must be that of the served model, so bottlenecks of integers are of images to train and validate on.
+    """
+    if choice.engine not in (AUTO, OPENVINO_INT8):
+        return choice.engine, ""
+    close = resolve_engine(examples, backbone, choice, run)
+    if choice.engine == AUTO:
+        return close, ""
+    folder = run.backbones / backbone.id
+    if not (quantized_folder(folder) / MODEL).exists():
+        sampled = sample_images(run.examples, ["train"], examples.shards, QUANTIZED_BY)
+        quantize_network(folder, [image.encoded for image in sampled])
+    return OPENVINO_INT8, close
 
 
 def resolve_engine(examples: Examples, backbone: Backbone, choice: EngineChoice, run: RunDir) -> str:

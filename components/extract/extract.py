@@ -15,10 +15,10 @@ from components.backbones.settings import Augment
 from components.backbones.spec import Spec, has_network
 from components.backbones.views import list_views
 from components.errors import DamagedFile, UserError
-from components.extract.engine_choice import resolve_engine
+from components.extract.engine_choice import choose_engines
 from components.extract.settings import EngineChoice
 from components.extract.write_shards import ExtractShard, ShardOutcome
-from components.features import AUTO, TENSORFLOW
+from components.features import TENSORFLOW
 from components.outcomes import Bottlenecks, Examples, TunedHead, Work
 from components.run_dir import RunDir
 from components.shards.names import shard_names
@@ -51,11 +51,9 @@ def extract_bottlenecks(
         raise UserError(
             "augment asks for views of images, ready-made bottlenecks have one: remove the section augment."
         )
-    engine: str = TENSORFLOW if imported else choice.engine
-    if engine == AUTO:
-        engine = resolve_engine(examples, backbone, choice, run)
+    engine, test_engine = (TENSORFLOW, "") if imported else choose_engines(examples, backbone, choice, run)
     outcome = Bottlenecks(
-        Work(), backbone.name, backbone.id, backbone.dim, engine, augment.name, len(views), augment.average
+        Work(), backbone.name, backbone.id, backbone.dim, engine, augment.name, len(views), augment.average, test_engine
     )
     folder = outcome.folder(run)
     former = list_former(folder, examples.shards)

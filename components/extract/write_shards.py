@@ -68,7 +68,8 @@ class ExtractShard(beam.DoFn):
         self._examples = run.examples
         self._bottlenecks = bottlenecks.folder(run)
         self._backbone_folder = run.backbones / bottlenecks.backbone_id
-        self._engine = bottlenecks.engine
+        test_engine = bottlenecks.test_engine or bottlenecks.engine
+        self._engines = dict.fromkeys(SPLITS, bottlenecks.engine) | {"test": test_engine}
         self._dim = bottlenecks.dim
         self._former = former
         self._views = list_views(augment)
@@ -94,7 +95,9 @@ class ExtractShard(beam.DoFn):
         if is_complete(own, expected, self._average):
             return ShardOutcome(sum(len(table.keys) for table in own if table), 0)
         known = {
-            sha256: views for table in tables.values() for sha256, views in zip(table.sha256, table.views, strict=True)
+            (self._engines[name.partition("-")[0]], sha256): views
+            for name, table in tables.items()
+            for sha256, views in zip(table.sha256, table.views, strict=True)
         }
         reused = computed = 0
         written = dict.fromkeys(SPLITS, 0)
@@ -110,7 +113,7 @@ class ExtractShard(beam.DoFn):
                     raise DamagedShard(str(self._examples / shard_name(split, shard)))
         return ShardOutcome(reused, computed)
 
-    def _complete(self, records: Iterable[tuple[str, dict]], known: dict[bytes, np.ndarray]) -> Iterator[_Completed]:
+    def _complete(self, records: Iterable[tuple[str, dict]], known: Known) -> Iterator[_Completed]:
         pending: deque[Future[_Completed]] = deque()
         rows = iter(records)
         with ThreadPoolExecutor(BATCHES_IN_FLIGHT) as pool:
@@ -121,22 +124,31 @@ class ExtractShard(beam.DoFn):
             while pending:
                 yield pending.popleft().result()
 
-    def _complete_batch(self, batch: list[tuple[str, dict]], known: dict[bytes, np.ndarray]) -> _Completed:
+    def _complete_batch(self, batch: list[tuple[str, dict]], known: Known) -> _Completed:
         splits, records = zip(*batch, strict=True)
-        missing = [record for record in records if record[features.SHA256] not in known]
-        computed = iter(self._compute(missing) if missing else ())
-        vectors = [known[r[features.SHA256]] if r[features.SHA256] in known else next(computed) for r in records]
-        return _Completed(splits, records, vectors, len(missing))
+        keys = [(self._engines[split], record[features.SHA256]) for split, record in batch]
+        vectors = {row: known[key] for row, key in enumerate(keys) if key in known}
+        computed = len(keys) - len(vectors)
+        for engine in dict.fromkeys(self._engines.values()):
+            rows = [row for row, key in enumerate(keys) if key[0] == engine and key not in known]
+            vectors |= zip(rows, self._compute([records[row] for row in rows], engine), strict=True)
+        return _Completed(splits, records, [vectors[row] for row in range(len(keys))], computed)
 
-    def _compute(self, records: list[dict]) -> np.ndarray:
+    def _compute(self, records: list[dict], name: str) -> Sequence[np.ndarray]:
+        if not records:
+            return []
         if self._imported:
             keys = [record[features.KEY].decode("utf-8", "surrogateescape") for record in records]
-            return self._imported.find_vectors(keys)[:, None]
+            return [*self._imported.find_vectors(keys)[:, None]]
         # Loaded on the first miss, once per process: a run that finds every bottleneck needs no backbone.
-        load = functools.partial(load_engine, self._engine, self._backbone_folder)
-        engine: Engine = self._shared.acquire(load, tag=f"{self._engine} {self._backbone_folder}")
+        load = functools.partial(load_engine, name, self._backbone_folder)
+        engine: Engine = self._shared.acquire(load, tag=f"{name} {self._backbone_folder}")
         vectors = engine.compute_bottlenecks([record[features.ENCODED] for record in records], self._views)
-        return vectors.reshape(len(records), len(self._views), self._dim)
+        return [*vectors.reshape(len(records), len(self._views), self._dim)]
+
+
+# Bottlenecks float32[V, D] by engine and checksum of the image.
+Known = dict[tuple[str, bytes], np.ndarray]
 
 
 class _Completed(NamedTuple):

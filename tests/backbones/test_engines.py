@@ -6,7 +6,8 @@ import pytest
 import tensorflow as tf
 from toys import encode_noise
 
-from components.backbones.engines import UnsupportedNetwork, load_engine
+from components.backbones.engines import load_engine
+from components.backbones.openvino_network import UnsupportedNetwork
 from components.backbones.prepare import BackboneSession, prepare_backbone
 from components.backbones.settings import Augment
 from components.backbones.spec import parse_backbone

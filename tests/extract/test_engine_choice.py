@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from toys import SHARES, encode_noise, ingest, paint_images
 
-from components.backbones.engines import UnsupportedNetwork
+from components.backbones.openvino_network import UnsupportedNetwork
 from components.backbones.prepare import Backbone
 from components.backbones.settings import Augment
 from components.backbones.spec import parse_backbone

@@ -13,8 +13,12 @@ from toys import SHARES, ingest, paint_images, write_config
 
 from components.backbones.prepare import BackboneSession
 from components.backbones.settings import Augment
+from components.backbones.spec import parse_backbone
 from components.backbones.views import list_views
 from components.errors import DamagedFile
+from components.extract import engine_choice, write_shards
+from components.extract.extract import extract_bottlenecks
+from components.extract.settings import EngineChoice
 from components.features import SPLITS
 from components.run_dir import RunDir
 from components.shards.bottlenecks import read_bottlenecks
@@ -180,3 +184,32 @@ def test_a_killed_extraction_goes_on_where_it_was(tmp_path):
     assert extract["reused"] >= kept
     assert extract["reused"] + extract["computed"] == 360
     assert not list(folder.rglob(f"*{PARTIAL}"))
+
+
+def test_with_integers_the_test_split_has_the_bottlenecks_of_the_close_engine(
+    tmp_path, toy_backbone, options, progress, monkeypatch
+):
+    """Also that of an image that comes to the test split from another."""
+
+    class Constant:
+        """Instead of an engine: all numbers are the number of bits."""
+
+        def __init__(self, bits):
+            self.bits = bits
+
+        def compute_bottlenecks(self, images, views):
+            return np.full((len(images), 48), self.bits, np.float32)
+
+    quantized = []
+    monkeypatch.setattr(engine_choice, "quantize_network", lambda _, images: quantized.append(len(images)))
+    monkeypatch.setattr(write_shards, "load_engine", lambda name, _: Constant(8 if name == "openvino_int8" else 32))
+    run, images = RunDir(tmp_path / "run"), paint_images(tmp_path / "data", per_class=10)
+    for shares in (SHARES, {"train": 0.2, "val": 0.3, "test": 0.5}):
+        examples = ingest(images, run, options, 2, shares, 0)
+        specs, choice = parse_backbone(toy_backbone), EngineChoice("openvino_int8")
+        outcome = extract_bottlenecks(examples, specs, choice, PLAIN, run, options, progress)
+        assert (outcome.engine, outcome.test_engine) == ("openvino_int8", "tensorflow")
+        for split, bits in (("train", 8), ("val", 8), ("test", 32)):
+            files = shard_files(outcome.folder(run), split, examples.shards)
+            assert set(read_bottlenecks(files, 48).vectors.ravel()) == {bits}, split
+    assert 0 < outcome.work.reused < 30 and quantized[0] == 15

@@ -31,7 +31,7 @@ def test_best_joins_three_backbones_and_averages_mirrored_views(load):
 def test_fast_has_one_backbone_and_the_fastest_engine(load):
     fast = load(preset="fast")
     assert [spec.title for spec in fast.backbone] == ["efficientnet_lite0"]
-    assert fast.extract.engine == "auto"
+    assert fast.extract.engine == "openvino_int8"
 
 
 def test_the_users_keys_win_one_by_one(load):
