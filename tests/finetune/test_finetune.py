@@ -66,6 +66,7 @@ def blind_config(tmp_path_factory):
         "output_dir": str(folder / "run"),
         "data": {"path": str(paint_images(folder / "images", per_class=60))},
         "backbone": write_backbone_config(folder / "blind.pb", blind=True),
+        "extract": {"engine": "tensorflow"},
         "head": {"normalize": "l2"},
         "train": {"epochs": 8, "batch_size": 16, "learning_rate": 0.05, "l2": 0.001, "finetune": RATES},
         "evaluate": {"thresholds": {"accuracy": 0.6}},

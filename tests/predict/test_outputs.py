@@ -27,7 +27,7 @@ def abstaining(toy_run, toy_config, tmp_path_factory):
     """The toy run's model, exported with a threshold."""
     folder = tmp_path_factory.mktemp("abstaining")
     shutil.copytree(toy_run.root, folder / "run")
-    config = {**toy_config, "output_dir": str(folder / "run"), "abstain": {"precision": 0.8}}
+    config = {**toy_config, "output_dir": str(folder / "run"), "abstain": {"precision": 0.95}}
     assert main(["run", str(write_config(folder / "c.yaml", **config)), "--only", "export"]) == 0
     return list_versions(RunDir(folder / "run").exports)[-1]
 
