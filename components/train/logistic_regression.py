@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 L2_CANDIDATES = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003)
 FOLDS = 3
 # Steps of L-BFGS: more change no accuracy on Caltech-101. The comparison of penalties needs fewer.
-LBFGS_STEPS, SEARCH_STEPS = 60, 15
+LBFGS_STEPS, SEARCH_STEPS = 40, 15
 # Steps that L-BFGS remembers: scipy's 10 take more time over 400,000 weights than they save.
 CORRECTIONS = 5
 # Added to the diagonal of the Gram matrix, as a fraction of its mean: float32 needs some.

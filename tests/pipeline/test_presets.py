@@ -28,10 +28,10 @@ def test_best_joins_three_backbones_and_averages_mirrored_views(load):
     assert (best.head, best.train) == (load().head, load().train)
 
 
-def test_fast_has_one_backbone_and_the_fastest_engine(load):
+def test_fast_has_one_backbone_and_trains_once(load):
     fast = load(preset="fast")
     assert [spec.title for spec in fast.backbone] == ["efficientnet_lite0"]
-    assert fast.extract.engine == "openvino_int8"
+    assert (fast.train.l2, fast.train.refit, fast.extract) == (0.001, False, load().extract)
 
 
 def test_the_users_keys_win_one_by_one(load):
