@@ -22,7 +22,16 @@ ARRANGEMENTS = int(os.environ.get("TOPGRAFT_ARRANGEMENTS", 6))
 MINE = "mine, whatever a run thinks of it"
 # Names beside those that a run writes itself, which are drawn from too.
 NAMES = (
-    *("notes.txt", "config.yaml", "lock", "probe", "run.json.bak", "model.partial", "report/notes.md", "report/index.html.bak"),
+    *(
+        "notes.txt",
+        "config.yaml",
+        "lock",
+        "probe",
+        "run.json.bak",
+        "model.partial",
+        "report/notes.md",
+        "report/index.html.bak",
+    ),
     *("examples/mine.tfrecord", "examples/train-00000-of-00007.tfrecord", "examples/files-00000-of-00007.json"),
     *(
         "examples/begun-files-00000-of-00002.json",
