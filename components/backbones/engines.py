@@ -9,10 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino
 import tensorflow as tf
 
-from components.backbones.openvino_network import STATIC_BATCH, list_inputs, read_network, read_quantized
+from components.backbones.openvino_network import (
+    STATIC_BATCH,
+    compile_network,
+    has_bfloat16,
+    list_inputs,
+    read_network,
+    read_quantized,
+)
 from components.backbones.prepare import BackboneSession
 from components.backbones.views import WHOLE
 from components.features import OPENVINO, OPENVINO_BF16, OPENVINO_INT8, TENSORFLOW
@@ -29,11 +35,7 @@ class OpenvinoEngine:
     def __init__(self, folder: Path, model: Any, precision: str):
         self._session = BackboneSession(folder)
         self._inputs = list_inputs(folder)
-        settings = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": precision}
-        # In a separate thread: the plug-in gives the thread a large signal stack for AMX. If models end in another
-        # order than they began, it restores a stack that no longer exists, and the next signal kills the process.
-        with ThreadPoolExecutor(1) as thread:
-            compiled = thread.submit(openvino.Core().compile_model, model, "CPU", settings).result()
+        compiled = compile_network(model, precision)
         streams = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
         self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for _ in range(streams):
@@ -76,8 +78,7 @@ def list_engines() -> list[str]:
     """
     if tf.config.list_physical_devices("GPU"):
         return [TENSORFLOW]
-    native = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    return [*([OPENVINO_BF16] if native else []), OPENVINO, TENSORFLOW]
+    return [*([OPENVINO_BF16] if has_bfloat16() else []), OPENVINO, TENSORFLOW]
 
 
 def load_engine(name: str, folder: Path) -> Engine:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-import openvino
 import tensorflow as tf
 
 from components import features
@@ -18,6 +19,11 @@ from components.errors import DamagedFile, UserError
 from components.features import TENSORFLOW
 from components.storage.ownership import replacing_folder
 from components.storage.places import local_copy
+
+# OpenVINO 2026.4 reports each import over the network, from a thread whose imports can block these for ever. Without
+# this module it reports nothing.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+import openvino  # noqa: E402
 
 v1 = tf.compat.v1
 
@@ -64,6 +70,20 @@ def read_network(folder: Path) -> Any:
                 f"OpenVINO cannot run this backbone ({reason}): set extract.engine to {TENSORFLOW}."
             ) from error
     return model
+
+
+def compile_network(model: Any, precision: str) -> Any:
+    """Return OpenVINO's model compiled for all cores, with f32 or bf16 as precision."""
+    settings = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": precision}
+    # In a separate thread: the plug-in gives the thread a large signal stack for AMX. If models end in another order
+    # than they began, it restores a stack that no longer exists, and the next signal kills the process.
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(openvino.Core().compile_model, model, "CPU", settings).result()
+
+
+def has_bfloat16() -> bool:
+    """Return whether the processor computes in bfloat16."""
+    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def quantized_folder(folder: Path) -> Path:

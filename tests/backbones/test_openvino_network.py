@@ -1,3 +1,4 @@
+import subprocess
 import sys
 
 import numpy as np
@@ -46,3 +47,14 @@ def test_a_damaged_quantized_network_is_named(quantized, tmp_path):
 def test_without_nncf_the_user_is_told_how_to_install_it(lite, monkeypatch):
     monkeypatch.setitem(sys.modules, "nncf", None)
     assert "pip install 'topgraft[int8]'" in refusal(quantize_network, lite, [])
+
+
+def test_openvino_is_imported_without_what_reports_its_use():
+    code = """
+import sys, threading
+import components.backbones.openvino_network
+import openvino.tools.ovc
+assert not [name for name in sys.modules if name.startswith("openvino_telemetry.")]
+assert type(openvino.tools.ovc.telemetry).__module__ == "openvino.tools.ovc.telemetry_stub"
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
