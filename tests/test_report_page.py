@@ -120,6 +120,7 @@ def test_a_page_that_cannot_list_all_images_tells_how_many_there_are(
     toy_run, toy_config, open_page, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(report, "MOST_IN_PAGE", 7)
+    monkeypatch.setattr(report, "GALLERY_IMAGES", 0)  # pictures of mistakes alone
     monkeypatch.setattr(pictures, "MAX_SMALL", 0)
     run = RunDir(Path(shutil.copytree(toy_run.root, tmp_path / "run")))
     config = write_config(tmp_path / "c.yaml", **{**toy_config, "output_dir": str(run.root)})
