@@ -12,7 +12,10 @@ def start_server(export: Path, *options: str) -> tuple[subprocess.Popen, str]:
     command = [sys.executable, "-m", "pipeline.cli", "serve", str(export), "--port", "0", *options]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
-    line = process.stdout.readline()
-    found = re.search(r"http://\S+", line)
-    assert found, line + process.stdout.read()
-    return process, found[0]
+    said = []
+    for line in process.stdout:  # a note may stand before the address
+        said.append(line)
+        found = re.search(r"http://\S+", line)
+        if found:
+            return process, found[0]
+    raise AssertionError("".join(said))

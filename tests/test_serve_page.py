@@ -8,7 +8,7 @@ from servers import start_server
 from toys import encode_noise, paint_images, write_config
 
 from components.backbones.settings import Augment
-from components.export.export import export_model
+from components.export.export import export_model, list_versions
 from components.export.settings import Abstain
 from components.outcomes import Bottlenecks, Examples, Head, Work
 from components.run_dir import RunDir
@@ -142,7 +142,7 @@ def test_a_card_says_that_the_model_abstained_and_still_ranks_the_classes(addres
     page = browser.new_page()
     answered = classify(page, address, image)
     assert page.locator("figure.unsure, figure .wrong").count() == 0
-    with serving(run.exports) as abstaining:
+    with serving(list_versions(run.exports)[-1]) as abstaining:
         ranked = classify(page, abstaining, image)
     assert page.locator("figure.unsure .wrong").inner_text() == "abstained"
     assert ranked == answered != []
