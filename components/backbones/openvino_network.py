@@ -105,8 +105,9 @@ def quantize_network(folder: Path, encoded: Sequence[bytes]) -> None:
             "extract.engine to auto."
         ) from error
     model, inputs, session = read_network(folder), list_inputs(folder), BackboneSession(folder)
+    encoded = [*encoded, *(list(encoded) * STATIC_BATCH)][: max(len(encoded), STATIC_BATCH)]  # at least one batch
     starts = range(0, len(encoded) - STATIC_BATCH + 1, STATIC_BATCH)
-    batches = [session.decode(list(encoded[start : start + STATIC_BATCH])) for start in starts]
+    batches = [session.decode(encoded[start : start + STATIC_BATCH]) for start in starts]
     data = nncf.Dataset(batches, lambda pixels: dict(zip(inputs, pixels, strict=True)))
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         quantized = nncf.quantize(
