@@ -22,7 +22,6 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -32,10 +31,10 @@ from faults import is_same, list_left_over, read_results
 from gcp_storage_emulator import server
 from storage_faults import LOADED, STAGES, list_faults, paint, write_network
 
-from pipeline.cli import main as run_command
 from pipeline.cli import silence_libraries
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
+import forked
 from storage_emulator import BUCKET, environment, mend
 
 SECONDS = 300
@@ -168,23 +167,6 @@ class Judgement(NamedTuple):
     detail: str
 
 
-def run_forked(words: Sequence[str], log: str) -> None:
-    """Run a command in a process of its own; its output goes to a file."""
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    try:
-        status = run_command([*words])
-    except BaseException:
-        import traceback
-
-        traceback.print_exc()
-        status = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
-
-
 class Bench(NamedTuple):
     """A folder for outputs, the emulator, and the context whose processes are forked with all libraries loaded."""
 
@@ -196,8 +178,8 @@ class Bench(NamedTuple):
         """Run one stage; return the status and the output."""
         log = self.folder / "log"
         words = ["run", f"gs://{BUCKET}/c.yaml", "--only", stage]
-        process = self.context.Process(target=run_forked, args=(words, str(log)))
-        process.start()
+        log.unlink(missing_ok=True)
+        process = forked.start(self.context, words, str(log))
         process.join(SECONDS)
         if process.is_alive():
             process.kill()
