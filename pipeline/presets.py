@@ -13,10 +13,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "balanced": {},  # the defaults
     "best": {
-        "backbone": [
-            {"name": name, "layer": "maps", "pooling": "gem"}
-            for name in ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
-        ],
+        "backbone": ["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"],
         "augment": {"flip": True, "average": True},
     },
 }

@@ -1,11 +1,12 @@
 """EfficientNet-Lite0 to Lite2 as TensorFlow operations over the weights of installed packages.
 
 Network: M. Tan and Q. Le, "EfficientNet" (2019), in the Lite form of tensorflow/tpu: ReLU6, no squeeze-and-excitation,
-stem and head not scaled.
+stem and head not scaled. Bottleneck: the averages of several layers side by side (U. Evci et al., "Head2Toe", 2022).
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from components.backbones.network import Network, imagenet_class_names
+from components.backbones.network import Network, imagenet_class_names, join, pool
 from components.backbones.spec import EMBEDDED
 from components.backbones.torch_weights import read_state_dict
 from components.errors import UserError
@@ -21,6 +22,8 @@ from components.errors import UserError
 # (repeats, stride) of the seven stages of EfficientNet-B0; the weights give widths and kernel sizes.
 BLOCK_STAGES = ((1, 1), (2, 2), (2, 2), (3, 2), (3, 1), (4, 2), (1, 1))
 BATCH_NORM_EPSILON = 1e-3
+# The bottleneck joins the ends of so many last stages and the maps: docs/backbones.md has what this gains.
+STAGES_JOINED = 4
 # Input scaling of the published training: (x - 127) / 128.
 SHIFT, DIVISOR = 127.0, 128.0
 
@@ -41,7 +44,7 @@ def load_weights(name: str) -> dict[str, np.ndarray]:
 
 
 def build_lite(name: str) -> Network:
-    """Return an embedded network with its ImageNet classes; its layers are block0, block1, ..., and maps."""
+    """Return an embedded network with its ImageNet classes; its layers are block0, block1, ..., maps, and pool."""
     lite, labels = EMBEDDED[name], imagenet_class_names(1000)
     with tf.Graph().as_default() as graph:
         pixels = tf.compat.v1.placeholder(tf.float32, [None, lite.size, lite.size, 3], "pixels")
@@ -52,7 +55,10 @@ def build_lite(name: str) -> Network:
 
 
 def add_lite_network(pixels: tf.Tensor, weights: dict[str, np.ndarray], depth: float) -> tuple[tf.Tensor, tf.Tensor]:
-    """Map pixels in [-1, 1], float32[N, S, S, 3], to (bottleneck float32[N, 1280], probabilities float32[N, 1000])."""
+    """Map pixels in [-1, 1], float32[N, S, S, 3], to (bottleneck float32[N, D], probabilities float32[N, 1000]).
+
+    The bottleneck joins the averages of the ends of the last stages and of the maps.
+    """
 
     def convolve(x: tf.Tensor, name: str, norm: str, stride: int = 1) -> tf.Tensor:
         # Batch normalisation at inference is a scale and a shift, so the kernel can include the scale.
@@ -67,7 +73,8 @@ def add_lite_network(pixels: tf.Tensor, weights: dict[str, np.ndarray], depth: f
         return tf.nn.bias_add(x, shift)
 
     x = tf.nn.relu6(convolve(pixels, "_conv_stem", "_bn0", 2))
-    for number, stride in enumerate(block_strides(depth)):
+    stages, blocks = stage_strides(depth), []
+    for number, stride in enumerate(itertools.chain.from_iterable(stages)):
         block, entry = f"_blocks.{number}.", x
         if f"{block}_expand_conv.weight" in weights:
             x = tf.nn.relu6(convolve(x, f"{block}_expand_conv", f"{block}_bn0"))
@@ -76,18 +83,21 @@ def add_lite_network(pixels: tf.Tensor, weights: dict[str, np.ndarray], depth: f
         if stride == 1 and entry.shape[-1] == x.shape[-1]:
             x = x + entry
         x = tf.identity(x, f"block{number}")
+        blocks.append(x)
+    ends = [blocks[number - 1] for number in itertools.accumulate(map(len, stages))]
     x = tf.nn.relu6(convolve(x, "_conv_head", "_bn1"))
     tf.identity(x, "maps")  # a name for backbone.layer
-    bottleneck = tf.reduce_mean(x, [1, 2], name="pool")
-    logits = tf.matmul(bottleneck, weights["_fc.weight"].T) + weights["_fc.bias"]
+    average = tf.reduce_mean(x, [1, 2], name="pool")
+    logits = tf.matmul(average, weights["_fc.weight"].T) + weights["_fc.bias"]
+    bottleneck = join([*(pool(end, "avg") for end in ends[-STAGES_JOINED:]), average], "joined")
     return bottleneck, tf.nn.softmax(logits, name="probabilities")
 
 
-def block_strides(depth: float) -> list[int]:
-    """Return the stride of each block; in the Lite family the first and the last stage have a fixed depth."""
+def stage_strides(depth: float) -> list[list[int]]:
+    """Return the stride of each block of each stage; the first and the last stage of Lite have a fixed depth."""
     strides = []
     for stage, (repeats, stride) in enumerate(BLOCK_STAGES):
         if 0 < stage < len(BLOCK_STAGES) - 1:
             repeats = math.ceil(depth * repeats)
-        strides += [stride] + [1] * (repeats - 1)
+        strides.append([stride] + [1] * (repeats - 1))
     return strides

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,3 +88,8 @@ def pool(values: tf.Tensor, pooling: str | None) -> tf.Tensor:
         f"The layer '{values.name}' has shape {values.shape} and cannot be pooled by '{pooling}': "
         f"expected maps [N, H, W, C] with avg, gem, max or flatten, or vectors [N, D] with none."
     )
+
+
+def join(parts: Sequence[tf.Tensor], name: str) -> tf.Tensor:
+    """Concatenate vectors float[N, D], each of them first scaled to the length sqrt(D)."""
+    return tf.concat([tf.nn.l2_normalize(part, -1) * part.shape[-1] ** 0.5 for part in parts], -1, name)

@@ -16,7 +16,7 @@ import tensorflow as tf
 from tensorflow.python.ops import control_flow_util
 
 from components import features
-from components.backbones.network import Network, find_tensor, pool, tensor_name
+from components.backbones.network import Network, find_tensor, join, pool, tensor_name
 from components.backbones.precomputed import ImportedBottlenecks
 from components.backbones.preprocessing import add_decoding
 from components.backbones.spec import EMBEDDED, Spec, name_specs, source_files
@@ -62,8 +62,7 @@ def prepare_backbone(specs: Sequence[Spec], folder: Path, progress: Progress, ow
             with tf.name_scope(f"part{number}") if len(networks) > 1 else nullcontext():
                 parts.append(add_network(image_bytes, views, network, spec))
         if len(parts) > 1:
-            scaled = [tf.nn.l2_normalize(part, -1) * part.shape[-1] ** 0.5 for part in parts]
-            tf.concat(scaled, -1, features.BOTTLENECK)
+            join(parts, features.BOTTLENECK)
     labels = networks[0][0].labels if len(networks) == 1 else ()
     return write_backbone(name_specs(specs), graph, labels, source, folder)
 

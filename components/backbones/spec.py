@@ -64,13 +64,13 @@ class Lite:
     size: int
     sha256: str
     parameters: float  # millions
-    dim: int = 1280
+    dim: int = 1984
 
 
 EMBEDDED = {
     "efficientnet_lite0": Lite(1.0, 224, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db", 4.65),
     "efficientnet_lite1": Lite(1.1, 240, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850", 5.42),
-    "efficientnet_lite2": Lite(1.2, 260, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d", 6.09),
+    "efficientnet_lite2": Lite(1.2, 260, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d", 6.09, 2048),
 }
 MODELS_URL = "http://download.tensorflow.org/models"
 

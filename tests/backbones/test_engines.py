@@ -21,7 +21,7 @@ def test_each_engine_gives_the_bottlenecks_of_tensorflow_in_float32(lite, name, 
     encoded = encode_noise(count)
     expected = BackboneSession(lite).compute_bottlenecks(encoded)
     found = load_engine(name, lite).compute_bottlenecks(encoded)
-    assert found.dtype == np.float32 and found.shape == (count, 1280)
+    assert found.dtype == np.float32 and found.shape == (count, 1984)
     if name.endswith("bf16"):
         assert compare_directions(found, expected).min() > 0.98
     else:
@@ -66,7 +66,7 @@ def test_each_engine_gives_the_views_of_each_image_together(lite, name):
     views = list_views(Augment(flip=True, crops=1, crop_side=0.7, average=False))
     engine = load_engine(name, lite)
     found = engine.compute_bottlenecks(encoded, views)
-    assert found.shape == (9, 1280)
+    assert found.shape == (9, 1984)
     np.testing.assert_allclose(found[::3], engine.compute_bottlenecks(encoded), atol=1e-4)
     for number, image in enumerate(encoded):
         alone = engine.compute_bottlenecks([image], views)

@@ -17,7 +17,7 @@ def test_show_prints_layers_with_shapes_and_writes_the_graph(tmp_path, capsys):
     command = ["backbones", "show", "efficientnet_lite0", "--pbtxt", str(text), "--tensorboard", str(events)]
     assert main(command) == 0
     output = capsys.readouterr().out
-    assert "input 224x224 pixels, bottleneck 1280 wide, 1000 own classes" in output
+    assert "input 224x224 pixels, bottleneck 1984 wide, 1000 own classes" in output
     assert any("block5" in line and "(None, 14, 14, 80)" in line for line in output.splitlines())
     assert "Conv2D" in output.split("operations:")[1]
     graph_def = tf.compat.v1.GraphDef()

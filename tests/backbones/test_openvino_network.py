@@ -27,7 +27,7 @@ def test_bottlenecks_of_integers_point_nearly_where_those_of_floats_do(quantized
     encoded = encode_noise(11, seed=1)
     found = load_engine("openvino_int8", quantized).compute_bottlenecks(encoded)
     expected = load_engine("tensorflow", quantized).compute_bottlenecks(encoded)
-    assert found.shape == (11, 1280) and not np.allclose(found, expected, atol=1e-3)
+    assert found.shape == (11, 1984) and not np.allclose(found, expected, atol=1e-3)
     assert compare_directions(found, expected).min() > 0.9
     weights, graph = quantized_folder(quantized) / "model.bin", quantized / "graph.pb"
     assert weights.stat().st_size < graph.stat().st_size / 3
