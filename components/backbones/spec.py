@@ -58,19 +58,25 @@ class Spec:
 
 @dataclass(frozen=True)
 class Lite:
-    """One size of EfficientNet-Lite: depth multiplier, side of the input in pixels, SHA-256 of the pinned weights."""
+    """One size of EfficientNet-Lite: depth multiplier, side of the input in pixels, width of the bottleneck, weights."""
 
     depth: float
     size: int
-    sha256: str
     parameters: float  # millions
-    dim: int = 1984
+    dim: int
+    sha256: str
 
 
 EMBEDDED = {
-    "efficientnet_lite0": Lite(1.0, 224, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db", 4.65),
-    "efficientnet_lite1": Lite(1.1, 240, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850", 5.42),
-    "efficientnet_lite2": Lite(1.2, 260, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d", 6.09, 2048),
+    "efficientnet_lite0": Lite(
+        1.0, 224, 4.65, 1984, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+    ),
+    "efficientnet_lite1": Lite(
+        1.1, 240, 5.42, 1984, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"
+    ),
+    "efficientnet_lite2": Lite(
+        1.2, 260, 6.09, 2048, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"
+    ),
 }
 MODELS_URL = "http://download.tensorflow.org/models"
 

@@ -5,7 +5,6 @@ import tensorflow as tf
 from components.backbones.efficientnet_lite import add_lite_network, load_weights, stage_strides
 from components.backbones.spec import EMBEDDED
 
-
 # The last blocks of the last four stages, by depth.
 ENDS = {1.0: (7, 10, 14, 15), 1.1: (10, 14, 19, 20), 1.2: (10, 14, 19, 20)}
 
