@@ -58,7 +58,7 @@ class Spec:
 
 @dataclass(frozen=True)
 class Lite:
-    """One size of EfficientNet-Lite: depth multiplier, side of the input in pixels, width of the bottleneck, weights."""
+    """One size of EfficientNet-Lite: depth, side of the input in pixels, width of the bottleneck, and weights."""
 
     depth: float
     size: int
