@@ -53,11 +53,15 @@ HEADS = {
 }
 
 
-def load_bottlenecks(name: str, place: str | None, cache: Path) -> Vectors:
+def load_bottlenecks(name: str, place: str | None, cache: Path, backbone: str) -> Vectors:
     """Return the bottlenecks of a data set, of a run in the cache that is made on the first use."""
     run, config = RunDir(cache / name), cache / f"{name}.json"
     cache.mkdir(parents=True, exist_ok=True)
-    config.write_text(json.dumps({"name": name, "data": {"path": place} if place else {"source": name}}))
+    config.write_text(
+        json.dumps(
+            {"name": name, "data": {"path": place} if place else {"source": name}, "backbone": json.loads(backbone)}
+        )
+    )
     for stage in ("ingest", "validate", "extract"):
         if not (run.stages / f"{stage}.json").exists():
             topgraft(["run", "--quiet", str(config), "--only", stage, f"output_dir={run.root}"])
@@ -124,13 +128,14 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, required=True, help="a folder outside the project")
     parser.add_argument("--draws", type=int, default=5)
     parser.add_argument("--heads", nargs="+", choices=HEADS, default=list(HEADS))
+    parser.add_argument("--backbone", default='"efficientnet_lite0"', help="JSON; a cache holds one")
     options = parser.parse_args()
     places, output = dict(text.split("=", 1) for text in options.data), options.cache / "heads.json"
     print("accuracy of default in %, and by how many points it is above (paired over draws, with standard errors)")
     for title in options.sets:
         name, _, images = title.partition("/")
         name, _, classes = name.partition(":")
-        vectors = load_bottlenecks(name, places.get(name), options.cache)
+        vectors = load_bottlenecks(name, places.get(name), options.cache, options.backbone)
         rows = []
         for seed in range(options.draws):
             splits = draw_splits(vectors, int(classes) if classes else None, int(images) if images else None, seed)
