@@ -26,6 +26,7 @@ class Spec:
     keras: str | None = None
     hub: str | None = None
     frozen_graph: str | None = None
+    vit: str | None = None
     bottlenecks: str | None = None
     keys: str | None = None  # the list of keys that goes with a .npy file of bottlenecks
     weights: str | None = None  # keras: imagenet (default), none, or a path
@@ -181,9 +182,11 @@ KERAS = {
     "Xception": (299, 2048, 22.9),
 }
 
-SOURCES = ("name", "keras", "hub", "frozen_graph")
+SOURCES = ("name", "keras", "hub", "frozen_graph", "vit")
+# Values of layer for vision transformers: class token, mean of the patch tokens, both, the network's own features.
+VIT_LAYERS = CLASS, MEAN, BOTH, POOLED = "class", "mean", "class+mean", "pooled"
 # Fields of Spec that are or can be paths.
-PATH_FIELDS = ("hub", "frozen_graph", "bottlenecks", "keys", "weights")
+PATH_FIELDS = ("hub", "frozen_graph", "vit", "bottlenecks", "keys", "weights")
 POOLINGS = ("avg", "gem", "max", "flatten", "none")
 
 
