@@ -2,20 +2,52 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from components.backbones.spec import BOTH, CLASS, MEAN, POOLED
-from components.backbones.vit_config import FAMILIES
+from components.backbones.hf_files import fetch_folder
+from components.backbones.network import Network
+from components.backbones.spec import BOTH, CLASS, MEAN, POOLED, Spec
+from components.backbones.vit_config import FAMILIES, read_config, read_preprocessing
 from components.backbones.vit_weights import Weights
+from components.errors import UserError
+from components.storage.places import local_copy
+from components.terminal.progress import Progress
+from components.terminal.text import printable
 
 ACTIVATE = {
     "gelu": tf.nn.gelu,
     "gelu_pytorch_tanh": lambda x: tf.nn.gelu(x, approximate=True),
     "quick_gelu": lambda x: x * tf.sigmoid(1.702 * x),
 }
+
+
+def build_vit(spec: Spec, progress: Progress) -> Network:
+    """Return the network of a folder up to spec.layer, else up to the layer of its family.
+
+    The tensors that it does not use are named on stderr. Raises UserError for a folder that is damaged or not known.
+    """
+    assert spec.vit
+    folder, place = fetch_folder(spec.vit, progress)
+    with local_copy(folder) as local, tf.Graph().as_default() as graph:
+        config, weights = read_config(local, spec.vit), Weights(local, spec.vit)
+        resize, size, shift, divisor = read_preprocessing(local, spec.vit, config["model_type"], spec.size)
+        network, layer = VisionTransformer(config, weights), spec.layer or FAMILIES[config["model_type"]].layer
+        if layer not in network.layers:
+            raise UserError(f"'{spec.vit}' has no layer '{layer}': expected one of {', '.join(network.layers)}.")
+        if size < config["patch_size"]:
+            raise UserError(f"backbone.size is {size}, below the patches of '{spec.vit}': expected a larger one.")
+        pixels = tf.compat.v1.placeholder(tf.float32, [None, size, size, 3], "pixels")
+        bottleneck, rest = network.add(pixels, layer), weights.describe_rest()
+    if rest:
+        print(printable(f"topgraft: '{spec.vit}' has tensors that are left out: {rest}."), file=sys.stderr)
+    title = replace(spec, vit=place).title
+    names = pixels.name, bottleneck.name
+    return Network(graph.as_graph_def(), *names, size, shift, divisor, resize=resize, title=title)
 
 
 class VisionTransformer:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from components.backbones.network import Resize
 from components.backbones.spec import BOTH, CLASS, POOLED
 from components.backbones.vit_weights import read_object
 from components.errors import UserError
@@ -62,7 +66,13 @@ FAMILIES = {
     # Darcet et al. 2023 (arXiv:2309.16588) evaluate as DINOv2.
     "dinov2_with_registers": Family(2, BOTH, "", "dinov2_with_registers.", "Bit", 16, "gelu", 1e-6),
 }
+# Processors by the start of their names: resample, whether a size is of both sides, whether they crop, by default.
+PROCESSORS = {"ViT": (2, True, False), "DeiT": (3, True, True), "Siglip": (3, False, False)}
+PROCESSORS |= dict.fromkeys(("CLIP", "Bit"), (3, False, True))
+KERNELS = {1: "lanczos3", 2: "triangle", 3: "keyscubic"}  # by the numbers of Pillow
+STEPS = {"do_resize": True, "do_rescale": True, "do_normalize": True, "do_convert_rgb": True}
 ACTIVATIONS = ("gelu", "gelu_pytorch_tanh", "quick_gelu")
+Pixels = tuple[Resize, int, np.ndarray, np.ndarray]
 SIZES = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
 SIZES |= {"image_size": 224, "patch_size": 16, "num_channels": 3, "num_register_tokens": 4}
 
@@ -94,3 +104,48 @@ def read_config(folder: Path, shown: str) -> dict[str, Any]:
     for name in (name for name, is_fit in fits.items() if not is_fit):
         raise UserError(f"'{shown}/config.json' has {name} {values[name]!r}: expected a value of a {kind} network.")
     return {**values, "model_type": kind}
+
+
+def read_preprocessing(folder: Path, shown: str, kind: str, size: int | None) -> Pixels:
+    """Return (resize, size, shift, divisor) of a Network as preprocessor_config.json has them.
+
+    A size in place of the published one scales the resize too. Raises UserError for a step that is not known here.
+    """
+    values = read_object(folder, "preprocessor_config.json", shown)
+    name = (
+        values.get("image_processor_type") or values.get("feature_extractor_type") or f"{FAMILIES[kind].processor}Image"
+    )
+    start = re.match("(ViT|DeiT|Siglip|CLIP|Bit)(Image|Feature)", str(name))
+    resample, is_square, crops = PROCESSORS[start[1] if start else FAMILIES[kind].processor]
+    edge: Any = values.get("size")
+    crop, rescale = values.get("crop_size"), values.get("rescale_factor", 1 / 255)
+    if isinstance(edge, dict):
+        is_square = "shortest_edge" not in edge
+        edge = edge.get("shortest_edge", edge.get("height") if edge.get("height") == edge.get("width") else None)
+    crop = crop["height"] if isinstance(crop, dict) and crop.get("height") == crop.get("width") else crop
+    crop = crop if values.get("do_center_crop", crops) else edge
+    mean, deviation = (np.array(values.get(f"image_{part}"), object) for part in ("mean", "std"))
+    is_numbers = all(part.shape == (3,) and all(type(x) in (int, float) for x in part) for part in (mean, deviation))
+    fits = {
+        "image_processor_type": start is not None,
+        "resample": values.setdefault("resample", resample) in KERNELS,
+        "size": type(edge) is int and 8 <= edge <= 4096,
+        "crop_size": type(crop) is int and type(edge) is int and 8 <= crop <= edge,
+        "image_std": is_numbers and all(x > 0 for x in deviation),
+        "rescale_factor": type(rescale) is float and 0 < rescale <= 1,
+        **{name: values.get(name, usual) == usual for name, usual in STEPS.items()},
+        **{
+            name: not values[name]
+            for name in values
+            if name.startswith("do_") and name not in (*STEPS, "do_center_crop")
+        },
+    }
+    for name in (name for name, is_fit in fits.items() if not is_fit):
+        raise UserError(
+            f"'{shown}/preprocessor_config.json' has {name} {values.get(name)!r}: expected the preprocessing of ViT, "
+            f"DeiT, CLIP, SigLIP or DINOv2 for square inputs."
+        )
+    side = size or crop
+    resize = Resize(KERNELS[values["resample"]], round(edge * side / crop), is_square)
+    shift, divisor = (part.astype(np.float32) / rescale for part in (mean, deviation))
+    return resize, int(side), shift, divisor

@@ -88,7 +88,7 @@ def read_object(folder: Path, name: str, shown: str) -> dict[str, Any]:
 
 
 def _list_files(folder: Path, shown: str) -> list[str]:
-    if not (folder / INDEX).exists():
+    if (folder / FILE).exists():
         return [FILE]
     files = read_object(folder, INDEX, shown).get("weight_map")
     if not isinstance(files, dict) or not all(re.fullmatch(r"[\w.-]+", str(file)) for file in files.values()):
