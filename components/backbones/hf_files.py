@@ -15,7 +15,6 @@ from components.terminal.progress import Progress
 SCHEME = "hf://"
 ADDRESS = re.compile(SCHEME + r"(\w[\w.-]*/\w[\w.-]*)(?:@(\w[\w.-]*))?")
 FILES = re.compile(r"(preprocessor_)?config\.json|README\.md|model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
-GATED = "check the address, and if the model is gated, accept its terms on its page and set HF_TOKEN"
 
 
 def locate(place: str) -> Path:
@@ -40,7 +39,7 @@ def fetch_folder(place: str, progress: Progress) -> tuple[Path, str]:
 
     def get(path: str, file: str, size: int | None = None, sha256: str | None = None) -> Path:
         cached = (folder / file).relative_to(cache_folder() / "downloads").as_posix()
-        remote = Remote(f"{endpoint}/{path}", cached, size, sha256, os.environ.get("HF_TOKEN"), GATED)
+        remote = Remote(f"{endpoint}/{path}", cached, size, sha256, os.environ.get("HF_TOKEN"))
         return fetch(remote, progress.report_bytes)
 
     answer = get(f"api/models/{found[1]}/revision/{folder.name}?blobs=true", "revision.json")

@@ -137,11 +137,7 @@ def list_layers(graph: Any) -> list[tuple[str, str, str]]:
     """Return (name, shape, operation) of each tensor that backbone.layer can name: the network's maps and vectors."""
     rows = []
     for operation in graph.get_operations():
-        if (
-            not operation.name.startswith("network/")
-            or operation.name.startswith("network/vit")
-            or operation.type in ("Const", "Placeholder")
-        ):
+        if not re.match("network/(?!vit)", operation.name) or operation.type in ("Const", "Placeholder"):
             continue
         shape = operation.outputs[0].shape if operation.outputs else None
         if shape is not None and shape.rank in (2, 4) and shape[0] is None and shape[-1] is not None:

@@ -15,10 +15,7 @@ from components.errors import UserError
 
 
 class Resize(NamedTuple):
-    """A resize as Pillow does it, with a kernel of tf.raw_ops.ScaleAndTranslate, before the central crop.
-
-    edge is the length in pixels of the shorter side, or of both if is_square.
-    """
+    """A resize as Pillow does it, to the length edge in pixels of the shorter side, or of both if is_square."""
 
     kernel: str
     edge: int

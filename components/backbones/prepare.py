@@ -147,9 +147,8 @@ def add_network(image_bytes: tf.Tensor, views: tf.Tensor, network: Network, spec
             f"({str(error).splitlines()[0]}): set backbone.input to the tensor that does."
         ) from error
     graph = tf.compat.v1.get_default_graph()
-    taken = find_tensor(
-        graph, network.bottleneck if spec.keras or spec.vit else spec.layer or network.bottleneck, prefix
-    )
+    layer = None if spec.keras or spec.vit else spec.layer  # these end at their layer
+    taken = find_tensor(graph, layer or network.bottleneck, prefix)
     bottleneck = tf.identity(pool(taken, spec.pooling), features.BOTTLENECK)
     if network.probabilities and not spec.layer:
         outputs = network.probabilities

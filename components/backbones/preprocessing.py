@@ -57,11 +57,16 @@ def add_decoding(image_bytes: tf.Tensor, views: tf.Tensor, network: Network) -> 
     # Two loops: each operation that an image does not use still costs it 0.2 us, and most images use few.
     ordinary = find_ordinary(image_bytes)
     images = tf.TensorArray(tf.float32, tf.size(image_bytes), element_shape=[None, size, size, 3])
-    images = fill(images, ordinary, decode_ordinary)
+    images = fill(images, ordinary, decode_accurately if network.resize else decode_ordinary)
     least_side = math.ceil(LEAST_SCALE * size)
     images = fill(images, ~ordinary, lambda encoded: decode_upright(encoded, least_side)).concat()
     images = tf.reshape(images, [-1, size, size, 3])
     return tf.multiply(images - network.shift, np.float32(1 / np.float64(network.divisor)), features.PIXELS)
+
+
+def decode_accurately(encoded: tf.Tensor) -> tf.Tensor:
+    """Map a JPEG string[] that TensorFlow decodes correctly to the pixels uint8[H, W, 3] that Pillow has of it."""
+    return tf.ensure_shape(tf.io.decode_jpeg(encoded, 3, dct_method="INTEGER_ACCURATE"), [None, None, 3])
 
 
 def resize_and_crop(image: tf.Tensor, resize: Resize, size: int) -> tf.Tensor:

@@ -19,8 +19,7 @@ class Spec:
     """One backbone of a config: at most one source (name, keras, hub or frozen_graph), and the tensor to take from it.
 
     name: embedded or downloaded frozen graph; keras: a class of tf.keras.applications; hub: URL, folder or tar archive;
-    frozen_graph: a GraphDef file; vit: a folder or hf://owner/name. bottlenecks: ready-made vectors, with or without
-    the source that computed them.
+    frozen_graph: a GraphDef file; vit: a folder or hf:// address. bottlenecks: ready-made, with or without a source.
     """
 
     name: str | None = None
@@ -40,14 +39,9 @@ class Spec:
     scale: tuple[float, float] | None = None  # the range of pixels that the network expects
 
     @property
-    def place(self) -> str | None:
-        """The name, URL or path of the source, else of the ready-made bottlenecks."""
-        return self.name or self.keras or self.hub or self.frozen_graph or self.vit or self.bottlenecks
-
-    @property
     def title(self) -> str:
         """The source with layer, pooling and size where set, such as 'VGG19:fc2', for reports."""
-        source = self.place or ""
+        source = self.name or self.keras or self.hub or self.frozen_graph or self.vit or self.bottlenecks or ""
         return ":".join([source, *(str(part) for part in (self.layer, self.pooling, self.size) if part)])
 
     @property

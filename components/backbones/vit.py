@@ -156,19 +156,12 @@ def add_vit(pixels: tf.Tensor, layer: str, config: dict[str, Any], weights: Weig
 def resample(source: int, target: int, antialias: bool) -> np.ndarray:
     """Return the bicubic weights float64[target, source] of a side, those of torch.nn.functional.interpolate."""
     scale = source / target
-    places = ((np.arange(target) + 0.5) * scale - 0.5)[:, None]
+    places, slope = ((np.arange(target) + 0.5) * scale - 0.5)[:, None], -0.5 if antialias else -0.75
+    x = np.abs(np.arange(-2, source + 2) - places) / (max(scale, 1.0) if antialias else 1.0)
+    near, far = (slope + 2) * x**3 - (slope + 3) * x**2 + 1, slope * (x**3 - 5 * x**2 + 8 * x - 4)
+    weights = np.where(x <= 1, near, np.where(x < 2, far, 0))  # Keys' cubic (1981)
     if antialias:
-        weights = _cubic((np.arange(source) - places) / max(scale, 1.0), -0.5)
-        return weights / weights.sum(1, keepdims=True)
-    weights = np.zeros((target, source))
-    for tap in range(-1, 3):  # beyond the border stands the value at the border
-        near = np.floor(places).astype(int) + tap
-        np.add.at(weights, (np.arange(target)[:, None], near.clip(0, source - 1)), _cubic(near - places, -0.75))
-    return weights
-
-
-def _cubic(x: np.ndarray, a: float) -> np.ndarray:
-    """Return Keys' cubic (1981) with the slope a at distance 1."""
-    x = np.abs(x)
-    outer = a * (x**3 - 5 * x**2 + 8 * x - 4)
-    return np.where(x <= 1, (a + 2) * x**3 - (a + 3) * x**2 + 1, np.where(x < 2, outer, 0))
+        return weights[:, 2:-2] / weights[:, 2:-2].sum(1, keepdims=True)
+    weights[:, 2] += weights[:, :2].sum(1)  # beyond the border stands the value at the border
+    weights[:, -3] += weights[:, -2:].sum(1)
+    return weights[:, 2:-2]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
+from collections import Counter, namedtuple
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import ml_dtypes  # noqa: F401  gives numpy the bfloat16 that safetensors looks for
 import numpy as np
@@ -43,20 +43,9 @@ norm      layernorm                              layernorm                      
 """
 
 
-class Family(NamedTuple):
-    """The column of NAMES, the layer under the linear head of the publication, tensors of POOLED, a prefix of all
-    tensors in some files, the processor, and defaults of config.json."""
-
-    column: int
-    layer: str
-    pool: str
-    prefix: str
-    processor: str
-    patch_size: int
-    hidden_act: str
-    layer_norm_eps: float
-
-
+# The column of NAMES, the layer under the linear head of the publication, the start of the tensors of POOLED, that of
+# all tensors in some files, the processor, and defaults of config.json.
+Family = namedtuple("Family", "column layer pool prefix processor patch_size hidden_act layer_norm_eps")
 FAMILIES = {
     # Dosovitskiy et al. 2021 (arXiv:2010.11929), 3.1: the head takes the class token.
     "vit": Family(1, CLASS, "pooler.dense.", "vit.", "ViT", 16, "gelu", 1e-12),
@@ -83,10 +72,7 @@ STEPS = ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb")
 
 
 class Weights:
-    """The tensors of a local folder; shown is the folder as the user knows it, names are those of all tensors.
-
-    Raises UserError for a file that safetensors cannot read.
-    """
+    """The tensors of a local folder, which messages call shown; raises UserError if safetensors cannot read it."""
 
     def __init__(self, folder: Path, shown: str):
         self._shown, self._taken, self._files = shown, dict[str, int](), dict[str, Any]()
@@ -109,10 +95,8 @@ class Weights:
         part, subject = self._files[name].get_slice(name), f"The tensor '{name}' of '{self._shown}'"
         found, kind = part.get_shape(), part.get_dtype()
         wanted = [size if want is None else want for want, size in zip(shape, [*found, *shape], strict=False)]
-        if found != wanted:
-            raise UserError(f"{subject} has shape {found}: expected {wanted} by its config.json.")
-        if kind not in TYPES:
-            raise UserError(f"{subject} has type {kind}: expected {', '.join(TYPES)}.")
+        if found != wanted or kind not in TYPES:
+            raise UserError(f"{subject} is {kind} {found}: expected {', '.join(TYPES)} {wanted} by its config.json.")
         value: np.ndarray = self._files[name].get_tensor(name).astype(np.float32)
         if not np.isfinite(value).all():
             raise UserError(f"{subject} has values that are not finite: get the file again.")
@@ -132,6 +116,10 @@ class Weights:
                 )
         parts = Counter(re.sub(r"^text_model\..*", "text_model.*", name) for name in rest)
         return ", ".join(name if count == 1 else f"{name} ({count})" for name, count in parts.items())
+
+
+def _number(value: Any) -> float:
+    return value if type(value) in (int, float) else float("nan")
 
 
 def _read(folder: Path, name: str, shown: str) -> dict[str, Any]:
@@ -161,16 +149,16 @@ def read_config(folder: Path, shown: str) -> dict[str, Any]:
     values = {**SIZES, **USUAL, **FAMILIES[kind]._asdict(), **config}
     for part in ("vision_config", "vision_config_dict"):  # of a model with a text tower
         values |= config[part] if isinstance(config.get(part), dict) else {}
-    ratio = values.get("mlp_ratio", 4)
-    if kind.startswith("dinov2") and type(ratio) in (int, float) and 0 < ratio < 100:
-        values["intermediate_size"] = int(values["hidden_size"] * ratio)
+    if kind.startswith("dinov2"):
+        hidden = _number(values["hidden_size"]) * _number(values.get("mlp_ratio", 4))
+        values["intermediate_size"] = int(hidden) if hidden < 2**20 else hidden
     fits = {name: type(values[name]) is int and 0 < values[name] < 2**20 for name in SIZES}
     if all(fits.values()):
         fits["num_attention_heads"] = values["hidden_size"] % values["num_attention_heads"] == 0
         fits["patch_size"] = values["patch_size"] <= values["image_size"]
         fits["num_channels"] = values["num_channels"] == 3
     fits["hidden_act"] = values["hidden_act"] in ACTIVATIONS
-    fits["layer_norm_eps"] = type(values["layer_norm_eps"]) is float and 0 < values["layer_norm_eps"] < 1
+    fits["layer_norm_eps"] = 0 < _number(values["layer_norm_eps"]) < 1
     _check(fits | {name: values[name] == usual for name, usual in USUAL.items()}, values, f"{shown}/config.json")
     return {**values, "model_type": kind}
 
@@ -197,10 +185,10 @@ def read_preprocessing(folder: Path, shown: str, kind: str, size: int | None) ->
     fits |= {"image_processor_type": start is not None, "resample": values["resample"] in KERNELS}
     fits["size"] = type(edge) is int and 8 <= edge <= 4096
     fits["crop_size"] = fits["size"] and type(crop) is int and crop in range(8, edge + 1)
-    for part in ("image_mean", "image_std", "rescale_factor"):
-        numbers = values[part] if isinstance(values.get(part), list) else [values.get(part)] * 3
-        fits[part] = len(numbers) == 3 and all(type(x) in (int, float) and 0 <= x < 100 for x in numbers)
-    fits["image_std"] = fits["image_std"] and 0 not in values["image_std"]
+    for part, low in (("image_mean", -1), ("image_std", 0)):
+        numbers = values[part] if isinstance(values.get(part), list) else []
+        fits[part] = len(numbers) == 3 and all(low < _number(number) < 2 for number in numbers)
+    fits["rescale_factor"] = 0 < _number(values["rescale_factor"]) <= 1
     _check(fits, values, f"{shown}/preprocessor_config.json")
     shift, divisor = (np.float32(values[part]) / values["rescale_factor"] for part in ("image_mean", "image_std"))
     side = size or crop

@@ -23,17 +23,13 @@ VALIDATOR = PARTIAL + ".validator"  # suffix of the file with the ETag or date o
 
 @dataclass(frozen=True)
 class Remote:
-    """A file on the network, its name in the cache, and its size in bytes and SHA-256 if they are published.
-
-    token is for its server, and advice is for the user whom the server refuses.
-    """
+    """A file on the network: its name in the cache, size in bytes and SHA-256 if published, a token for its server."""
 
     url: str
     file: str
     size: int | None
     sha256: str | None
     token: str | None = field(default=None, repr=False)
-    advice: str = "check the address"
 
 
 def cache_folder() -> Path:
@@ -147,7 +143,7 @@ def _receive(remote: Remote, path: Path, report: Callable[[int, int | None], Non
         if 400 <= status < 500:
             raise UserError(
                 f"'{remote.url}' answered with status {status} ({response.reason}) instead of the file: "
-                f"{remote.advice}, or put the file at '{path}' by hand."
+                f"check the address{', HF_TOKEN' if status in (401, 403) else ''}, or put the file at '{path}' by hand."
             )
         if status != (206 if offset else 200):
             raise requests.HTTPError(f"it answered with status {status}")
