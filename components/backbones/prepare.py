@@ -19,7 +19,7 @@ from components import features
 from components.backbones.network import Network, find_tensor, join, pool, tensor_name
 from components.backbones.precomputed import ImportedBottlenecks
 from components.backbones.preprocessing import add_decoding
-from components.backbones.spec import EMBEDDED, Spec, name_specs, source_files
+from components.backbones.spec import EMBEDDED, Spec, source_files
 from components.backbones.views import WHOLE
 from components.errors import DamagedFile, UserError
 from components.storage.downloads import cache_folder
@@ -64,7 +64,8 @@ def prepare_backbone(specs: Sequence[Spec], folder: Path, progress: Progress, ow
         if len(parts) > 1:
             join(parts, features.BOTTLENECK)
     labels = networks[0][0].labels if len(networks) == 1 else ()
-    return write_backbone(name_specs(specs), graph, labels, source, folder)
+    name = "+".join(network.title or spec.title for network, spec in networks)
+    return write_backbone(name, graph, labels, source, folder)
 
 
 def prepare_cached(specs: Sequence[Spec], progress: Progress, own_classes: bool = False) -> tuple[Backbone, Path]:
@@ -114,6 +115,10 @@ def build_network(spec: Spec, progress: Progress, own_classes: bool) -> Network:
         from components.backbones.hub import build_module
 
         return build_module(spec)
+    if spec.vit:
+        from components.backbones.vit import build_vit
+
+        return build_vit(spec, progress)
     if spec.keras:
         from components.backbones.keras_applications import build_application
 
@@ -141,7 +146,8 @@ def add_network(image_bytes: tf.Tensor, views: tf.Tensor, network: Network, spec
             f"({str(error).splitlines()[0]}): set backbone.input to the tensor that does."
         ) from error
     graph = tf.compat.v1.get_default_graph()
-    taken = find_tensor(graph, network.bottleneck if spec.keras else spec.layer or network.bottleneck, prefix)
+    layer = None if spec.keras or spec.vit else spec.layer  # these end at their layer
+    taken = find_tensor(graph, layer or network.bottleneck, prefix)
     bottleneck = tf.identity(pool(taken, spec.pooling), features.BOTTLENECK)
     if network.probabilities and not spec.layer:
         outputs = network.probabilities

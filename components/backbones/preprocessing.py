@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import tensorflow as tf
 
 from components import features
-from components.backbones.network import Network
+from components.backbones.network import Network, Resize
 from components.backbones.views import WHOLE
 from components.images.stored_pixels import decode_ordinary, decode_upright, find_ordinary
 
@@ -27,6 +28,8 @@ def add_decoding(image_bytes: tf.Tensor, views: tf.Tensor, network: Network) -> 
     size = network.size
 
     def resize(image: tf.Tensor) -> tf.Tensor:
+        if network.resize:
+            return resize_and_crop(image, network.resize, size)
         if network.legacy_resize:  # the corner-aligned sampling of TensorFlow 1's ResizeBilinear
             return tf.compat.v1.image.resize_bilinear(image[None], [size, size])[0]
         return tf.image.resize(image, [size, size])
@@ -54,11 +57,32 @@ def add_decoding(image_bytes: tf.Tensor, views: tf.Tensor, network: Network) -> 
     # Two loops: each operation that an image does not use still costs it 0.2 us, and most images use few.
     ordinary = find_ordinary(image_bytes)
     images = tf.TensorArray(tf.float32, tf.size(image_bytes), element_shape=[None, size, size, 3])
-    images = fill(images, ordinary, decode_ordinary)
+    images = fill(images, ordinary, decode_accurately if network.resize else decode_ordinary)
     least_side = math.ceil(LEAST_SCALE * size)
     images = fill(images, ~ordinary, lambda encoded: decode_upright(encoded, least_side)).concat()
     images = tf.reshape(images, [-1, size, size, 3])
-    return tf.multiply(images - network.shift, 1 / network.divisor, features.PIXELS)
+    return tf.multiply(images - network.shift, np.float32(1 / np.float64(network.divisor)), features.PIXELS)
+
+
+def decode_accurately(encoded: tf.Tensor) -> tf.Tensor:
+    """Map a JPEG string[] that TensorFlow decodes correctly to the pixels uint8[H, W, 3] that Pillow has of it."""
+    return tf.ensure_shape(tf.io.decode_jpeg(encoded, 3, dct_method="INTEGER_ACCURATE"), [None, None, 3])
+
+
+def resize_and_crop(image: tf.Tensor, resize: Resize, size: int) -> tf.Tensor:
+    """Map an image uint8[H, W, 3] to whole values 0 to 255, float32[size, size, 3]: resized, then the centre."""
+    sides = tf.shape(image, tf.int64)[:2]
+    edges = sides * resize.edge // tf.reduce_min(sides)  # a fraction of a pixel of the longer side is dropped
+    edges = tf.constant([resize.edge] * 2, tf.int64) if resize.is_square else edges
+    pixels = tf.raw_ops.ScaleAndTranslate(
+        images=image[None],
+        size=[size, size],
+        scale=tf.cast(edges / sides, tf.float32),
+        translation=tf.cast(-((edges - size) // 2), tf.float32),
+        kernel_type=resize.kernel,
+        antialias=True,
+    )
+    return tf.round(tf.clip_by_value(pixels[0], 0, 255))
 
 
 def cut_view(image: tf.Tensor, view: tf.Tensor) -> tf.Tensor:

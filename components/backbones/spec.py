@@ -19,13 +19,14 @@ class Spec:
     """One backbone of a config: at most one source (name, keras, hub or frozen_graph), and the tensor to take from it.
 
     name: embedded or downloaded frozen graph; keras: a class of tf.keras.applications; hub: URL, folder or tar archive;
-    frozen_graph: a GraphDef file. bottlenecks: ready-made vectors, with or without the source that computed them.
+    frozen_graph: a GraphDef file; vit: a folder or hf:// address. bottlenecks: ready-made, with or without a source.
     """
 
     name: str | None = None
     keras: str | None = None
     hub: str | None = None
     frozen_graph: str | None = None
+    vit: str | None = None
     bottlenecks: str | None = None
     keys: str | None = None  # the list of keys that goes with a .npy file of bottlenecks
     weights: str | None = None  # keras: imagenet (default), none, or a path
@@ -40,7 +41,7 @@ class Spec:
     @property
     def title(self) -> str:
         """The source with layer, pooling and size where set, such as 'VGG19:fc2', for reports."""
-        source = self.name or self.keras or self.hub or self.frozen_graph or self.bottlenecks or ""
+        source = self.name or self.keras or self.hub or self.frozen_graph or self.vit or self.bottlenecks or ""
         return ":".join([source, *(str(part) for part in (self.layer, self.pooling, self.size) if part)])
 
     @property
@@ -187,9 +188,11 @@ KERAS = {
     "Xception": (299, 2048, 22.9),
 }
 
-SOURCES = ("name", "keras", "hub", "frozen_graph")
+SOURCES = ("name", "keras", "hub", "frozen_graph", "vit")
+# Values of layer for vision transformers: class token, mean of the patch tokens, both, the network's own features.
+VIT_LAYERS = CLASS, MEAN, BOTH, POOLED = "class", "mean", "class+mean", "pooled"
 # Fields of Spec that are or can be paths.
-PATH_FIELDS = ("hub", "frozen_graph", "bottlenecks", "keys", "weights")
+PATH_FIELDS = ("hub", "frozen_graph", "vit", "bottlenecks", "keys", "weights")
 POOLINGS = ("avg", "gem", "max", "flatten", "none")
 
 
@@ -212,6 +215,8 @@ def _parse_name(text: str) -> Spec:
         return Spec(name=text)
     if text in KERAS:
         return Spec(keras=text)
+    if text.startswith("hf://") or (as_path(expand_home(text)) / "config.json").exists():
+        return Spec(vit=expand_home(text))
     if "/" in text:
         return Spec(hub=expand_home(text))
     raise UserError(unknown("backbone", text, [*EMBEDDED, *FROZEN, *KERAS]))
@@ -244,7 +249,10 @@ def _parse_mapping(values: dict[str, Any]) -> Spec:
         raise UserError("backbone.frozen_graph needs backbone.input and backbone.bottleneck: name the two tensors.")
     if spec.pooling and spec.pooling not in POOLINGS:
         raise UserError(unknown("pooling", spec.pooling, list(POOLINGS)))
-    for path in (spec.frozen_graph, spec.bottlenecks, spec.keys, spec.weights):
+    if spec.vit and (spec.scale or spec.layer not in (None, *VIT_LAYERS)):
+        raise UserError(f"backbone.vit takes layer as one of {', '.join(VIT_LAYERS)}, and no scale: set only these.")
+    folder = None if (spec.vit or "").startswith("hf://") else spec.vit
+    for path in (folder, spec.frozen_graph, spec.bottlenecks, spec.keys, spec.weights):
         if path and path not in ("imagenet", "none") and not as_path(path).exists():
             raise UserError(f"There is no file '{path}', which backbone names: give a path that exists.")
     return spec

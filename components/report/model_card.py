@@ -54,7 +54,7 @@ def build_card(content: Content, specs: Sequence[Spec], config: Mapping[str, Any
 
 def describe_backbone(spec: Spec) -> dict[str, str | None]:
     """Return name, source and licence of a backbone, None for a licence that is not known."""
-    source = spec.name or spec.keras or spec.hub or spec.frozen_graph or spec.bottlenecks
+    source = spec.name or spec.keras or spec.hub or spec.frozen_graph or spec.vit or spec.bottlenecks
     return {"name": spec.title, "source": source, "licence": licence_of(spec)}
 
 

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from components.errors import UserError
@@ -23,12 +23,13 @@ VALIDATOR = PARTIAL + ".validator"  # suffix of the file with the ETag or date o
 
 @dataclass(frozen=True)
 class Remote:
-    """A file on the network, its name in the cache, and its size in bytes and SHA-256 if they are published."""
+    """A file on the network: its name in the cache, size in bytes and SHA-256 if published, a token for its server."""
 
     url: str
     file: str
     size: int | None
     sha256: str | None
+    token: str | None = field(default=None, repr=False)
 
 
 def cache_folder() -> Path:
@@ -123,7 +124,7 @@ def _receive(remote: Remote, path: Path, report: Callable[[int, int | None], Non
     # Without validator and SHA-256, parts of two versions could be joined unnoticed.
     if not (validator or remote.sha256):
         offset = 0
-    headers = {"Accept-Encoding": "identity"}
+    headers = {"Accept-Encoding": "identity", **({"Authorization": f"Bearer {remote.token}"} if remote.token else {})}
     if offset:
         headers |= {"Range": f"bytes={offset}-", **({"If-Range": validator} if validator else {})}
     with requests.get(remote.url, headers=headers, stream=True, timeout=TIMEOUTS) as response:
@@ -142,7 +143,7 @@ def _receive(remote: Remote, path: Path, report: Callable[[int, int | None], Non
         if 400 <= status < 500:
             raise UserError(
                 f"'{remote.url}' answered with status {status} ({response.reason}) instead of the file: "
-                f"check the address, or put the file at '{path}' by hand."
+                f"check the address{', HF_TOKEN' if status in (401, 403) else ''}, or put the file at '{path}' by hand."
             )
         if status != (206 if offset else 200):
             raise requests.HTTPError(f"it answered with status {status}")
