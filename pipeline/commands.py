@@ -14,7 +14,7 @@ from components.errors import DamagedFile, UserError
 from components.run_dir import TUNING_STAGES, RunDir
 from components.storage.places import as_path
 from components.terminal.text import print_line, printable
-from pipeline.terminal import print_comparison, print_curve, print_plan, print_summary
+from pipeline.terminal import print_comparison, print_curve, print_difference, print_plan, print_summary
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -241,6 +241,22 @@ def export_command(options: argparse.Namespace) -> None:
         folder, comparison = convert_export(export, run, progress)
     print_comparison(comparison, folder, options.quiet)
     options.print_json({**asdict(comparison), "folder": str(folder)})
+
+
+def compare_command(options: argparse.Namespace) -> None:
+    """topgraft compare."""
+    from components.compare.compare import compare_exports
+    from components.compare.page import write_difference_page
+    from components.export.export import find_export
+    from components.predict.outputs import check_output
+
+    page = options.output
+    check_output(page, [".html"])
+    difference = compare_exports(*(find_export(place) for place in (options.first, options.second)))
+    if page:
+        write_difference_page(difference, page)
+    print_difference(difference, page, options.quiet)
+    options.print_json({**difference.describe(), "page": page and str(page)})
 
 
 def serve_command(options: argparse.Namespace) -> None:

@@ -9,7 +9,9 @@ from typing import Any
 import tensorflow_model_analysis as tfma
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from components.compare.predictions import TEST_PREDICTIONS, keep_predictions, list_answers
 from components.errors import DamagedFile, UserError
+from components.evaluate.newly_wrong import CHECKSUM, count_newly_wrong
 from components.evaluate.served_parity import measure_parity
 from components.evaluate.settings import ModelGate
 from components.evaluate.tfma_analysis import (
@@ -26,7 +28,7 @@ from components.metrics.confusion import describe_unanswered, describe_weakest, 
 from components.outcomes import Bottlenecks, Evaluation, Examples, Export, Work
 from components.run_dir import BLESSED, MODEL_CARD, RunDir
 from components.shards.records import check_count, check_shards, shard_files
-from components.storage.checksums import find_mismatch
+from components.storage.checksums import compute_checksum, find_mismatch
 from components.storage.files import write_json
 from components.storage.ownership import claim_files, replacing_shared_folder
 from components.storage.tables import scan_csv
@@ -50,8 +52,9 @@ def evaluate_model(
 ) -> Evaluation:
     """Write TFMA's results, predictions.csv and the verdict for the test split; return metrics and verdict.
 
-    Without any limit the verdict is NOT_GATED. max_accuracy_drop needs an earlier blessed model of the same backbone
-    and classes. If it is the only limit and there is none, the model is blessed without a check, which TFX calls
+    The export keeps its predictions too, for later comparisons. Without any limit the verdict is NOT_GATED.
+    max_accuracy_drop needs an earlier blessed model of the same backbone and classes, max_newly_wrong one that shares
+    test images. Without any other limit and without such a model, the model is blessed without a check, which TFX calls
     rubber-stamped. Raises DamagedShard for a damaged file, and UserError for a damaged earlier export and where the
     measured images are not those of the test split.
     """
@@ -79,25 +82,32 @@ def evaluate_model(
                 reasons.append(f"{name} is {value:.4f}{detail}, at least {thresholds[name]:g} was asked for")
         parity = measure_parity(examples, bottlenecks, run, candidate, predictions)
         reasons += parity.describe_failure() if parity else []
+        newly_wrong = None
+        if gate.max_newly_wrong is not None:
+            newly_wrong = count_newly_wrong(list_answers(predictions), find_last_blessed(run.exports, candidate))
+            reasons += newly_wrong.describe_failure(gate.max_newly_wrong)
+            unchecked += newly_wrong.unchecked
         gated = gate.is_set
         blessed = gated and not reasons
-        if not thresholds:
+        checked = bool(thresholds or baseline or (newly_wrong and newly_wrong.images))
+        if not checked:
             reasons += unchecked if gated else [NO_GATE]
         warnings = describe_unanswered(confusion, examples.labels)
-        warnings += [f"{sentence}." for sentence in unchecked if thresholds]
+        warnings += [f"{sentence}." for sentence in unchecked if checked]
         verdict = {
             "export": export.version,
             "baseline": baseline and baseline.name,
             "metrics": metrics,
             "reasons": reasons,
             "served": parity and parity._asdict(),
+            "newly_wrong": newly_wrong and newly_wrong._asdict(),
         }
         write_json(folder / (BLESSED if blessed else NOT_BLESSED if gated else NOT_GATED), verdict)
-    claim_files(candidate, [BLESSED])
+    claim_files(candidate, [BLESSED, TEST_PREDICTIONS])
+    (candidate / BLESSED).unlink(missing_ok=True)  # an evaluation with lower limits may have blessed it
+    keep_predictions(run.predictions, candidate)
     if blessed:
-        write_json(candidate / BLESSED, verdict)
-    else:
-        (candidate / BLESSED).unlink(missing_ok=True)  # an evaluation with lower limits may have blessed it
+        write_json(candidate / BLESSED, {**verdict, CHECKSUM: compute_checksum(candidate / TEST_PREDICTIONS)})
     former = baseline.name if baseline else ""
     return Evaluation(Work(count, computed=count), metrics, gated, blessed, reasons, former, warnings)
 

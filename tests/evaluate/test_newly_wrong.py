@@ -1,0 +1,51 @@
+import json
+
+import pytest
+from compared import draw_answers, write_export
+from toys import refusal
+
+from components.compare.predictions import TEST_PREDICTIONS
+from components.evaluate.newly_wrong import CHECKSUM, count_newly_wrong
+from components.storage.checksums import compute_checksum
+
+
+@pytest.fixture
+def former(tmp_path):
+    """A blessed export with answers to images 0 to 99."""
+    export = write_export(tmp_path / "17", draw_answers(0.7, range(100), 1))
+    (export / "BLESSED").write_text(json.dumps({CHECKSUM: compute_checksum(export / TEST_PREDICTIONS)}))
+    return export
+
+
+def test_only_images_of_both_test_splits_count(former):
+    rows = draw_answers(0.6, range(50, 150), 2)
+    before = {row.sha256: row for row in draw_answers(0.7, range(100), 1)}
+    lost = sum(before[row.sha256].right and not row.right for row in rows if row.sha256 in before)
+    found = count_newly_wrong(rows, former)
+    assert (found.export, found.images, found.lost, found.unchecked) == ("17", 50, lost, ())
+    assert found.describe_failure(lost / 50) == []
+    (sentence,) = found.describe_failure(lost / 50 - 1e-9)
+    assert f"{lost / 50:.4f} of the 50 test images shared with export 17" in sentence
+
+
+@pytest.mark.parametrize(
+    ("missing", "words"),
+    [
+        ("export", "there is no earlier blessed model in this run directory"),
+        ("answers", "the last blessed model, export 17, has no test_predictions.csv"),
+        ("images", "the last blessed model, export 17, has no test image in common with this one"),
+    ],
+)
+def test_where_nothing_can_be_compared_the_reason_is_given(former, missing, words):
+    rows = draw_answers(0.6, range(500, 600) if missing == "images" else range(100))
+    if missing == "answers":
+        (former / TEST_PREDICTIONS).unlink()
+    found = count_newly_wrong(rows, None if missing == "export" else former)
+    assert found.unchecked == (f"max_newly_wrong was not checked, as {words}",)
+    assert found.images == 0 and found.describe_failure(0.0) == []
+
+
+def test_answers_of_the_last_blessed_model_that_have_changed_are_refused(former):
+    lines = (former / TEST_PREDICTIONS).read_text().splitlines(keepends=True)
+    (former / TEST_PREDICTIONS).write_text("".join(lines[:-1]))
+    assert "has changed since it was written" in refusal(count_newly_wrong, draw_answers(0.6, range(9)), former)
