@@ -245,6 +245,8 @@ def export_command(options: argparse.Namespace) -> None:
 
 def compare_command(options: argparse.Namespace) -> None:
     """topgraft compare."""
+    from dataclasses import asdict
+
     from components.compare.compare import compare_exports
     from components.compare.page import write_difference_page
     from components.export.export import find_export
@@ -252,11 +254,11 @@ def compare_command(options: argparse.Namespace) -> None:
 
     page = options.output
     check_output(page, [".html"])
-    difference = compare_exports(*(find_export(place) for place in (options.first, options.second)))
+    difference = compare_exports(find_export(options.first), find_export(options.second))
     if page:
         write_difference_page(difference, page)
     print_difference(difference, page, options.quiet)
-    options.print_json({**difference.describe(), "page": page and str(page)})
+    options.print_json({**asdict(difference), "page": page and str(page)})
 
 
 def serve_command(options: argparse.Namespace) -> None:

@@ -169,14 +169,12 @@ def print_curve(points: Sequence[CurvePoint], findings: Sequence[str], page: Pat
 
 def print_difference(difference: Difference, page: Path | None, quiet: bool) -> None:
     """Print both models, the classes that moved most, notes, the result, the path of the page; if quiet, the result."""
-    from components.compare.page import describe_change, format_class, list_rows
+    from components.compare.page import COLUMNS, describe_change, list_classes, list_models
 
     if not quiet:
-        _print_table(["", "first", "second"], [], ([title, *cells] for title, cells in list_rows(difference)))
-        if difference.classes:
-            print()
-            columns = ["images", "recall, first", "recall, second", "gained", "lost", "p"]
-            _print_table(["class"], columns, map(format_class, difference.classes[:LISTED_CLASSES]))
+        _print_table(["", "first", "second"], [], list_models(difference))
+        print()
+        _print_table(COLUMNS[:1], COLUMNS[1:], list_classes(difference)[:LISTED_CLASSES])
         _print_notes(difference.notes)
         print()
     print_line(describe_change(difference))

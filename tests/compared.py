@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from components.compare.predictions import TEST_PREDICTIONS, Answered
+from components.compare.predictions import COLUMNS, TEST_PREDICTIONS
 from components.storage.tables import write_csv
+
+
+class Answered(NamedTuple):
+    path: str
+    sha256: str
+    actual: str = "ant"
+    label: str = "ant"
+    probability: float = 0.5
+
+    @property
+    def right(self):
+        return self.label == self.actual
 
 
 def write_export(folder: Path, rows: list[Answered], classes=("ant", "bee", "cat"), name="toy") -> Path:
@@ -19,7 +32,7 @@ def write_export(folder: Path, rows: list[Answered], classes=("ant", "bee", "cat
     backbone = {"name": name, "id": f"{name}-1", "dim": 4}
     facts = {"backbone": backbone, "classes": list(classes), "images": {}, "validation": {}, "abstention": None}
     (folder / "model_card.json").write_text(json.dumps(facts))
-    write_csv(folder / TEST_PREDICTIONS, Answered._fields, rows)
+    write_csv(folder / TEST_PREDICTIONS, COLUMNS, rows)
     return folder
 
 

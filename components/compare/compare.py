@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from components.compare.predictions import Answered, Pair, Shared, pair_answers, read_predictions
+import pandas as pd
+
+from components.compare.predictions import TEST_PREDICTIONS, pair_answers, read_answers
 from components.errors import DamagedFile, UserError
 from components.export.export import read_facts
 from components.metrics.paired import correct_holm, difference_interval, mcnemar_test
@@ -20,11 +21,13 @@ from components.terminal.text import join_names
 
 # The files of a SavedModel; a version folder has others beside it.
 SAVED_FILES = ("saved_model.pb", "variables/", "assets/")
+# The keys of an image gained or lost.
+CHANGE = [f"{side}_{key}" for side in ("first", "second") for key in ("path", "label", "probability")]
 
 
 @dataclass(frozen=True)
 class ComparedModel:
-    """An export: its backbone, its accuracy on all its test images, and what the other model does not have.
+    """An export: accuracy on the shared and on all its test images, images and classes that the other does not have.
 
     bytes is the size of the SavedModel; images_per_second is the speed at which its run computed all bottlenecks, None
     where no record of that is left.
@@ -34,157 +37,120 @@ class ComparedModel:
     backbone: str
     bytes: int
     images_per_second: float | None
-    test_images: int
     accuracy: float
+    own_accuracy: float
+    test_images: int
     images_alone: int
     classes_alone: list[str]
 
 
-class ClassChange(NamedTuple):
-    """A class of shared images: recall of each model, images gained and lost, McNemar's p value corrected by Holm."""
-
-    label: str
-    images: int
-    first_recall: float
-    second_recall: float
-    gained: int
-    lost: int
-    p_value: float
-
-
 @dataclass(frozen=True)
 class Difference:
-    """Two models on the test images that both have under one class.
+    """Two models on the images that both test splits have under one class.
 
-    accuracies are those of first and second, difference is the second less the first, interval its 95 % interval,
-    p_value that of McNemar's exact test. gained are the images that only second answers right, lost those that only
-    first does, the most probable wrong answer first. classes are those with such images, the largest change first.
+    difference is the accuracy of second less that of first, interval its 95 % interval, p_value that of McNemar's
+    exact test. gained are the images that only second answers right, lost those that only first does: actual and the
+    keys of CHANGE, the most probable wrong answer first. classes are those with such images, the largest change first.
     """
 
     first: ComparedModel
     second: ComparedModel
     images: int
-    accuracies: tuple[float, float]
     difference: float
     interval: tuple[float, float]
     p_value: float
-    gained: list[Pair]
-    lost: list[Pair]
-    classes: list[ClassChange]
+    gained: list[dict[str, Any]]
+    lost: list[dict[str, Any]]
+    classes: list[dict[str, Any]]
     notes: list[str]
-
-    def describe(self) -> dict[str, Any]:
-        """Return all values for JSON."""
-        rows = {kind: [_describe_pair(pair) for pair in getattr(self, kind)] for kind in ("gained", "lost")}
-        return {**asdict(self), **rows, "classes": [row._asdict() for row in self.classes]}
-
-
-def _describe_pair(pair: Pair) -> dict[str, Any]:
-    answers = {
-        name: {"label": row.label, "probability": row.probability}
-        for name, row in zip(("first", "second"), pair, strict=True)
-    }
-    return {"path": pair[1].path, "actual": pair[1].actual, **answers}
 
 
 def compare_exports(first: Path, second: Path) -> Difference:
     """Compare two version folders; raises UserError where answers are missing, and where no test image is shared."""
-    answers = read_predictions(first), read_predictions(second)
-    shared = pair_answers(*answers)
-    if not shared.pairs:
+    answers = [read_answers(export / TEST_PREDICTIONS) for export in (first, second)]
+    pairs = pair_answers(*answers)
+    if pairs.empty:
         raise UserError(
             f"'{first}' and '{second}' have no test image of one class in common: compare models whose test splits "
             f"share images."
         )
-    images, gained, lost = len(shared.pairs), len(shared.gained), len(shared.lost)
-    models = measure_model(first, second, answers[0], shared), measure_model(second, first, answers[1], shared)
+    old, new = (
+        _measure(export, own, pairs[f"{side}_label"] == pairs.actual, other)
+        for side, export, own, other in zip(("first", "second"), (first, second), answers, (second, first), strict=True)
+    )
+    shared = {*answers[0].sha256} & {*answers[1].sha256}
+    counts = int(pairs.gained.sum()), int(pairs.lost.sum())
+
+    def list_images(kind: str, wrong: str) -> list[dict[str, Any]]:
+        images = pairs[pairs[kind]].sort_values(f"{wrong}_probability", ascending=False)
+        rows: list[dict[str, Any]] = images[["actual", *CHANGE]].to_dict("records")
+        return rows
+
     return Difference(
-        *models,
-        images=images,
-        accuracies=(
-            measure_accuracy([old for old, _ in shared.pairs]),
-            measure_accuracy([new for _, new in shared.pairs]),
-        ),
-        difference=(gained - lost) / images,
-        interval=difference_interval(gained, lost, images),
-        p_value=mcnemar_test(gained, lost),
-        gained=sorted(shared.gained, key=lambda pair: -pair[0].probability),
-        lost=sorted(shared.lost, key=lambda pair: -pair[1].probability),
-        classes=compare_classes(shared),
-        notes=list(describe_scope(models, shared.relabelled)),
+        old,
+        new,
+        len(pairs),
+        (counts[0] - counts[1]) / len(pairs),
+        difference_interval(*counts, len(pairs)),
+        mcnemar_test(*counts),
+        list_images("gained", "first"),
+        list_images("lost", "second"),
+        compare_classes(pairs),
+        [*describe_scope({"first": old, "second": new}, len(shared - {*pairs.sha256}))],
     )
 
 
-def measure_accuracy(rows: Sequence[Answered]) -> float:
-    """Return the fraction of right answers."""
-    return sum(row.right for row in rows) / len(rows)
-
-
-def measure_model(export: Path, other: Path, rows: Sequence[Answered], shared: Shared) -> ComparedModel:
-    """Return what is known of an export with these answers, and what it has that another one has not."""
-    facts, classes = read_facts(export), read_facts(other)["classes"]
+def _measure(export: Path, answers: pd.DataFrame, right: pd.Series, other: Path) -> ComparedModel:
+    facts, others = read_facts(export), read_facts(other)["classes"]
     return ComparedModel(
         str(export),
         facts["backbone"]["name"],
         sum(status.size for name, status in list_files(export).items() if name.startswith(SAVED_FILES)),
         read_speed(RunDir(export.parent.parent), facts["backbone"]["id"]),
-        len(rows),
-        measure_accuracy(rows),
-        len(rows) - len(shared.pairs) - len(shared.relabelled),
-        [label for label in facts["classes"] if label not in set(classes)],
+        float(right.mean()),
+        float((answers.label == answers.actual).mean()),
+        len(answers),
+        len(answers) - len(right),
+        [label for label in facts["classes"] if label not in others],
     )
 
 
 def read_speed(run: RunDir, backbone_id: str) -> float | None:
     """Return the images per second of the last extraction with a backbone, None if it reused any or has no record."""
     for stage in ("extract", "reextract"):
-        with suppress(FileNotFoundError, DamagedFile, KeyError):
+        with suppress(FileNotFoundError, DamagedFile):
             record = read_json(run.stages / f"{stage}.json", "outcome", "seconds")
             outcome, work = record["outcome"], record["outcome"]["work"]
-            if outcome["backbone_id"] == backbone_id and work["computed"] == work["items"] and record["seconds"]:
+            if outcome["backbone_id"] == backbone_id and work["computed"] == work["items"]:
                 return float(work["items"] / record["seconds"])
     return None
 
 
-def compare_classes(shared: Shared) -> list[ClassChange]:
-    """Return the classes with an image gained or lost; their p values are corrected for the number of these classes.
+def compare_classes(pairs: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return label, images, both recalls, images gained and lost and p_value of each class with such images.
 
-    A class without such an image has a p value of 1 whatever its images are, so it needs no correction (Tarone,
-    Biometrics 46, 1990).
+    p values are McNemar's, corrected for the number of these classes. Any other class has a p value of 1 in any case,
+    so it needs no correction (Tarone, Biometrics 46, 1990).
     """
-    images, gained, lost = (
-        Counter(row.actual for _, row in pairs) for pairs in (shared.pairs, shared.gained, shared.lost)
-    )
-    first = Counter(row.actual for row, _ in shared.pairs if row.right)
-    labels = sorted({*gained, *lost}, key=lambda label: (-abs(gained[label] - lost[label]), -gained[label], label))
-    p_values = correct_holm([mcnemar_test(gained[label], lost[label]) for label in labels])
-    return [
-        ClassChange(
-            label,
-            images[label],
-            first[label] / images[label],
-            (first[label] + gained[label] - lost[label]) / images[label],
-            gained[label],
-            lost[label],
-            p_value,
-        )
-        for label, p_value in zip(labels, p_values, strict=True)
-    ]
+    right = {f"{side}_recall": pairs[f"{side}_label"] == pairs.actual for side in ("first", "second")}
+    groups = pairs.assign(**right).groupby("actual")
+    table = groups.agg({"gained": "sum", "lost": "sum", **dict.fromkeys(right, "mean")})
+    table = table.assign(images=groups.size(), change=-(table.gained - table.lost).abs())
+    table = table[table.gained + table.lost > 0].sort_values("change", kind="stable").drop(columns="change")
+    p_values = correct_holm([mcnemar_test(*row) for row in zip(table.gained, table.lost, strict=True)])
+    rows: list[dict[str, Any]] = table.assign(p_value=p_values).rename_axis("label").reset_index().to_dict("records")
+    return rows
 
 
-def describe_scope(models: Sequence[ComparedModel], relabelled: Sequence[Pair]) -> Iterator[str]:
+def describe_scope(models: dict[str, ComparedModel], relabelled: int) -> Iterator[str]:
     """Yield a sentence for each difference of test splits and classes, which says what is compared."""
-    for name, model in zip(("first", "second"), models, strict=True):
+    for name, model in models.items():
         if model.images_alone:
             yield (
                 f"{model.images_alone:,} of the {model.test_images:,} test images of the {name} model are none of the "
-                f"other: they are left out."
+                f"other, or not of the same class: they are left out."
             )
         if model.classes_alone:
             yield f"Only the {name} model has these classes: {join_names(model.classes_alone)}."
     if relabelled:
-        old, new = relabelled[0]
-        yield (
-            f"The class of {len(relabelled):,} shared test images differs between the runs, such as '{new.path}' "
-            f"('{old.actual}', then '{new.actual}'): they are left out."
-        )
+        yield f"Among these are {relabelled:,} that are test images of both, but with another class in each."

@@ -2,90 +2,43 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+
+import pandas as pd
 
 from components.errors import DamagedFile, UserError
-from components.storage.tables import scan_csv, write_csv
+from components.storage.tables import scan_csv
 
-# A file of an export: the stage evaluate writes it.
+# A file of an export, which the stage evaluate writes, and its columns, which predictions.csv has too.
 TEST_PREDICTIONS = "test_predictions.csv"
+COLUMNS = ("path", "sha256", "actual", "label", "probability")
 
 
-class Answered(NamedTuple):
-    """A test image: its path and checksum, its class, the answer of a model, and the probability of that answer."""
-
-    path: str
-    sha256: str
-    actual: str
-    label: str
-    probability: float
-
-    @property
-    def right(self) -> bool:
-        """True if the answer is the class."""
-        return self.label == self.actual
-
-
-# One image, as the first and as the second model answer it.
-Pair = tuple[Answered, Answered]
-
-
-class Shared(NamedTuple):
-    """The images that two test splits share: pairs have one class in both, relabelled have two."""
-
-    pairs: list[Pair]
-    relabelled: list[Pair]
-
-    @property
-    def gained(self) -> list[Pair]:
-        """The pairs that only the second model answers right."""
-        return [pair for pair in self.pairs if pair[1].right and not pair[0].right]
-
-    @property
-    def lost(self) -> list[Pair]:
-        """The pairs that only the first model answers right."""
-        return [pair for pair in self.pairs if pair[0].right and not pair[1].right]
-
-
-def list_answers(table: Path) -> list[Answered]:
-    """Return the answers in a table of the stage evaluate; raises DamagedFile where it is no such table."""
+def read_answers(table: Path) -> pd.DataFrame:
+    """Return a table with COLUMNS from predictions.csv or TEST_PREDICTIONS; raises UserError without such a file."""
     try:
-        return [
-            Answered(row["path"], row["sha256"], row["actual"], row["label"], float(row["probability"]))
-            for row in scan_csv(table)
-        ]
+        rows = [[row[name] for name in COLUMNS] for row in scan_csv(table)]
+        return pd.DataFrame(rows, columns=COLUMNS).astype({"probability": float})
+    except FileNotFoundError as error:
+        raise UserError(
+            f"The export '{table.parent}' has no {table.name}, its answers to the test images: run its config again, "
+            f"which measures the model."
+        ) from error
     except (KeyError, ValueError) as error:
         raise DamagedFile(str(table)) from error
 
 
-def keep_predictions(predictions: Path, export: Path) -> None:
-    """Write the answers in a table of the stage evaluate beside the export that gave them."""
-    write_csv(export / TEST_PREDICTIONS, Answered._fields, list_answers(predictions))
+def pair_answers(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
+    """Return the images that two tables have under one class, each once, by checksum; of copies, as many as both have.
 
-
-def read_predictions(export: Path) -> list[Answered]:
-    """Return the answers that were kept of an export; raises UserError where there are none or they are damaged."""
-    try:
-        return list_answers(export / TEST_PREDICTIONS)
-    except FileNotFoundError as error:
-        raise UserError(
-            f"The export '{export}' has no {TEST_PREDICTIONS}, its answers to the test images: run its config again, "
-            f"which measures the model."
-        ) from error
-
-
-def pair_answers(first: Sequence[Answered], second: Sequence[Answered]) -> Shared:
-    """Pair the answers to one image, which has one checksum; of several copies those with equal paths first."""
-    left = {(row.sha256, row.path): row for row in first}
-    matches = [(left.pop((row.sha256, row.path), None), row) for row in second]
-    copies: defaultdict[str, list[Answered]] = defaultdict(list)
-    for row in left.values():
-        copies[row.sha256].append(row)
-    pairs = [(match or copies[row.sha256].pop(0), row) for match, row in matches if match or copies.get(row.sha256)]
-    same, relabelled = (
-        [pair for pair in pairs if (pair[0].actual == pair[1].actual) == alike] for alike in (True, False)
-    )
-    return Shared(same, relabelled)
+    Columns but actual and sha256 begin with first_ or second_; gained and lost mark the images that only the second or
+    only the first model answers right.
+    """
+    keys = ["sha256", "actual"]
+    numbered = [
+        answers.sort_values("path").assign(copy=lambda rows: rows.groupby(keys).cumcount()).set_index([*keys, "copy"])
+        for answers in (first, second)
+    ]
+    joined = numbered[0].add_prefix("first_").join(numbered[1].add_prefix("second_"), how="inner").reset_index()
+    before, now = joined.first_label == joined.actual, joined.second_label == joined.actual
+    return joined.assign(gained=now & ~before, lost=before & ~now)

@@ -9,7 +9,7 @@ from typing import Any
 import tensorflow_model_analysis as tfma
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from components.compare.predictions import TEST_PREDICTIONS, keep_predictions, list_answers
+from components.compare.predictions import COLUMNS, TEST_PREDICTIONS, read_answers
 from components.errors import DamagedFile, UserError
 from components.evaluate.newly_wrong import CHECKSUM, count_newly_wrong
 from components.evaluate.served_parity import measure_parity
@@ -31,7 +31,7 @@ from components.shards.records import check_count, check_shards, shard_files
 from components.storage.checksums import compute_checksum, find_mismatch
 from components.storage.files import write_json
 from components.storage.ownership import claim_files, replacing_shared_folder
-from components.storage.tables import scan_csv
+from components.storage.tables import scan_csv, write_csv
 from components.terminal.text import join_names
 
 # The other verdicts, and the names of the files that hold them.
@@ -84,12 +84,15 @@ def evaluate_model(
         reasons += parity.describe_failure() if parity else []
         newly_wrong = None
         if gate.max_newly_wrong is not None:
-            newly_wrong = count_newly_wrong(list_answers(predictions), find_last_blessed(run.exports, candidate))
-            reasons += newly_wrong.describe_failure(gate.max_newly_wrong)
-            unchecked += newly_wrong.unchecked
+            counted = count_newly_wrong(predictions, find_last_blessed(run.exports, candidate))
+            if isinstance(counted, str):
+                unchecked.append(counted)
+            else:
+                newly_wrong = counted._asdict()
+                reasons += counted.describe_failure(gate.max_newly_wrong)
         gated = gate.is_set
         blessed = gated and not reasons
-        checked = bool(thresholds or baseline or (newly_wrong and newly_wrong.images))
+        checked = bool(thresholds or baseline or newly_wrong)
         if not checked:
             reasons += unchecked if gated else [NO_GATE]
         warnings = describe_unanswered(confusion, examples.labels)
@@ -100,12 +103,12 @@ def evaluate_model(
             "metrics": metrics,
             "reasons": reasons,
             "served": parity and parity._asdict(),
-            "newly_wrong": newly_wrong and newly_wrong._asdict(),
+            "newly_wrong": newly_wrong,
         }
         write_json(folder / (BLESSED if blessed else NOT_BLESSED if gated else NOT_GATED), verdict)
     claim_files(candidate, [BLESSED, TEST_PREDICTIONS])
     (candidate / BLESSED).unlink(missing_ok=True)  # an evaluation with lower limits may have blessed it
-    keep_predictions(run.predictions, candidate)
+    write_csv(candidate / TEST_PREDICTIONS, COLUMNS, read_answers(run.predictions).to_numpy().tolist())
     if blessed:
         write_json(candidate / BLESSED, {**verdict, CHECKSUM: compute_checksum(candidate / TEST_PREDICTIONS)})
     former = baseline.name if baseline else ""

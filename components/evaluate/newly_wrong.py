@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from components.compare.predictions import TEST_PREDICTIONS, Answered, pair_answers, read_predictions
+from components.compare.predictions import TEST_PREDICTIONS, pair_answers, read_answers
 from components.errors import UserError
 from components.run_dir import BLESSED
 from components.storage.checksums import compute_checksum
@@ -17,42 +16,38 @@ CHECKSUM = "test_predictions_crc32c"
 
 
 class NewlyWrong(NamedTuple):
-    """Version of the earlier export, test images that both splits share, and those that were right and now are wrong.
+    """Version of the earlier export, and of the test images that both splits share the number and those lost."""
 
-    images is 0 where nothing was compared; unchecked then holds a sentence that says why.
-    """
-
-    export: str = ""
-    images: int = 0
-    lost: int = 0
-    unchecked: tuple[str, ...] = ()
+    export: str
+    images: int
+    lost: int
 
     def describe_failure(self, limit: float) -> list[str]:
         """Return one sentence if the fraction of lost images is above the limit, else nothing."""
-        if not self.images or self.lost / self.images <= limit:
-            return []
+        share = self.lost / self.images
         return [
-            f"{self.lost / self.images:.4f} of the {self.images:,} test images shared with export {self.export} were "
-            f"right and now are wrong ({self.lost:,} images), max_newly_wrong allows {limit:g}"
-        ]
+            f"{share:.4f} of the {self.images:,} test images shared with export {self.export} were right and now are "
+            f"wrong ({self.lost:,} images), max_newly_wrong allows {limit:g}"
+        ] * (share > limit)
 
 
-def count_newly_wrong(rows: Sequence[Answered], former: Path | None) -> NewlyWrong:
-    """Compare the new model's answers with those of the last blessed export; raises UserError if these are damaged."""
+def count_newly_wrong(predictions: Path, former: Path | None) -> NewlyWrong | str:
+    """Compare predictions.csv with the answers of the last blessed export, or return why nothing can be compared.
+
+    Raises UserError where these answers have changed.
+    """
     if former is None:
-        return _leave("there is no earlier blessed model in this run directory")
-    if not (former / TEST_PREDICTIONS).exists():
-        return _leave(f"the last blessed model, export {former.name}, has no {TEST_PREDICTIONS}")
-    if read_json(former / BLESSED).get(CHECKSUM) != compute_checksum(former / TEST_PREDICTIONS):
+        return "max_newly_wrong was not checked, as there is no earlier blessed model in this run directory"
+    answers = former / TEST_PREDICTIONS
+    why = f"max_newly_wrong was not checked, as the last blessed model, export {former.name}, has no"
+    if not answers.exists():
+        return f"{why} {TEST_PREDICTIONS}"
+    if read_json(former / BLESSED).get(CHECKSUM) != compute_checksum(answers):
         raise UserError(
-            f"'{former / TEST_PREDICTIONS}', with which the new model is compared, has changed since it was written: "
-            f"remove its folder and run again, which compares with the export before it."
+            f"'{answers}', with which the new model is compared, has changed since it was written: remove its folder "
+            f"and run again, which compares with the export before it."
         )
-    shared = pair_answers(read_predictions(former), rows)
-    if not shared.pairs:
-        return _leave(f"the last blessed model, export {former.name}, has no test image in common with this one")
-    return NewlyWrong(former.name, len(shared.pairs), len(shared.lost))
-
-
-def _leave(reason: str) -> NewlyWrong:
-    return NewlyWrong(unchecked=(f"max_newly_wrong was not checked, as {reason}",))
+    pairs = pair_answers(read_answers(answers), read_answers(predictions))
+    return (
+        f"{why} test image of this one" if pairs.empty else NewlyWrong(former.name, len(pairs), int(pairs.lost.sum()))
+    )

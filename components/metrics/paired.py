@@ -1,7 +1,4 @@
-"""Compare two models on the same images: exact test, interval of the difference, correction for several tests.
-
-gained is the number of images that only the second model answers right, lost of those that only the first does.
-"""
+"""Compare two models on the same images: gained are those that only the second answers right, lost only the first."""
 
 from __future__ import annotations
 
@@ -22,8 +19,7 @@ def mcnemar_test(gained: int, lost: int) -> float:
 def difference_interval(gained: int, lost: int, images: int) -> tuple[float, float]:
     """Return the 95 % interval of the difference of two accuracies on the same images, within [-1, 1].
 
-    It is the adjusted Wald interval of Bonett and Price (J. Educ. Behav. Stat. 37, 2012), which Fagerland, Lydersen
-    and Laake recommend (Stat. Med. 33, 2014): the plain one has no width where no image changed.
+    It is that of Bonett and Price (J. Educ. Behav. Stat. 37, 2012), which has a width also where no image changed.
     """
     up, down = (gained + 1) / (images + 2), (lost + 1) / (images + 2)
     margin = norm.ppf((1 + INTERVAL) / 2) * math.sqrt((up + down - (up - down) ** 2) / (images + 2))

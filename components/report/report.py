@@ -18,7 +18,6 @@ from components.audit.audit import MAP, NEAREST
 from components.backbones.spec import Spec
 from components.compare.compare import Difference, compare_exports
 from components.compare.page import list_shown, show_difference
-from components.compare.predictions import Pair
 from components.curve.page import describe_curve, summarize_curve
 from components.errors import UserError
 from components.evaluate.evaluate import find_last_blessed
@@ -149,17 +148,18 @@ def draw_figures(content: Content, history: Sequence[TableRow], run: RunDir) -> 
     }
 
 
-def gather_images(content: Content, seed: int, run: RunDir, changed: Sequence[Pair]) -> dict[str, Any]:
-    """Return the template's variables that show images: gallery, mistakes, map, tables on the data, pictures.
-
-    changed are the images gained and lost that the page shows.
-    """
+def gather_images(content: Content, seed: int, run: RunDir, changed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the template's variables that show images: gallery, mistakes, map, tables on the data, pictures."""
     shuffled = [content.predictions[row] for row in np.random.default_rng(seed).permutation(len(content.predictions))]
     gallery, shown = shuffled[:GALLERY_IMAGES], content.mistakes[:MISTAKES_SHOWN]
     wrong = {row["path"] for row in shown}
     nearest = [row for row in scan_csv(run.audit / NEAREST) if row["path"] in wrong]
     places, health = read_csv(run.audit / MAP), read_health(run)
-    large = [row["path"] for row in [*gallery, *shown]] + [new.path for _, new in changed] + sorted(health.image_keys())
+    large = (
+        [row["path"] for row in [*gallery, *shown]]
+        + [image["second_path"] for image in changed]
+        + sorted(health.image_keys())
+    )
     small = [row["nearest_path"] for row in nearest]
     small += [row["path"] for row in [*content.mistakes, *places, *shuffled]]
     return {

@@ -30,31 +30,32 @@ def test_the_numbers_are_those_of_pandas_and_scipy(two):
     found = compare_exports(first, second)
     lost, gained = table[table.right1 & ~table.right2], table[~table.right1 & table.right2]
     assert found.images == len(table) == 200
-    assert found.accuracies == pytest.approx((table.right1.mean(), table.right2.mean()))
+    assert (found.first.accuracy, found.second.accuracy) == pytest.approx((table.right1.mean(), table.right2.mean()))
+    assert found.first.own_accuracy == pytest.approx(sum(row.right for row in draw_answers(0.6, range(250), 1)) / 250)
     assert found.difference == pytest.approx(table.right2.mean() - table.right1.mean())
     assert found.interval[0] < found.difference < found.interval[1]
     assert found.p_value == pytest.approx(binomtest(len(lost), len(lost) + len(gained)).pvalue)
-    assert {pair[0].path for pair in found.lost} == set(lost.path1)
-    assert {pair[0].path for pair in found.gained} == set(gained.path1)
-    assert [pair[1].probability for pair in found.lost] == sorted(lost.probability2, reverse=True)
-    assert [pair[0].probability for pair in found.gained] == sorted(gained.probability1, reverse=True)
+    assert {image["first_path"] for image in found.lost} == set(lost.path1)
+    assert {image["first_path"] for image in found.gained} == set(gained.path1)
+    assert [image["second_probability"] for image in found.lost] == sorted(lost.probability2, reverse=True)
+    assert [image["first_probability"] for image in found.gained] == sorted(gained.probability1, reverse=True)
 
 
 def test_classes_have_their_recalls_and_p_values_corrected_for_their_number(two):
     first, second, table = two
-    rows = {row.label: row for row in compare_exports(first, second).classes}
+    found = compare_exports(first, second).classes
+    rows = {row["label"]: row for row in found}
     groups = dict(list(table.groupby("actual1")))
     raw = {}
     for label, group in groups.items():
         row = rows[label]
-        assert (row.images, row.first_recall, row.second_recall) == pytest.approx(
-            (len(group), group.right1.mean(), group.right2.mean())
-        )
-        assert (row.gained, row.lost) == ((group.right2 & ~group.right1).sum(), (group.right1 & ~group.right2).sum())
-        raw[label] = binomtest(row.lost, row.lost + row.gained).pvalue
+        lost, gained = (group.right1 & ~group.right2).sum(), (group.right2 & ~group.right1).sum()
+        assert (row["images"], row["gained"], row["lost"]) == (len(group), gained, lost)
+        assert (row["first_recall"], row["second_recall"]) == pytest.approx((group.right1.mean(), group.right2.mean()))
+        raw[label] = binomtest(lost, lost + gained).pvalue
     smallest = min(raw, key=raw.get)
-    assert rows[smallest].p_value == pytest.approx(min(1, 3 * raw[smallest]))
-    changes = [abs(row.gained - row.lost) for row in compare_exports(first, second).classes]
+    assert rows[smallest]["p_value"] == pytest.approx(min(1, 3 * raw[smallest]))
+    changes = [abs(row["gained"] - row["lost"]) for row in found]
     assert changes == sorted(changes, reverse=True)
 
 
@@ -62,7 +63,7 @@ def test_other_way_round_gained_is_lost(two):
     there, back = compare_exports(two[0], two[1]), compare_exports(two[1], two[0])
     assert back.difference == -there.difference and back.p_value == there.p_value
     assert back.interval == pytest.approx((-there.interval[1], -there.interval[0]))
-    assert [pair[::-1] for pair in back.gained] == there.lost
+    assert [image["second_path"] for image in back.gained] == [image["first_path"] for image in there.lost]
 
 
 def test_a_model_is_no_different_from_itself(two):
@@ -78,15 +79,16 @@ def test_other_splits_classes_and_labels_are_said(tmp_path):
     right = write_export(tmp_path / "2", second, ("ant", "bug", "cat", "dog"))
     found = compare_exports(left, right)
     assert found.images == 29
-    assert (found.first.images_alone, found.second.images_alone) == (10, 20)
+    assert (found.first.images_alone, found.second.images_alone) == (11, 21)
     assert (found.first.classes_alone, found.second.classes_alone) == (["bee"], ["bug", "dog"])
     assert found.notes == [
-        "10 of the 40 test images of the first model are none of the other: they are left out.",
+        "11 of the 40 test images of the first model are none of the other, or not of the same class: they are left "
+        "out.",
         "Only the first model has these classes: bee.",
-        "20 of the 50 test images of the second model are none of the other: they are left out.",
+        "21 of the 50 test images of the second model are none of the other, or not of the same class: they are left "
+        "out.",
         "Only the second model has these classes: bug, dog.",
-        "The class of 1 shared test images differs between the runs, such as '012.png' ('ant', then 'bug'): they are "
-        "left out.",
+        "Among these are 1 that are test images of both, but with another class in each.",
     ]
 
 

@@ -313,7 +313,7 @@ def test_images_that_were_right_and_now_are_wrong_are_counted_and_refused(judge)
         f"images), max_newly_wrong allows 0.1"
     ]
     verdict = json.loads((copy.evaluation / "NOT_BLESSED").read_text())
-    assert verdict["newly_wrong"] == {"export": good.name, "images": 36, "lost": lost, "unchecked": []}
+    assert verdict["newly_wrong"] == {"export": good.name, "images": 36, "lost": lost}
     assert (refused.verdict, (copy.exports / new.version / "BLESSED").exists()) == ("NOT BLESSED", False)
     # At the limit itself the model is blessed, and was compared.
     assert run({}, export=new, wrong=lost / 36).verdict == "BLESSED"

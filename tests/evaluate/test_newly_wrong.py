@@ -17,12 +17,13 @@ def former(tmp_path):
     return export
 
 
-def test_only_images_of_both_test_splits_count(former):
+def test_only_images_of_both_test_splits_count(former, tmp_path):
     rows = draw_answers(0.6, range(50, 150), 2)
+    predictions = write_export(tmp_path / "18", rows) / TEST_PREDICTIONS
     before = {row.sha256: row for row in draw_answers(0.7, range(100), 1)}
     lost = sum(before[row.sha256].right and not row.right for row in rows if row.sha256 in before)
-    found = count_newly_wrong(rows, former)
-    assert (found.export, found.images, found.lost, found.unchecked) == ("17", 50, lost, ())
+    found = count_newly_wrong(predictions, former)
+    assert found == ("17", 50, lost)
     assert found.describe_failure(lost / 50) == []
     (sentence,) = found.describe_failure(lost / 50 - 1e-9)
     assert f"{lost / 50:.4f} of the 50 test images shared with export 17" in sentence
@@ -33,19 +34,19 @@ def test_only_images_of_both_test_splits_count(former):
     [
         ("export", "there is no earlier blessed model in this run directory"),
         ("answers", "the last blessed model, export 17, has no test_predictions.csv"),
-        ("images", "the last blessed model, export 17, has no test image in common with this one"),
+        ("images", "the last blessed model, export 17, has no test image of this one"),
     ],
 )
-def test_where_nothing_can_be_compared_the_reason_is_given(former, missing, words):
+def test_where_nothing_can_be_compared_the_reason_is_given(former, tmp_path, missing, words):
     rows = draw_answers(0.6, range(500, 600) if missing == "images" else range(100))
     if missing == "answers":
         (former / TEST_PREDICTIONS).unlink()
-    found = count_newly_wrong(rows, None if missing == "export" else former)
-    assert found.unchecked == (f"max_newly_wrong was not checked, as {words}",)
-    assert found.images == 0 and found.describe_failure(0.0) == []
+    predictions = write_export(tmp_path / "18", rows) / TEST_PREDICTIONS
+    found = count_newly_wrong(predictions, None if missing == "export" else former)
+    assert found == f"max_newly_wrong was not checked, as {words}"
 
 
 def test_answers_of_the_last_blessed_model_that_have_changed_are_refused(former):
     lines = (former / TEST_PREDICTIONS).read_text().splitlines(keepends=True)
     (former / TEST_PREDICTIONS).write_text("".join(lines[:-1]))
-    assert "has changed since it was written" in refusal(count_newly_wrong, draw_answers(0.6, range(9)), former)
+    assert "has changed since it was written" in refusal(count_newly_wrong, former / TEST_PREDICTIONS, former)

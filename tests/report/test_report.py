@@ -227,7 +227,10 @@ def test_the_page_shows_the_images_that_changed_since_the_last_blessed_model(cop
     section = page[page.index('<section id="changes">') : page.index('<section id="data-map">')]
     pictures = json.loads(re.search(r'id="pictures">(.*?)</script>', page)[1])
     shown = re.findall(r'data-key="([^"]+)"', section)
-    assert shown == [new.path for _, new in [*difference.lost, *difference.gained[:24]]] and {*shown} <= pictures.keys()
+    assert (
+        shown == [image["second_path"] for image in [*difference.lost, *difference.gained[:24]]]
+        and {*shown} <= pictures.keys()
+    )
     answers.unlink()
     page = report_again(copied)
     assert "No comparison with it image by image: The export" in page and '<section id="changes">' not in page
