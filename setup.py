@@ -36,6 +36,9 @@ REQUIRED = [
 ]
 # extract.engine openvino_int8: quantizes the backbone.
 INT8 = ["nncf>=3.4,<4"]
+# topgraft export --to onnx: the converter, and the runtime with which the model is compared. onnx 1.19 and later need
+# an ml_dtypes that TensorFlow 2.15 does not take.
+ONNX = ["tf2onnx>=1.17,<2", "onnx>=1.18,<1.19", "onnxruntime"]
 # topgraft serve: routes and requests; the HTTP server below them.
 SERVE = ["starlette", "uvicorn"]
 # httpx: Starlette's test client. playwright: drives the report and the page of topgraft serve in a browser.
@@ -47,6 +50,7 @@ DEVELOPMENT = [
     *("ipykernel", "nbclient", "nbformat"),
     *SERVE,
     *INT8,
+    *ONNX,
 ]
 
 setup(
@@ -59,6 +63,6 @@ setup(
     packages=find_packages(include=["pipeline*", "components*"]),
     package_data={"components.pages": ["templates/*.j2"]},
     install_requires=REQUIRED,
-    extras_require={"dev": DEVELOPMENT, "serve": SERVE, "int8": INT8},
+    extras_require={"dev": DEVELOPMENT, "serve": SERVE, "int8": INT8, "onnx": ONNX},
     entry_points={"console_scripts": ["topgraft=pipeline.cli:run_and_exit"]},
 )

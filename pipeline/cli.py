@@ -138,7 +138,7 @@ def make_parser() -> Parser:
         model,
         output,
     )
-    export.add_argument("--to", choices=["tflite"], required=True, help="tflite: float32 and int8 models for devices")
+    export.add_argument("--to", choices=["tflite", "onnx", "openvino"], required=True, help="tflite: also in int8")
     compare = add("compare", commands.compare_command, "compare two models on the test images that both have", output)
     for name in ("first", "second"):
         compare.add_argument(name, type=path, help=MODEL)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 from components.errors import DamagedFile, UserError
@@ -230,15 +231,21 @@ def export_command(options: argparse.Namespace) -> None:
     """topgraft export: convert the SavedModel that the stage export wrote."""
     from dataclasses import asdict
 
+    from components.export.convert import convert_export
     from components.export.export import find_export
-    from components.export.tflite import convert_export
     from pipeline.output_dir import is_run_dir
     from pipeline.run_lock import hold_run_dir
 
+    try:
+        target = resolve_name(f"components.export.{options.to}:FORMAT")
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"This export needs '{error.name}', which is not installed: pip install 'topgraft[{options.to}]'."
+        ) from error
     export = find_export(options.model).resolve()
     progress, run = show_progress(options.quiet), RunDir(export.parent.parent)
-    with hold_run_dir(run) if is_run_dir(run.root) else nullcontext(), progress.stage("tflite"):
-        folder, comparison = convert_export(export, run, progress)
+    with hold_run_dir(run) if is_run_dir(run.root) else nullcontext(), progress.stage(options.to):
+        folder, comparison = convert_export(export, run, target, progress)
     print_comparison(comparison, folder, options.quiet)
     options.print_json({**asdict(comparison), "folder": str(folder)})
 

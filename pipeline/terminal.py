@@ -16,7 +16,7 @@ from components.terminal.text import format_bytes, print_line, printable
 if TYPE_CHECKING:
     from components.compare.compare import Difference
     from components.curve.page import CurvePoint
-    from components.export.tflite import Comparison
+    from components.export.convert import Comparison
     from components.plan.estimate import RunPlan
 
 PrintJson = Callable[[Any], None]
