@@ -172,11 +172,9 @@ def print_difference(difference: Difference, page: Path | None, quiet: bool) -> 
     from components.compare.page import COLUMNS, describe_change, list_classes, list_models
 
     if not quiet:
-        _print_table(["", "first", "second"], [], list_models(difference))
-        print()
-        _print_table(COLUMNS[:1], COLUMNS[1:], list_classes(difference)[:LISTED_CLASSES])
+        _print_table(["", "first", "second"], [], [*list_models(difference), ["", "", ""]])
+        _print_table(COLUMNS[:1], COLUMNS[1:], [*list_classes(difference)[:LISTED_CLASSES], [""] * len(COLUMNS)])
         _print_notes(difference.notes)
-        print()
     print_line(describe_change(difference))
     if page and not quiet:
         print_line(f"page: {page}")

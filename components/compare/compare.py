@@ -10,19 +10,14 @@ from typing import Any
 
 import pandas as pd
 
-from components.compare.predictions import TEST_PREDICTIONS, pair_answers, read_answers
+from components.compare.predictions import MARKS, TEST_PREDICTIONS, pair_answers, read_answers
 from components.errors import DamagedFile, UserError
-from components.export.export import read_facts
+from components.export.export import SAVED_MODEL, read_facts
 from components.metrics.paired import correct_holm, difference_interval, mcnemar_test
 from components.run_dir import RunDir
 from components.storage.files import read_json
 from components.storage.places import list_files
 from components.terminal.text import join_names
-
-# The files of a SavedModel; a version folder has others beside it.
-SAVED_FILES = ("saved_model.pb", "variables/", "assets/")
-# The keys of an image gained or lost.
-CHANGE = [f"{side}_{key}" for side in ("first", "second") for key in ("path", "label", "probability")]
 
 
 @dataclass(frozen=True)
@@ -49,8 +44,8 @@ class Difference:
     """Two models on the images that both test splits have under one class.
 
     difference is the accuracy of second less that of first, interval its 95 % interval, p_value that of McNemar's
-    exact test. gained are the images that only second answers right, lost those that only first does: actual and the
-    keys of CHANGE, the most probable wrong answer first. classes are those with such images, the largest change first.
+    exact test. gained are the images that only second answers right, lost those that only first does, in the columns of
+    pair_answers, the most probable wrong answer first. classes are those with such images, the largest change first.
     """
 
     first: ComparedModel
@@ -74,38 +69,32 @@ def compare_exports(first: Path, second: Path) -> Difference:
             f"'{first}' and '{second}' have no test image of one class in common: compare models whose test splits "
             f"share images."
         )
-    old, new = (
-        _measure(export, own, pairs[f"{side}_label"] == pairs.actual, other)
-        for side, export, own, other in zip(("first", "second"), (first, second), answers, (second, first), strict=True)
-    )
-    shared = {*answers[0].sha256} & {*answers[1].sha256}
-    counts = int(pairs.gained.sum()), int(pairs.lost.sum())
-
-    def list_images(kind: str, wrong: str) -> list[dict[str, Any]]:
-        images = pairs[pairs[kind]].sort_values(f"{wrong}_probability", ascending=False)
-        rows: list[dict[str, Any]] = images[["actual", *CHANGE]].to_dict("records")
-        return rows
-
+    old = _measure(first, answers[0], pairs.first_label == pairs.actual, second)
+    new = _measure(second, answers[1], pairs.second_label == pairs.actual, first)
+    gained = pairs[pairs.gained].sort_values("first_probability", ascending=False).drop(columns=MARKS)
+    lost = pairs[pairs.lost].sort_values("second_probability", ascending=False).drop(columns=MARKS)
+    relabelled = {*answers[0].sha256} & {*answers[1].sha256} - {*pairs.sha256}
     return Difference(
         old,
         new,
         len(pairs),
-        (counts[0] - counts[1]) / len(pairs),
-        difference_interval(*counts, len(pairs)),
-        mcnemar_test(*counts),
-        list_images("gained", "first"),
-        list_images("lost", "second"),
+        (len(gained) - len(lost)) / len(pairs),
+        difference_interval(len(gained), len(lost), len(pairs)),
+        mcnemar_test(len(gained), len(lost)),
+        gained.to_dict("records"),
+        lost.to_dict("records"),
         compare_classes(pairs),
-        [*describe_scope({"first": old, "second": new}, len(shared - {*pairs.sha256}))],
+        [*describe_scope({"first": old, "second": new}, len(relabelled))],
     )
 
 
 def _measure(export: Path, answers: pd.DataFrame, right: pd.Series, other: Path) -> ComparedModel:
     facts, others = read_facts(export), read_facts(other)["classes"]
+    saved = (SAVED_MODEL, "variables/", "assets/")
     return ComparedModel(
         str(export),
         facts["backbone"]["name"],
-        sum(status.size for name, status in list_files(export).items() if name.startswith(SAVED_FILES)),
+        sum(status.size for name, status in list_files(export).items() if name.startswith(saved)),
         read_speed(RunDir(export.parent.parent), facts["backbone"]["id"]),
         float(right.mean()),
         float((answers.label == answers.actual).mean()),
@@ -133,12 +122,12 @@ def compare_classes(pairs: pd.DataFrame) -> list[dict[str, Any]]:
     so it needs no correction (Tarone, Biometrics 46, 1990).
     """
     right = {f"{side}_recall": pairs[f"{side}_label"] == pairs.actual for side in ("first", "second")}
-    groups = pairs.assign(**right).groupby("actual")
-    table = groups.agg({"gained": "sum", "lost": "sum", **dict.fromkeys(right, "mean")})
-    table = table.assign(images=groups.size(), change=-(table.gained - table.lost).abs())
-    table = table[table.gained + table.lost > 0].sort_values("change", kind="stable").drop(columns="change")
-    p_values = correct_holm([mcnemar_test(*row) for row in zip(table.gained, table.lost, strict=True)])
-    rows: list[dict[str, Any]] = table.assign(p_value=p_values).rename_axis("label").reset_index().to_dict("records")
+    groups = pairs.assign(images=1, **right).groupby("actual")
+    table = groups.agg({"images": "sum", **dict.fromkeys(right, "mean"), "gained": "sum", "lost": "sum"})
+    table = table[table.gained + table.lost > 0].rename_axis("label").reset_index()
+    table["p_value"] = correct_holm([mcnemar_test(*row) for row in table[["gained", "lost"]].to_numpy().tolist()])
+    change = (table.lost - table.gained).abs().sort_values(ascending=False, kind="stable")
+    rows: list[dict[str, Any]] = table.loc[change.index].to_dict("records")
     return rows
 
 

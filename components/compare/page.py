@@ -58,13 +58,12 @@ def list_shown(difference: Difference) -> list[dict[str, Any]]:
 
 def show_difference(difference: Difference) -> dict[str, Any]:
     """Return the variables of the template of a comparison, which also needs a macro `picture`."""
-    tables = {"compared_models": list_models(difference), "changed_classes": list_classes(difference)}
     return {
         "difference": difference,
         "change": describe_change(difference),
-        "class_columns": COLUMNS,
+        "compared_models": list_models(difference),
+        "changed_classes": [list(COLUMNS), *list_classes(difference)],
         "most_shown": SHOWN,
-        **tables,
     }
 
 

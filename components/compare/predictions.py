@@ -12,6 +12,8 @@ from components.storage.tables import scan_csv
 # A file of an export, which the stage evaluate writes, and its columns, which predictions.csv has too.
 TEST_PREDICTIONS = "test_predictions.csv"
 COLUMNS = ("path", "sha256", "actual", "label", "probability")
+# Columns of pairs: whether only the second, or only the first model answers right.
+MARKS = ["gained", "lost"]
 
 
 def read_answers(table: Path) -> pd.DataFrame:
@@ -31,14 +33,14 @@ def read_answers(table: Path) -> pd.DataFrame:
 def pair_answers(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
     """Return the images that two tables have under one class, each once, by checksum; of copies, as many as both have.
 
-    Columns but actual and sha256 begin with first_ or second_; gained and lost mark the images that only the second or
-    only the first model answers right.
+    Columns but actual, sha256 and MARKS begin with first_ or second_.
     """
     keys = ["sha256", "actual"]
     numbered = [
         answers.sort_values("path").assign(copy=lambda rows: rows.groupby(keys).cumcount()).set_index([*keys, "copy"])
         for answers in (first, second)
     ]
-    joined = numbered[0].add_prefix("first_").join(numbered[1].add_prefix("second_"), how="inner").reset_index()
+    joined = numbered[0].add_prefix("first_").join(numbered[1].add_prefix("second_"), how="inner")
+    joined = joined.reset_index(keys).reset_index(drop=True)
     before, now = joined.first_label == joined.actual, joined.second_label == joined.actual
     return joined.assign(gained=now & ~before, lost=before & ~now)

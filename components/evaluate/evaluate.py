@@ -82,14 +82,13 @@ def evaluate_model(
                 reasons.append(f"{name} is {value:.4f}{detail}, at least {thresholds[name]:g} was asked for")
         parity = measure_parity(examples, bottlenecks, run, candidate, predictions)
         reasons += parity.describe_failure() if parity else []
-        newly_wrong = None
-        if gate.max_newly_wrong is not None:
-            counted = count_newly_wrong(predictions, find_last_blessed(run.exports, candidate))
-            if isinstance(counted, str):
-                unchecked.append(counted)
-            else:
-                newly_wrong = counted._asdict()
-                reasons += counted.describe_failure(gate.max_newly_wrong)
+        limit, newly_wrong = gate.max_newly_wrong, None
+        if limit is not None:
+            newly_wrong, sentence = count_newly_wrong(predictions, find_last_blessed(run.exports, candidate))
+            if newly_wrong is None:
+                unchecked.append(sentence)
+            elif newly_wrong["lost"] / newly_wrong["images"] > limit:
+                reasons.append(f"{sentence}, max_newly_wrong allows {limit:g}")
         gated = gate.is_set
         blessed = gated and not reasons
         checked = bool(thresholds or baseline or newly_wrong)

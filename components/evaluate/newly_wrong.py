@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 from components.compare.predictions import TEST_PREDICTIONS, pair_answers, read_answers
 from components.errors import UserError
@@ -15,39 +15,28 @@ from components.storage.files import read_json
 CHECKSUM = "test_predictions_crc32c"
 
 
-class NewlyWrong(NamedTuple):
-    """Version of the earlier export, and of the test images that both splits share the number and those lost."""
+def count_newly_wrong(predictions: Path, former: Path | None) -> tuple[dict[str, Any] | None, str]:
+    """Compare predictions.csv with the answers of the last blessed export; return the numbers, and a sentence.
 
-    export: str
-    images: int
-    lost: int
-
-    def describe_failure(self, limit: float) -> list[str]:
-        """Return one sentence if the fraction of lost images is above the limit, else nothing."""
-        share = self.lost / self.images
-        return [
-            f"{share:.4f} of the {self.images:,} test images shared with export {self.export} were right and now are "
-            f"wrong ({self.lost:,} images), max_newly_wrong allows {limit:g}"
-        ] * (share > limit)
-
-
-def count_newly_wrong(predictions: Path, former: Path | None) -> NewlyWrong | str:
-    """Compare predictions.csv with the answers of the last blessed export, or return why nothing can be compared.
-
-    Raises UserError where these answers have changed.
+    Without anything to compare there are no numbers, and the sentence says why. Raises UserError where the answers of
+    the export have changed.
     """
     if former is None:
-        return "max_newly_wrong was not checked, as there is no earlier blessed model in this run directory"
+        return None, "max_newly_wrong was not checked, as there is no earlier blessed model in this run directory"
     answers = former / TEST_PREDICTIONS
     why = f"max_newly_wrong was not checked, as the last blessed model, export {former.name}, has no"
     if not answers.exists():
-        return f"{why} {TEST_PREDICTIONS}"
+        return None, f"{why} {TEST_PREDICTIONS}"
     if read_json(former / BLESSED).get(CHECKSUM) != compute_checksum(answers):
         raise UserError(
             f"'{answers}', with which the new model is compared, has changed since it was written: remove its folder "
             f"and run again, which compares with the export before it."
         )
     pairs = pair_answers(read_answers(answers), read_answers(predictions))
-    return (
-        f"{why} test image of this one" if pairs.empty else NewlyWrong(former.name, len(pairs), int(pairs.lost.sum()))
+    if pairs.empty:
+        return None, f"{why} test image of this one"
+    images, lost = len(pairs), int(pairs.lost.sum())
+    return {"export": former.name, "images": images, "lost": lost}, (
+        f"{lost / images:.4f} of the {images:,} test images shared with export {former.name} were right and now are "
+        f"wrong ({lost:,} images)"
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ import tensorflow as tf
 from components import features
 from components.errors import UserError
 from components.export.export import check_export, read_facts
+from components.export.formats import FORMATS, IMAGES, LABELS_FILE, Classify
 from components.features import ENCODED, LABEL
 from components.run_dir import MODEL_CARD, RunDir
 from components.shards.records import IMAGE_SPEC, read_batches, shard_files
@@ -25,8 +26,7 @@ from components.terminal.progress import Progress
 
 v1 = tf.compat.v1
 
-IMAGES = "images"
-LABELS_FILE, COMPARISON_FILE = "labels.txt", "comparison.json"
+COMPARISON_FILE = "comparison.json"
 # The client that is written beside the models, and its line for networks with TensorFlow 1's resizing.
 CLIENT, HALF_PIXEL, WHOLE_PIXEL = Path(__file__).with_name("classify.py"), "OFFSET = 0.5", "OFFSET = 0.0"
 
@@ -50,19 +50,6 @@ class Comparison:
     models: dict[str, Agreement]
 
 
-class Format(NamedTuple):
-    """A format: its name, functions that write and that load models.
-
-    write takes a GraphDef from IMAGES float32[N, S, S, 3] in 0..255 to PROBABILITIES float32[N, C], metadata by name,
-    and a folder that has LABELS_FILE; it returns the paths of the models by name. load returns the function of a model
-    from images to probabilities.
-    """
-
-    name: str
-    write: Callable[[Any, Mapping[str, str], Path], dict[str, Path]]
-    load: Callable[[Path], Callable[[np.ndarray], np.ndarray]]
-
-
 class Served(NamedTuple):
     """An export in a session; names of the tensors of image bytes, pixels float32[N, S, S, 3] in 0..255 and answers."""
 
@@ -72,12 +59,11 @@ class Served(NamedTuple):
     probabilities: str
 
 
-def convert_export(export: Path, run: RunDir, target: Format, progress: Progress) -> tuple[Path, Comparison]:
-    """Write <format>/<version>/ of an export of a run; return the folder and the comparison with the export.
+def convert_export(export: Path, run: RunDir, target: str, progress: Progress) -> tuple[Path, Comparison]:
+    """Write the models of a target of FORMATS to <target>/<version>/; return the folder, and how they compare.
 
-    Beside the models are the labels, the model card, the comparison and a client in Python. Raises UserError for an
-    export outside a run, of other classes than the run has by now, or without a single image input, and for a model
-    that the format cannot express.
+    Raises UserError for an export outside a run, of other classes than the run has by now, or without a single image
+    input, and for a model that the format cannot express.
     """
     ingested = run.stages / "ingest.json"
     if not ingested.exists():
@@ -86,7 +72,7 @@ def convert_export(export: Path, run: RunDir, target: Format, progress: Progress
             f"give the directory of a run."
         )
     examples = json.loads(ingested.read_text(encoding="utf-8"))["outcome"]
-    final = run.root / target.name / export.name
+    final = run.root / target / export.name
     with replacing_folder(final) as folder, _serving(export) as served:
         facts = read_facts(export)
         if facts["classes"] != examples["labels"]:
@@ -100,12 +86,12 @@ def convert_export(export: Path, run: RunDir, target: Format, progress: Progress
         if facts["abstention"]:
             metadata["abstain_below"] = str(facts["abstention"]["threshold"])
         try:
-            paths = target.write(cut_graph(served), metadata, folder)
-            models = {name: target.load(path) for name, path in paths.items()}
+            paths = FORMATS[target].write(cut_graph(served), metadata, folder)
+            models = {name: FORMATS[target].load(path) for name, path in paths.items()}
         except Exception as error:  # each library has exceptions of many kinds, some of private modules
             reason = str(error).strip().partition("\n")[0].rstrip(". ")
             raise UserError(
-                f"{target.name} cannot express this model ({reason}): choose a backbone of standard operations."
+                f"{target} cannot express this model ({reason}): choose a backbone of standard operations."
             ) from error
         offset = WHOLE_PIXEL if _resizes_as_before(served) else HALF_PIXEL
         (folder / CLIENT.name).write_text(CLIENT.read_text(encoding="utf-8").replace(HALF_PIXEL, offset))
@@ -176,7 +162,7 @@ def cut_graph(served: Served) -> Any:
 def compare_models(
     served: Served,
     version: str,
-    models: Mapping[str, Callable[[np.ndarray], np.ndarray]],
+    models: Mapping[str, Classify],
     sizes: Mapping[str, int],
     batches: Iterable[dict[str, np.ndarray]],
     count: int,
