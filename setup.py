@@ -42,11 +42,12 @@ ONNX = ["tf2onnx>=1.17,<2", "onnx>=1.18,<1.19", "onnxruntime"]
 # topgraft serve: routes and requests; the HTTP server below them.
 SERVE = ["starlette", "uvicorn"]
 # httpx: Starlette's test client. playwright: drives the report and the page of topgraft serve in a browser.
-# gcp-storage-emulator: Cloud Storage for tests. nbclient, nbformat, ipykernel: run the notebook; TFMA brings them.
+# gcp-storage-emulator: Cloud Storage for tests. ai-edge-litert: the client of a TFLite export.
+# nbclient, nbformat, ipykernel: run the notebook; TFMA brings them.
 DEVELOPMENT = [
     *("build", "hypothesis", "import-linter", "mypy", "ruff", "types-PyYAML"),
     *("pytest", "pytest-cov", "pytest-timeout", "pytest-xdist"),
-    *("httpx", "playwright", "gcp-storage-emulator"),
+    *("httpx", "playwright", "gcp-storage-emulator", "ai-edge-litert"),
     *("ipykernel", "nbclient", "nbformat"),
     *SERVE,
     *INT8,
