@@ -9,9 +9,8 @@ from typing import Any
 import tensorflow_model_analysis as tfma
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from components.compare.predictions import COLUMNS, TEST_PREDICTIONS, read_answers
+from components.compare.predictions import CHECKSUM, COLUMNS, TEST_PREDICTIONS, count_newly_wrong
 from components.errors import DamagedFile, UserError
-from components.evaluate.newly_wrong import CHECKSUM, count_newly_wrong
 from components.evaluate.served_parity import measure_parity
 from components.evaluate.settings import ModelGate
 from components.evaluate.tfma_analysis import (
@@ -107,7 +106,8 @@ def evaluate_model(
         write_json(folder / (BLESSED if blessed else NOT_BLESSED if gated else NOT_GATED), verdict)
     claim_files(candidate, [BLESSED, TEST_PREDICTIONS])
     (candidate / BLESSED).unlink(missing_ok=True)  # an evaluation with lower limits may have blessed it
-    write_csv(candidate / TEST_PREDICTIONS, COLUMNS, read_answers(run.predictions).to_numpy().tolist())
+    kept = ([row[name] for name in COLUMNS] for row in scan_csv(run.predictions))
+    write_csv(candidate / TEST_PREDICTIONS, COLUMNS, kept)
     if blessed:
         write_json(candidate / BLESSED, {**verdict, CHECKSUM: compute_checksum(candidate / TEST_PREDICTIONS)})
     former = baseline.name if baseline else ""

@@ -4,8 +4,7 @@ import pytest
 from compared import draw_answers, write_export
 from toys import refusal
 
-from components.compare.predictions import TEST_PREDICTIONS
-from components.evaluate.newly_wrong import CHECKSUM, count_newly_wrong
+from components.compare.predictions import CHECKSUM, TEST_PREDICTIONS, count_newly_wrong
 from components.storage.checksums import compute_checksum
 
 
@@ -22,11 +21,10 @@ def test_only_images_of_both_test_splits_count(former, tmp_path):
     predictions = write_export(tmp_path / "18", rows) / TEST_PREDICTIONS
     before = {row.sha256: row for row in draw_answers(0.7, range(100), 1)}
     lost = sum(before[row.sha256].right and not row.right for row in rows if row.sha256 in before)
-    found = count_newly_wrong(predictions, former)
-    assert found == ("17", 50, lost)
-    assert found.describe_failure(lost / 50) == []
-    (sentence,) = found.describe_failure(lost / 50 - 1e-9)
-    assert f"{lost / 50:.4f} of the 50 test images shared with export 17" in sentence
+    assert count_newly_wrong(predictions, former) == (
+        {"export": "17", "images": 50, "lost": lost},
+        f"{lost / 50:.4f} of the 50 test images shared with export 17 were right and now are wrong ({lost} images)",
+    )
 
 
 @pytest.mark.parametrize(
@@ -43,7 +41,7 @@ def test_where_nothing_can_be_compared_the_reason_is_given(former, tmp_path, mis
         (former / TEST_PREDICTIONS).unlink()
     predictions = write_export(tmp_path / "18", rows) / TEST_PREDICTIONS
     found = count_newly_wrong(predictions, None if missing == "export" else former)
-    assert found == f"max_newly_wrong was not checked, as {words}"
+    assert found == (None, f"max_newly_wrong was not checked, as {words}")
 
 
 def test_answers_of_the_last_blessed_model_that_have_changed_are_refused(former):
