@@ -40,6 +40,8 @@ def load_model() -> tuple[Callable[[np.ndarray], np.ndarray], int]:
 def read_pixels(file: str, size: int) -> np.ndarray:
     """Return an image upright, on white and resized as float32[1, size, size, 3] in 0..255."""
     image = ImageOps.exif_transpose(Image.open(file))
+    if image.mode[0] in "IF":
+        sys.exit(f"'{file}' has more than 8 bits per channel, which this client cannot read: convert it to 8 bits.")
     if image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     pixels = np.asarray(image.convert("RGB"), np.float32)

@@ -27,8 +27,8 @@ from components.terminal.progress import Progress
 v1 = tf.compat.v1
 
 COMPARISON_FILE = "comparison.json"
-# The client that is written beside the models, and its line for networks with TensorFlow 1's resizing.
-CLIENT, HALF_PIXEL, WHOLE_PIXEL = Path(__file__).with_name("classify.py"), "OFFSET = 0.5", "OFFSET = 0.0"
+# The client that is written beside the models, and the change in it for networks with TensorFlow 1's resizing.
+CLIENT, RESIZING = Path(__file__).with_name("classify.py"), ("OFFSET = 0.5", "OFFSET = 0.0")
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,8 @@ def convert_export(export: Path, run: RunDir, target: str, progress: Progress) -
             raise UserError(
                 f"{target} cannot express this model ({reason}): choose a backbone of standard operations."
             ) from error
-        offset = WHOLE_PIXEL if _resizes_as_before(served) else HALF_PIXEL
-        (folder / CLIENT.name).write_text(CLIENT.read_text(encoding="utf-8").replace(HALF_PIXEL, offset))
+        client = CLIENT.read_text(encoding="utf-8")
+        (folder / CLIENT.name).write_text(client.replace(*RESIZING) if _resizes_as_before(served) else client)
         batches = read_batches(shard_files(run.examples, "test", examples["shards"]), IMAGE_SPEC)
         sizes = {
             name: sum(file.stat().st_size for file in folder.glob(f"{path.stem}.*")) for name, path in paths.items()

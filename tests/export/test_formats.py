@@ -138,6 +138,14 @@ def test_the_client_of_a_network_with_the_old_resizing_resizes_as_it(run, tmp_pa
         )
 
 
+def test_the_client_refuses_an_image_that_it_would_misread(run, tmp_path):
+    deep = np.random.default_rng(0).integers(0, 65536, (40, 40, 1)).astype(np.uint16)
+    (tmp_path / "deep.png").write_bytes(tf.io.encode_png(deep).numpy())
+    command = [sys.executable, str(folder_of(run, "onnx") / "classify.py"), str(tmp_path / "deep.png")]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 1 and "more than 8 bits per channel" in result.stderr and not result.stdout
+
+
 def test_a_model_that_a_format_cannot_express_is_refused_and_nothing_is_written(
     toy_run, tmp_path, progress, monkeypatch
 ):
