@@ -30,6 +30,7 @@ from components.shards.records import check_count, check_shards, shard_files
 from components.storage.checksums import compute_checksum, find_mismatch
 from components.storage.files import write_json
 from components.storage.ownership import claim_files, replacing_shared_folder
+from components.storage.places import remove_file
 from components.storage.tables import scan_csv, write_csv
 from components.terminal.text import join_names
 
@@ -105,7 +106,7 @@ def evaluate_model(
         }
         write_json(folder / (BLESSED if blessed else NOT_BLESSED if gated else NOT_GATED), verdict)
     claim_files(candidate, [BLESSED, TEST_PREDICTIONS])
-    (candidate / BLESSED).unlink(missing_ok=True)  # an evaluation with lower limits may have blessed it
+    remove_file(candidate / BLESSED)  # an evaluation with lower limits may have blessed it
     kept = ([row[name] for name in COLUMNS] for row in scan_csv(run.predictions))
     write_csv(candidate / TEST_PREDICTIONS, COLUMNS, kept)
     if blessed:

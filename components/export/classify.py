@@ -61,4 +61,4 @@ for file in sys.argv[1:]:
     probabilities = classify(read_pixels(file, side))
     best = probabilities.argmax()
     note = "\tabstained" if abstention and probabilities[best] < abstention["threshold"] else ""
-    print(f"{file}\t{labels[best]}\t{probabilities[best]:.4f}{note}")
+    print(f"{file}\t{labels[best]}\t{probabilities[best]:.6f}{note}")
