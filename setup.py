@@ -38,17 +38,22 @@ REQUIRED = [
 ]
 # extract.engine openvino_int8: quantizes the backbone.
 INT8 = ["nncf>=3.4,<4"]
+# topgraft export --to onnx: the converter, and the runtime with which the model is compared. onnx 1.19 and later need
+# an ml_dtypes that TensorFlow 2.15 does not take.
+ONNX = ["tf2onnx>=1.17,<2", "onnx>=1.18,<1.19", "onnxruntime"]
 # topgraft serve: routes and requests; the HTTP server below them.
 SERVE = ["starlette", "uvicorn"]
 # httpx: Starlette's test client. playwright: drives the report and the page of topgraft serve in a browser.
-# gcp-storage-emulator: Cloud Storage for tests. nbclient, nbformat, ipykernel: run the notebook; TFMA brings them.
+# gcp-storage-emulator: Cloud Storage for tests. ai-edge-litert: the client of a TFLite export.
+# nbclient, nbformat, ipykernel: run the notebook; TFMA brings them.
 DEVELOPMENT = [
     *("build", "hypothesis", "import-linter", "mypy", "ruff", "types-PyYAML"),
     *("pytest", "pytest-cov", "pytest-timeout", "pytest-xdist"),
-    *("httpx", "playwright", "gcp-storage-emulator"),
+    *("httpx", "playwright", "gcp-storage-emulator", "ai-edge-litert"),
     *("ipykernel", "nbclient", "nbformat"),
     *SERVE,
     *INT8,
+    *ONNX,
 ]
 
 setup(
@@ -61,6 +66,6 @@ setup(
     packages=find_packages(include=["pipeline*", "components*"]),
     package_data={"components.pages": ["templates/*.j2"]},
     install_requires=REQUIRED,
-    extras_require={"dev": DEVELOPMENT, "serve": SERVE, "int8": INT8},
+    extras_require={"dev": DEVELOPMENT, "serve": SERVE, "int8": INT8, "onnx": ONNX},
     entry_points={"console_scripts": ["topgraft=pipeline.cli:run_and_exit"]},
 )

@@ -52,6 +52,8 @@ class RunDir:
     finetuned = Below("finetuned")
     exports = Below("export")
     tflite = Below("tflite")
+    onnx = Below("onnx")
+    openvino = Below("openvino")
     evaluation = Below("evaluation")
     predictions = Below("evaluation/predictions.csv")
     curve = Below("curve")

@@ -22,6 +22,7 @@ from pipeline.terminal import json_output
 
 BEAM_COMMANDS = ("run", "curve", "predict")
 BEAM_FLAGS = "Flags of Apache Beam follow --, such as -- --runner=DataflowRunner --region=us-central1."
+MODEL = "a run directory, such as runs/digits, or its folder export: the newest blessed version; or a version folder"
 USER_ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 INTERRUPTION = "interrupted; the same command continues where it stopped."
 
@@ -123,12 +124,7 @@ def make_parser() -> Parser:
     curve.add_argument("--draws", type=positive, help="random draws per number of images (default 5)")
     add("init", commands.init_command, "write the config that a folder of images stands for, without a run", config)
     model = Parser(add_help=False)
-    model.add_argument(
-        "model",
-        type=path,
-        help="a run directory, such as runs/digits, or its folder export: the newest blessed version; or a version "
-        "folder",
-    )
+    model.add_argument("model", type=path, help=MODEL)
     predict = add("predict", commands.predict_command, "classify images with an exported model", model, images)
     predict.add_argument(
         "--beam", action="append", metavar="KEY=VALUE", help="run as a Beam job: runner=..., shards=..., ..."
@@ -142,7 +138,11 @@ def make_parser() -> Parser:
         model,
         output,
     )
-    export.add_argument("--to", choices=["tflite"], required=True, help="tflite: float32 and int8 models for devices")
+    export.add_argument("--to", choices=["tflite", "onnx", "openvino"], required=True, help="tflite: also in int8")
+    compare = add("compare", commands.compare_command, "compare two models on the test images that both have", output)
+    for name in ("first", "second"):
+        compare.add_argument(name, type=path, help=MODEL)
+    compare.add_argument("--output", type=path, help="write a page with the images gained and lost to this .html file")
     serve = add("serve", commands.serve_command, "serve an exported model over HTTP, with a web page", model, verbosity)
     serve.add_argument("--port", type=int, default=8501, help="default 8501; 0 takes a free port")
     serve.add_argument("--host", default="127.0.0.1", help="default 127.0.0.1, only this machine; 0.0.0.0 for all")

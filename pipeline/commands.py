@@ -8,13 +8,14 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from components.errors import DamagedFile, UserError
 from components.run_dir import TUNING_STAGES, RunDir
 from components.storage.places import as_path
 from components.terminal.text import print_line, printable
-from pipeline.terminal import print_comparison, print_curve, print_plan, print_summary
+from pipeline.terminal import print_comparison, print_curve, print_difference, print_plan, print_summary
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -226,33 +227,58 @@ def classify_images(options: argparse.Namespace, load: Callable[[Progress], Clas
     options.print_json({**counts, "output": str(options.output)})
 
 
+def load_extra(package: str, extra: str) -> None:
+    """Import a package of an extra; raises UserError without it."""
+    try:
+        import_module(package)
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"This command needs '{error.name}', which is not installed: pip install 'topgraft[{extra}]'."
+        ) from error
+
+
 def export_command(options: argparse.Namespace) -> None:
     """topgraft export: convert the SavedModel that the stage export wrote."""
     from dataclasses import asdict
 
+    from components.export.convert import convert_export
     from components.export.export import find_export
-    from components.export.tflite import convert_export
+    from components.export.formats import FORMATS
     from pipeline.output_dir import is_run_dir
     from pipeline.run_lock import hold_run_dir
 
+    for package in FORMATS[options.to].packages:
+        load_extra(package, options.to)
     export = find_export(options.model).resolve()
     progress, run = show_progress(options.quiet), RunDir(export.parent.parent)
-    with hold_run_dir(run) if is_run_dir(run.root) else nullcontext(), progress.stage("tflite"):
-        folder, comparison = convert_export(export, run, progress)
+    with hold_run_dir(run) if is_run_dir(run.root) else nullcontext(), progress.stage(options.to):
+        folder, comparison = convert_export(export, run, options.to, progress)
     print_comparison(comparison, folder, options.quiet)
     options.print_json({**asdict(comparison), "folder": str(folder)})
 
 
+def compare_command(options: argparse.Namespace) -> None:
+    """topgraft compare."""
+    from dataclasses import asdict
+
+    from components.compare.compare import compare_exports
+    from components.compare.page import write_difference_page
+    from components.export.export import find_export
+    from components.predict.outputs import check_output
+
+    page = options.output
+    check_output(page, [".html"])
+    difference = compare_exports(find_export(options.first), find_export(options.second))
+    if page:
+        write_difference_page(difference, page)
+    print_difference(difference, page, options.quiet)
+    options.print_json({**asdict(difference), "page": page and str(page)})
+
+
 def serve_command(options: argparse.Namespace) -> None:
     """topgraft serve."""
-    try:
-        import starlette  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"Serving needs '{error.name}', which is not installed: pip install 'topgraft[serve]'."
-        ) from error
-
+    load_extra("starlette", "serve")
+    load_extra("uvicorn", "serve")
     from components.serve.neighbours import load_training_images
     from components.serve.server import serve
     from components.serve.tf_serving import load_served

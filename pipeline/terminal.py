@@ -1,4 +1,4 @@
-"""Print the results of commands: a run, a plan, a curve or converted models as text, or any as JSON."""
+"""Print the results of commands: a run, a plan, a curve, a comparison or converted models as text, or any as JSON."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.features import SPLITS
-from components.terminal.text import print_line, printable
+from components.terminal.text import format_bytes, print_line, printable
 
 if TYPE_CHECKING:
+    from components.compare.compare import Difference
     from components.curve.page import CurvePoint
-    from components.export.tflite import Comparison
+    from components.export.convert import Comparison
     from components.plan.estimate import RunPlan
 
 PrintJson = Callable[[Any], None]
@@ -154,15 +155,6 @@ def format_seconds(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
 
 
-def format_bytes(size: float) -> str:
-    """Return bytes as text in B, KiB, MiB, GiB or TiB."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:,.1f} TiB"
-
-
 def print_curve(points: Sequence[CurvePoint], findings: Sequence[str], page: Path, quiet: bool) -> None:
     """Print a table of points, notes and the path of the page; if quiet, only the path."""
 
@@ -173,6 +165,19 @@ def print_curve(points: Sequence[CurvePoint], findings: Sequence[str], page: Pat
         _print_table(["backbone"], columns, map(format_point, points))
         _print_notes(findings)
     print_line(f"curve: {page}")
+
+
+def print_difference(difference: Difference, page: Path | None, quiet: bool) -> None:
+    """Print both models, the classes that moved most, notes, the result, the path of the page; if quiet, the result."""
+    from components.compare.page import COLUMNS, describe_change, list_classes, list_models
+
+    if not quiet:
+        _print_table(["", "first", "second"], [], [*list_models(difference), ["", "", ""]])
+        _print_table(COLUMNS[:1], COLUMNS[1:], [*list_classes(difference)[:LISTED_CLASSES], [""] * len(COLUMNS)])
+        _print_notes(difference.notes)
+    print_line(describe_change(difference))
+    if page and not quiet:
+        print_line(f"page: {page}")
 
 
 def print_comparison(comparison: Comparison, folder: Path, quiet: bool) -> None:

@@ -13,7 +13,7 @@ from pipeline.cli import main, silence_libraries
 # What the commands need, which takes seconds to load; nothing of it has begun to work.
 LOADED = [
     *("components.validate.validate", "components.evaluate.evaluate", "components.train.train"),
-    *("components.export.tflite", "components.curve.page", "components.export.export"),
+    *("components.export.formats", "components.curve.page", "components.export.export"),
 ]
 
 

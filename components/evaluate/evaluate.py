@@ -9,6 +9,7 @@ from typing import Any
 import tensorflow_model_analysis as tfma
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from components.compare.predictions import CHECKSUM, COLUMNS, TEST_PREDICTIONS, count_newly_wrong
 from components.errors import DamagedFile, UserError
 from components.evaluate.served_parity import measure_parity
 from components.evaluate.settings import ModelGate
@@ -26,10 +27,11 @@ from components.metrics.confusion import describe_unanswered, describe_weakest, 
 from components.outcomes import Bottlenecks, Evaluation, Examples, Export, Work
 from components.run_dir import BLESSED, MODEL_CARD, RunDir
 from components.shards.records import check_count, check_shards, shard_files
-from components.storage.checksums import find_mismatch
+from components.storage.checksums import compute_checksum, find_mismatch
 from components.storage.files import write_json
 from components.storage.ownership import claim_files, replacing_shared_folder
-from components.storage.tables import scan_csv
+from components.storage.places import remove_file
+from components.storage.tables import scan_csv, write_csv
 from components.terminal.text import join_names
 
 # The other verdicts, and the names of the files that hold them.
@@ -50,8 +52,9 @@ def evaluate_model(
 ) -> Evaluation:
     """Write TFMA's results, predictions.csv and the verdict for the test split; return metrics and verdict.
 
-    Without any limit the verdict is NOT_GATED. max_accuracy_drop needs an earlier blessed model of the same backbone
-    and classes. If it is the only limit and there is none, the model is blessed without a check, which TFX calls
+    The export keeps its predictions too, for later comparisons. Without any limit the verdict is NOT_GATED.
+    max_accuracy_drop needs an earlier blessed model of the same backbone and classes, max_newly_wrong one that shares
+    test images. Without any other limit and without such a model, the model is blessed without a check, which TFX calls
     rubber-stamped. Raises DamagedShard for a damaged file, and UserError for a damaged earlier export and where the
     measured images are not those of the test split.
     """
@@ -79,25 +82,35 @@ def evaluate_model(
                 reasons.append(f"{name} is {value:.4f}{detail}, at least {thresholds[name]:g} was asked for")
         parity = measure_parity(examples, bottlenecks, run, candidate, predictions)
         reasons += parity.describe_failure() if parity else []
+        limit, newly_wrong = gate.max_newly_wrong, None
+        if limit is not None:
+            newly_wrong, sentence = count_newly_wrong(predictions, find_last_blessed(run.exports, candidate))
+            if newly_wrong is None:
+                unchecked.append(sentence)
+            elif newly_wrong["lost"] / newly_wrong["images"] > limit:
+                reasons.append(f"{sentence}, max_newly_wrong allows {limit:g}")
         gated = gate.is_set
         blessed = gated and not reasons
-        if not thresholds:
+        checked = bool(thresholds or baseline or newly_wrong)
+        if not checked:
             reasons += unchecked if gated else [NO_GATE]
         warnings = describe_unanswered(confusion, examples.labels)
-        warnings += [f"{sentence}." for sentence in unchecked if thresholds]
+        warnings += [f"{sentence}." for sentence in unchecked if checked]
         verdict = {
             "export": export.version,
             "baseline": baseline and baseline.name,
             "metrics": metrics,
             "reasons": reasons,
             "served": parity and parity._asdict(),
+            "newly_wrong": newly_wrong,
         }
         write_json(folder / (BLESSED if blessed else NOT_BLESSED if gated else NOT_GATED), verdict)
-    claim_files(candidate, [BLESSED])
+    claim_files(candidate, [BLESSED, TEST_PREDICTIONS])
+    remove_file(candidate / BLESSED)  # an evaluation with lower limits may have blessed it
+    kept = ([row[name] for name in COLUMNS] for row in scan_csv(run.predictions))
+    write_csv(candidate / TEST_PREDICTIONS, COLUMNS, kept)
     if blessed:
-        write_json(candidate / BLESSED, verdict)
-    else:
-        (candidate / BLESSED).unlink(missing_ok=True)  # an evaluation with lower limits may have blessed it
+        write_json(candidate / BLESSED, {**verdict, CHECKSUM: compute_checksum(candidate / TEST_PREDICTIONS)})
     former = baseline.name if baseline else ""
     return Evaluation(Work(count, computed=count), metrics, gated, blessed, reasons, former, warnings)
 

@@ -42,7 +42,7 @@ def write_prediction_parts(
 
 def _write_part(part: tuple[int, Iterable[list[Any]]], table: Path, classes: int) -> None:
     number, rows = part
-    columns = [*prediction_columns(classes), "actual", "source"]
+    columns = [*prediction_columns(classes), "actual", "source", "sha256"]
     write_csv(table.with_name(f"{table.stem}-{number:05d}.csv"), columns, sorted(rows, key=itemgetter(0)))
 
 
@@ -62,4 +62,5 @@ def _format_prediction(extracts: dict[str, Any], model: str, labels: Sequence[st
 
     predicted = extracts[tfma.PREDICTIONS_KEY]
     probabilities = (predicted[model] if model else predicted)[features.PROBABILITIES]
-    return [*prediction_row(text(features.KEY), probabilities, labels), text(features.TEXT), text(features.SOURCE)]
+    facts = map(text, (features.TEXT, features.SOURCE, features.SHA256))
+    return [*prediction_row(text(features.KEY), probabilities, labels), *facts]

@@ -34,10 +34,13 @@ class ModelGate:
     """The model gate, which is off without any limit.
 
     max_accuracy_drop is the allowed drop of accuracy against the last blessed model of the same backbone and classes.
+    max_newly_wrong is the allowed fraction of the test images shared with the last blessed model, of any backbone, that
+    it answered right and the new model answers wrong.
     """
 
     thresholds: Thresholds = Thresholds()
     max_accuracy_drop: Fraction | None = None
+    max_newly_wrong: Fraction | None = None
 
     @property
     def is_set(self) -> bool:

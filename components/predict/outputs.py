@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,12 @@ from components.storage.tables import write_csv
 from components.terminal.text import print_line, printable
 
 
-def check_output(output: Path | None) -> None:
-    """Raise UserError for an output file with an unknown suffix or in a folder without write permission."""
+def check_output(output: Path | None, suffixes: Collection[str] = ()) -> None:
+    """Raise UserError for an output file with none of the suffixes (of WRITERS) or in a folder that is not writable."""
     if output is None:
         return
-    if output.suffix not in WRITERS:
-        raise UserError(f"Cannot write '{output}': expected a name that ends in {', '.join(WRITERS)}.")
+    if output.suffix not in (suffixes or WRITERS):
+        raise UserError(f"Cannot write '{output}': expected a name that ends in {', '.join(suffixes or WRITERS)}.")
     if output.is_dir():
         raise UserError(f"Cannot write '{output}', which is a folder: name a file.")
     if is_remote(output):

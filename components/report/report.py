@@ -16,7 +16,10 @@ import yaml
 
 from components.audit.audit import MAP, NEAREST
 from components.backbones.spec import Spec
+from components.compare.compare import Difference, compare_exports
+from components.compare.page import list_shown, show_difference
 from components.curve.page import describe_curve, summarize_curve
+from components.errors import UserError
 from components.evaluate.evaluate import find_last_blessed
 from components.metrics.confusion import ClassRow, most_confused, order_by_confusion
 from components.outcomes import Export, Report, Results, TunedHead, Work
@@ -60,11 +63,13 @@ def write_report(
     write_json(results.export.folder(run) / MODEL_CARD, card)
     summary, leaks = summarise(content, config["name"]), describe_leaks(content)
     history = read_csv(results.head.history(run))
+    difference, uncompared = compare_with_former(results.export, run)
     curve_rows = read_csv(curve) if curve.exists() else []
     page = load_template("report.html.j2").render(
         content=content,
         summary=summary,
         former=find_former(results.export, run),
+        uncompared=uncompared,
         leaks=leaks,
         stages=stages,
         page_data=gather_page_data(content),
@@ -73,7 +78,8 @@ def write_report(
         versions=list_package_versions(),
         plotly=load_plotly(),
         **draw_figures(content, history, run),
-        **gather_images(content, config["seed"], run),
+        **(show_difference(difference) if difference else {}),
+        **gather_images(content, config["seed"], run, list_shown(difference) if difference else ()),
         **describe_curve(summarize_curve(curve_rows, config["data"]["source"])),
     )
     with replacing_folder(run.report) as folder:
@@ -115,6 +121,15 @@ def find_former(export: Export, run: RunDir) -> tuple[str, float] | None:
     return former.name, json.loads((former / BLESSED).read_text(encoding="utf-8"))["metrics"]["accuracy"]
 
 
+def compare_with_former(export: Export, run: RunDir) -> tuple[Difference | None, str]:
+    """Return the difference to the last blessed model before an export, or None and why there is none."""
+    former = find_last_blessed(run.exports, export.folder(run))
+    try:
+        return (compare_exports(former, export.folder(run)) if former else None), ""
+    except UserError as error:
+        return None, str(error)
+
+
 def draw_figures(content: Content, history: Sequence[TableRow], run: RunDir) -> dict[str, Any]:
     """Return the template's figures: learning curves, confusion matrix, coverage and calibration."""
     results, reliability = content.results, content.reliability
@@ -133,14 +148,18 @@ def draw_figures(content: Content, history: Sequence[TableRow], run: RunDir) -> 
     }
 
 
-def gather_images(content: Content, seed: int, run: RunDir) -> dict[str, Any]:
+def gather_images(content: Content, seed: int, run: RunDir, changed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the template's variables that show images: gallery, mistakes, map, tables on the data, pictures."""
     shuffled = [content.predictions[row] for row in np.random.default_rng(seed).permutation(len(content.predictions))]
     gallery, shown = shuffled[:GALLERY_IMAGES], content.mistakes[:MISTAKES_SHOWN]
     wrong = {row["path"] for row in shown}
     nearest = [row for row in scan_csv(run.audit / NEAREST) if row["path"] in wrong]
     places, health = read_csv(run.audit / MAP), read_health(run)
-    large = [row["path"] for row in [*gallery, *shown]] + sorted(health.image_keys())
+    large = (
+        [row["path"] for row in [*gallery, *shown]]
+        + [image["second_path"] for image in changed]
+        + sorted(health.image_keys())
+    )
     small = [row["nearest_path"] for row in nearest]
     small += [row["path"] for row in [*content.mistakes, *places, *shuffled]]
     return {

@@ -1,4 +1,4 @@
-"""Escape control and bidirectional characters before text reaches a terminal, and join names in a sentence."""
+"""Escape control and bidirectional characters before text reaches a terminal, join names, and write sizes as text."""
 
 from __future__ import annotations
 
@@ -32,3 +32,12 @@ def join_names(names: Sequence[str]) -> str:
     """Return the first NAMES_SHOWN names joined by commas, and the number of further names."""
     more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
     return ", ".join(names[:NAMES_SHOWN]) + more
+
+
+def format_bytes(size: float) -> str:
+    """Return bytes as text in B, KiB, MiB, GiB or TiB."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:,.1f} TiB"

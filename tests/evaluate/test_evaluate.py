@@ -22,6 +22,7 @@ from components.outcomes import Bottlenecks, Examples, Export, Head, Work
 from components.run_dir import RunDir
 from components.shards.bottlenecks import read_bottlenecks
 from components.shards.records import shard_files
+from components.storage.tables import read_csv
 from components.train.inputs import evaluate_from_memory
 from components.train.settings import Architecture
 from components.train.train import load_classifier
@@ -128,8 +129,8 @@ def judge(toy_run, outcomes, options, tmp_path):
     copy = RunDir(tmp_path / "run")
     shutil.copytree(toy_run.root, copy.root)
 
-    def run(thresholds, drop=None, export=None):
-        gate = ModelGate(Thresholds(**thresholds), drop)
+    def run(thresholds, drop=None, export=None, wrong=None):
+        gate = ModelGate(Thresholds(**thresholds), drop, wrong)
         return evaluate_model(*outcomes[:2], export or outcomes[2], gate, copy, options)
 
     return copy, run
@@ -297,3 +298,37 @@ def test_a_worse_model_is_refused_against_the_last_blessed_one_and_a_better_one_
     assert not worse.blessed
     assert f"against export {good.name}" in worse.reasons[0]
     assert run({"accuracy": 0.5}, drop=0.1).blessed
+
+
+def test_images_that_were_right_and_now_are_wrong_are_counted_and_refused(judge):
+    copy, run = judge
+    good = list_versions(copy.exports)[0]
+    spoil(good, copy.exports / "99999999999", silence_magenta)
+    rows = read_csv(copy.predictions)
+    new = Export(Work(), "99999999999")
+    refused = run({}, export=new, wrong=0.1)
+    lost = sum(row["actual"] == row["label"] == "magenta" for row in rows)
+    assert refused.reasons == [
+        f"{lost / 36:.4f} of the 36 test images shared with export {good.name} were right and now are wrong ({lost} "
+        f"images), max_newly_wrong allows 0.1"
+    ]
+    verdict = json.loads((copy.evaluation / "NOT_BLESSED").read_text())
+    assert verdict["newly_wrong"] == {"export": good.name, "images": 36, "lost": lost}
+    assert (refused.verdict, (copy.exports / new.version / "BLESSED").exists()) == ("NOT BLESSED", False)
+    # At the limit itself the model is blessed, and was compared.
+    assert run({}, export=new, wrong=lost / 36).verdict == "BLESSED"
+
+
+def test_a_first_model_without_newly_wrong_images_to_count_is_blessed_and_says_so(judge):
+    copy, run = judge
+    reason = "max_newly_wrong was not checked, as there is no earlier blessed model in this run directory"
+    outcome = run({}, wrong=0.0)
+    assert (outcome.verdict, outcome.reasons) == ("BLESSED (nothing was compared)", [reason])
+    assert f"{reason}." in run({"accuracy": 0.1}, wrong=0.0).warnings
+    # Compared by one of two limits: the other is only a note.
+    (good,) = list_versions(copy.exports)
+    shutil.copytree(good, copy.exports / "99999999999")
+    (good / "test_predictions.csv").unlink()
+    outcome = run({}, drop=0.1, wrong=0.0, export=Export(Work(), "99999999999"))
+    assert (outcome.verdict, outcome.reasons) == ("BLESSED", [])
+    assert any("max_newly_wrong was not checked" in warning for warning in outcome.warnings)

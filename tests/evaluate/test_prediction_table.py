@@ -18,7 +18,7 @@ def make_extracts(keys, model):
     for key in keys:
         probabilities = random.dirichlet([1, 1, 1]).astype(np.float32)
         predicted = {features.PROBABILITIES: probabilities}
-        named = {features.KEY: key, features.TEXT: "dog", features.SOURCE: "a,b"}
+        named = {features.KEY: key, features.TEXT: "dog", features.SOURCE: "a,b", features.SHA256: f"sha {key}"}
         yield {
             tfma.FEATURES_KEY: {
                 name: np.array([text.encode("utf-8", "surrogateescape")]) for name, text in named.items()
@@ -54,3 +54,4 @@ def test_parts_of_whatever_number_make_one_table_in_order_of_key(tmp_path, monke
         probabilities = (predicted[model] if model else predicted)[features.PROBABILITIES]
         assert float(row["probability"]) == pytest.approx(probabilities.max(), abs=1e-6)
         assert (int(row["index"]), row["actual"], row["source"]) == (probabilities.argmax(), "dog", "a,b")
+        assert row["sha256"] == f"sha {name}"

@@ -209,3 +209,28 @@ def test_versions_are_those_that_are_imported(monkeypatch):
     assert versions["python"] == platform.python_version() and versions["tensorflow"] == tf.__version__
     monkeypatch.setattr(report, "PACKAGES", ("no-such-package",))
     assert report.list_package_versions()["no-such-package"] == ""
+
+
+def test_the_page_shows_the_images_that_changed_since_the_last_blessed_model(copied):
+    from components.compare.compare import compare_exports
+
+    page = report_again(copied)
+    assert "Changes since the last blessed model" not in page and "no earlier blessed model" in page
+    (export,) = list_versions(copied.exports)
+    former = export.with_name("17")
+    shutil.copytree(export, former)
+    answers = former / "test_predictions.csv"
+    answers.write_text(re.sub(",(cyan|magenta),(cyan|magenta),", ",\\1,yellow,", answers.read_text()))
+    page = report_again(copied)
+    difference = compare_exports(former, export)
+    assert difference.gained and f"{len(difference.gained)} images gained" in page
+    section = page[page.index('<section id="changes">') : page.index('<section id="data-map">')]
+    pictures = json.loads(re.search(r'id="pictures">(.*?)</script>', page)[1])
+    shown = re.findall(r'data-key="([^"]+)"', section)
+    assert (
+        shown == [image["second_path"] for image in [*difference.lost, *difference.gained[:24]]]
+        and {*shown} <= pictures.keys()
+    )
+    answers.unlink()
+    page = report_again(copied)
+    assert "No comparison with it image by image: The export" in page and '<section id="changes">' not in page

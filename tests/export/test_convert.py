@@ -11,8 +11,8 @@ from PIL import Image
 from tensorflow.core.protobuf import saved_model_pb2
 from toys import refusal, write_config
 
+from components.export.convert import convert_export
 from components.export.export import list_versions
-from components.export.tflite import convert_export
 from components.run_dir import RunDir
 from components.shards.records import IMAGE_SPEC, read_batches, shard_files
 from components.storage.ownership import MARK
@@ -35,7 +35,7 @@ def converted(run):
 
 
 def convert(run, progress):
-    return convert_export(list_versions(run.exports)[-1], run, progress)
+    return convert_export(list_versions(run.exports)[-1], run, "tflite", progress)
 
 
 def read_test_images(run):
@@ -66,7 +66,14 @@ def classify(path, encoded, size=32):
 
 
 def test_the_files_are_those_of_the_latest_export_with_its_labels_beside_and_inside(converted):
-    names = {"model_float.tflite", "model_int8.tflite", "labels.txt", "model_card.json", "comparison.json"}
+    names = {
+        "labels.txt",
+        "model_card.json",
+        "comparison.json",
+        "classify.py",
+        "model_float.tflite",
+        "model_int8.tflite",
+    }
     assert {file.name for file in converted.iterdir()} == {*names, MARK}
     assert (converted / "labels.txt").read_text() == LABELS
     for name in ("model_float.tflite", "model_int8.tflite"):
