@@ -36,14 +36,17 @@ def export(toy_run) -> Path:
     return list_versions(toy_run.exports)[-1]
 
 
-def test_both_signatures_are_as_the_contract_says(export):
+def test_the_signatures_are_as_the_contract_says(export):
     model = tf.saved_model.load(str(export))
-    assert set(model.signatures) == {"serving_default", "bottleneck"}
+    assert set(model.signatures) == {"serving_default", "bottleneck", "explain"}
     assert list(model.signatures["serving_default"].structured_input_signature[1]) == ["image_bytes"]
     assert list(model.signatures["bottleneck"].structured_input_signature[1]) == ["bottleneck"]
-    for signature in model.signatures.values():
+    assert {*model.signatures["explain"].structured_input_signature[1]} == {"image_bytes", "class"}
+    for name, signature in model.signatures.items():
         outputs = {name: spec.dtype for name, spec in signature.structured_outputs.items()}
-        assert outputs == {"index": tf.int64, "label": tf.string, "probabilities": tf.float32}
+        evidence = {"evidence": tf.float32} if name == "explain" else {}
+        assert outputs == {"index": tf.int64, "label": tf.string, "probabilities": tf.float32, **evidence}
+    assert model.signatures["explain"].structured_outputs["evidence"].shape[1:] == (4, 4)
 
 
 def test_image_bytes_and_bottlenecks_give_the_same_index_for_every_test_image(toy_run, toy_config, export):
@@ -56,6 +59,21 @@ def test_image_bytes_and_bottlenecks_give_the_same_index_for_every_test_image(to
     assert [label.decode() for label in outputs["label"].numpy()] == [row["label"] for row in rows]
     best = outputs["probabilities"].numpy().max(1)
     np.testing.assert_allclose(best, [float(row["probability"]) for row in rows], atol=1e-5)
+
+
+def test_evidence_of_every_test_image_is_its_logit_but_for_the_bias(export, toy_run):
+    encoded, _, vectors = read_split(toy_run, "test")
+    head = read_head(toy_run.model / REFIT)
+    logits = scale_vectors(vectors, WHITEN, head) @ head[WEIGHTS]
+    explain = tf.saved_model.load(str(export)).signatures["explain"]
+    answers = load_signatures(export)(encoded, vectors)[0]
+    for number, label in enumerate(["cyan", "magenta", "yellow"]):
+        outputs = explain(image_bytes=tf.constant(encoded), **{"class": tf.constant([label] * len(encoded))})
+        np.testing.assert_allclose(outputs["evidence"].numpy().mean((1, 2)), logits[:, number], atol=1e-4)
+        for name, values in answers.items():
+            np.testing.assert_array_equal(outputs[name].numpy(), values)
+    predicted = explain(image_bytes=tf.constant(encoded), **{"class": tf.constant([""])})["evidence"].numpy()
+    np.testing.assert_allclose(predicted.mean((1, 2)), logits[np.arange(len(logits)), answers["index"]], atol=1e-4)
 
 
 def test_the_labels_travel_with_the_model(export, tmp_path):
@@ -158,7 +176,7 @@ def test_the_model_abstains_below_the_threshold_in_its_card(export_again, precis
     assert card["wanted"] == precision <= card["precision"]
     assert read_facts(export)["abstention"]["threshold"] == card["threshold"]
     for signature in tf.saved_model.load(str(export)).signatures.values():
-        outputs = {name: spec.dtype for name, spec in signature.structured_outputs.items()}
+        outputs = {name: spec.dtype for name, spec in signature.structured_outputs.items() if name != "evidence"}
         assert outputs == {
             "index": tf.int64,
             "label": tf.string,
