@@ -23,6 +23,8 @@ v1 = tf.compat.v1
 SCOPE = "backbone/"
 EXACT = "The evidence is exact: its mean over all places is the logit of the class, less a constant of the class."
 BY_GRADIENT = "The evidence is not exact: the head has hidden layers, so it is the maps times the logit's gradient."
+# The sentences on an export with the signature.
+EXPLAINED = (EXACT, BY_GRADIENT)
 OLD_EXPORT = "The evidence at each place is not known, as an earlier version of Topgraft exported this model."
 
 

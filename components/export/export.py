@@ -136,6 +136,14 @@ def read_facts(export: Path) -> dict[str, Any]:
     return {name: values[name] for name in FACTS} | {EVIDENCE: values.get(EVIDENCE, OLD_EXPORT)}
 
 
+def read_note(export: Path) -> str:
+    """Return the sentence of an export's model card on evidence; a card that is missing or damaged has none."""
+    try:
+        return str(read_facts(export)[EVIDENCE])
+    except DamagedFile:
+        return OLD_EXPORT
+
+
 def _name_signatures(path: Path) -> None:
     # The Estimator names the signature of an alternative input '<receiver>:<output>'; users expect '<receiver>'.
     model = saved_model_pb2.SavedModel.FromString(path.read_bytes())
