@@ -23,7 +23,6 @@ v1 = tf.compat.v1
 SCOPE = "backbone/"
 EXACT = "The evidence is exact: its mean over all places is the logit of the class, less a constant of the class."
 BY_GRADIENT = "The evidence is not exact: the head has hidden layers, so it is the maps times the logit's gradient."
-# The sentences on an export with the signature.
 EXPLAINED = (EXACT, BY_GRADIENT)
 OLD_EXPORT = "The evidence at each place is not known, as an earlier version of Topgraft exported this model."
 
@@ -53,8 +52,10 @@ def explaining_model_fn(
     logits = graph.get_tensor_by_name(f"{TRAINING_SCOPE}/logits:0")
     with tf.name_scope(EXPLAIN_SIGNATURE):
         index = find_classes(features[CLASS], spec.predictions[INDEX], head)
-        score = add_score(logits, index, head.architecture)
-        evidence = tf.identity(add_evidence(score, list_maps(graph, SCOPE), views), EVIDENCE)
+        wanted = tf.one_hot(index, head.classes)
+        if head.architecture.output == SIGMOID:  # its logits are (0, z): the first class has -z, what speaks against z
+            wanted = 2 * wanted - 1
+        evidence = add_evidence(tf.reduce_sum(logits * wanted), list_maps(graph, SCOPE), views)
     explained = tf.estimator.export.PredictOutput({**spec.predictions, EVIDENCE: evidence})
     return spec._replace(export_outputs={**spec.export_outputs, EXPLAIN_SIGNATURE: explained})
 
@@ -70,15 +71,6 @@ def find_classes(names: tf.Tensor, predicted: tf.Tensor, head: HeadParams) -> tf
     message = f"This model has no class of this name; expected one of its {head.classes} labels or '':"
     with tf.control_dependencies([tf.debugging.Assert(tf.equal(tf.size(unknown), 0), [message, unknown])]):
         return tf.identity(found)
-
-
-def add_score(logits: tf.Tensor, index: tf.Tensor, architecture: Architecture) -> tf.Tensor:
-    """Return the sum over images of the logit of a class each, from float32[N, C] and int64[N].
-
-    With a sigmoid output z, the logits are (0, z): the first class then has the logit -z, as z speaks against it.
-    """
-    wanted = tf.one_hot(index, logits.shape[-1])
-    return tf.reduce_sum(logits * (2 * wanted - 1 if architecture.output == SIGMOID else wanted))
 
 
 def add_evidence(score: tf.Tensor, maps: Sequence[tf.Tensor], views: np.ndarray) -> tf.Tensor:
@@ -98,7 +90,7 @@ def add_evidence(score: tf.Tensor, maps: Sequence[tf.Tensor], views: np.ndarray)
         columns = [spread_cells(left, right, w, width) for _, left, _, right, _ in views]
         columns = [part[:, ::-1] if view[4] else part for part, view in zip(columns, views, strict=True)]
         placed.append(tf.einsum("nvhw,vih,vjw->nij", evidence, np.stack(rows), np.stack(columns)))
-    return tf.add_n(placed)
+    return tf.add_n(placed, EVIDENCE)
 
 
 def spread_cells(start: float, end: float, cells: int, canvas: int) -> np.ndarray:

@@ -19,10 +19,7 @@ UNREADABLE_SHOWN = 100
 
 
 class Card(NamedTuple):
-    """An image on the page: ranked holds labels with probabilities, picture a data URI or '' without thumbnail.
-
-    evidence is encode_evidence of that for the first label, None where it is not known.
-    """
+    """An image on the page: ranked holds labels with probabilities, picture a data URI or '', evidence its encoding."""
 
     path: str
     ranked: list[tuple[str, float]]

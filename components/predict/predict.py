@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -93,39 +93,37 @@ def load_export(export: Path) -> Classifier:
         reason = str(error).splitlines()[0].rstrip(". ")
         raise UserError(f"The SavedModel '{export}' cannot be loaded ({reason}): export it again.") from error
     labels = export / "assets" / "labels.txt"
-    if features.SERVING_SIGNATURE not in model.signature_def or not labels.exists():
+    signatures = (model.signature_def[name] for name in (features.SERVING_SIGNATURE, features.EXPLAIN_SIGNATURE))
+    served, explained = ([_name_tensors(side) for side in (one.inputs, one.outputs)] for one in signatures)
+    if not served[0] or not labels.exists():
         raise UserError(
             f"The SavedModel '{export}' was not exported by topgraft, as it lacks signature or labels: export it again."
         )
-    names, served = _name_tensors(model, features.SERVING_SIGNATURE)
-    if features.IMAGE_BYTES not in names:
+    if features.IMAGE_BYTES not in served[0]:
         raise UserError(f"The SavedModel '{export}' takes bottlenecks only: run with a backbone that has a network.")
-    given, explained = _name_tensors(model, features.EXPLAIN_SIGNATURE)
 
     def compute(encoded: list[bytes]) -> list[Answer]:
-        return _make_answers(session.run(served, {names[features.IMAGE_BYTES]: encoded}))
+        return _make_answers(session.run(served[1], {served[0][features.IMAGE_BYTES]: encoded}))
 
     def explain(encoded: list[bytes], wanted: Sequence[Sequence[str]] = (("",),)) -> list[Answer]:
         # The network is computed once, however many classes there are.
         tensors = list_maps(session.graph, SCOPE)
-        maps = dict(zip(tensors, session.run(tensors, {given[features.IMAGE_BYTES]: encoded}), strict=True))
+        maps = dict(zip(tensors, session.run(tensors, {served[0][features.IMAGE_BYTES]: encoded}), strict=True))
         columns = [[name.encode("utf-8", "surrogateescape") for name in column] for column in zip(*wanted, strict=True)]
-        outputs = [session.run(explained, {**maps, given[features.CLASS]: column}) for column in columns]
+        outputs = [session.run(explained[1], {**maps, explained[0][features.CLASS]: column}) for column in columns]
         evidence = np.stack([part[features.EVIDENCE] for part in outputs], 1)
-        answers = zip(_make_answers(outputs[0]), evidence, strict=True)
-        return [answer._replace(evidence=part) for answer, part in answers]
+        return [
+            answer._replace(evidence=part) for answer, part in zip(_make_answers(outputs[0]), evidence, strict=True)
+        ]
 
     text = labels.read_text(encoding="utf-8", errors="surrogateescape").split("\n")[:-1]
-    return Classifier(text, compute, features.ABSTAINED in served, explain if given else None, read_note(export))
+    return Classifier(
+        text, compute, features.ABSTAINED in served[1], explain if explained[0] else None, read_note(export)
+    )
 
 
-def _name_tensors(model: Any, signature: str) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the tensors of a signature's inputs and outputs by their names; none of a signature that is not there."""
-    if signature not in model.signature_def:
-        return {}, {}
-    sides = model.signature_def[signature].inputs, model.signature_def[signature].outputs
-    inputs, outputs = ({name: tensor.name for name, tensor in side.items()} for side in sides)
-    return inputs, outputs
+def _name_tensors(tensors: Mapping[str, Any]) -> dict[str, str]:
+    return {name: tensor.name for name, tensor in tensors.items()}
 
 
 def _make_answers(outputs: dict[str, np.ndarray]) -> list[Answer]:
