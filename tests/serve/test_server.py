@@ -265,7 +265,7 @@ def test_a_failure_of_the_model_is_500_without_its_words(served, expected):
     def compute(encoded):
         raise RuntimeError(f"secret of {served.folder}")
 
-    failing = served._replace(classifier=served.classifier._replace(compute=compute))
+    failing = served._replace(classifier=served.classifier._replace(compute=compute, explain=None))
     app = make_app(failing, None, "127.0.0.1")
     with TestClient(app, base_url=ADDRESS, raise_server_exceptions=False) as client:
         response = client.post("/classify", content=expected[0][0])
