@@ -41,6 +41,7 @@ bench: .venv/installed
 	.venv/bin/topgraft run configs/caltech101.yaml data.path=$(DATA) output_dir=runs/bench || test $$? = 3
 	.venv/bin/python benchmarks/training.py runs/bench --images 30607
 	.venv/bin/python benchmarks/label_noise.py runs/bench
+	.venv/bin/python benchmarks/explain_check.py runs/bench
 	.venv/bin/python benchmarks/large_report.py
 	.venv/bin/python benchmarks/odd_data.py
 	.venv/bin/python benchmarks/faults.py configs/digits.yaml

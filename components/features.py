@@ -34,8 +34,11 @@ INDEX = "index"
 LABEL_NAME = "label"
 PROBABILITIES = "probabilities"
 ABSTAINED = "abstained"
+CLASS = "class"
+EVIDENCE = "evidence"
 SERVING_SIGNATURE = "serving_default"
 BOTTLENECK_SIGNATURE = "bottleneck"
+EXPLAIN_SIGNATURE = "explain"
 
 # Relations of two images with the same content: same class and split, two classes, same class in two splits.
 COPY, LABEL_CONFLICT, LEAK = "copy", "label_conflict", "leak"

@@ -116,6 +116,51 @@ def test_every_section_can_be_used(toy_run, open_page):
     click_through(open_page(toy_run.report / "index.html"), toy_run)
 
 
+def test_the_switch_lays_the_evidence_over_the_pictures_and_takes_it_off(toy_run, open_page):
+    page = open_page(toy_run.report / "index.html")
+    sources = "all => all.map((image) => image.src)"
+    pictures = page.locator("#mistakes figure > img")
+    assert pictures.count() == len(read_csv(toy_run.report / "mistakes.csv")) > 0
+    plain = pictures.evaluate_all(sources)
+    nearest = page.locator("#mistakes .nearest img").evaluate_all(sources)
+    laid = []
+    for which in ("0", "1"):
+        page.locator(f"#mistakes [data-where='{which}']").click()
+        page.wait_for_function(
+            "([seen]) => ![...document.querySelectorAll('#mistakes figure > img')].some(one => seen.includes(one.src))",
+            arg=[plain + sum(laid, [])],
+        )
+        laid.append(pictures.evaluate_all(sources))
+        assert page.locator("[aria-pressed=true][data-where]").count() == 2  # above the gallery too
+    assert all(picture.startswith("data:image/jpeg") for picture in sum(laid, []))
+    assert page.locator("#mistakes .nearest img").evaluate_all(sources) == nearest
+    # The gallery's images are right or wrong; those of a right answer have one map.
+    assert page.locator("#gallery img").first.get_attribute("src") != page.locator("#gallery img").first.get_attribute(
+        "data-plain"
+    )
+    page.locator("#gallery [data-where='-1']").click()
+    assert pictures.evaluate_all(sources) == plain
+
+
+def test_a_place_with_evidence_for_the_class_is_red_and_one_against_it_blue(toy_run, open_page):
+    page = open_page(toy_run.report / "index.html")
+    pixels = page.evaluate(
+        """async () => {
+            const canvas = Object.assign(document.createElement("canvas"), { width: 90, height: 30 });
+            canvas.getContext("2d").fillStyle = "#808080";
+            canvas.getContext("2d").fillRect(0, 0, 90, 30);
+            const image = Object.assign(new Image(), { src: canvas.toDataURL() });
+            await layEvidence(image, { width: 3, maps: [btoa(String.fromCharCode(255, 128, 1))] }, 0);
+            await image.decode();
+            canvas.getContext("2d").drawImage(image, 0, 0);
+            return [5, 45, 85].map((x) => [...canvas.getContext("2d").getImageData(x, 15, 1, 1).data]);
+        }"""
+    )
+    (red, _, blue, _), neutral, (red_against, _, blue_against, _) = pixels
+    assert red > 180 > 80 > blue and blue_against > 180 > 80 > red_against
+    assert max(neutral[:3]) - min(neutral[:3]) < 30
+
+
 def test_a_page_that_cannot_list_all_images_tells_how_many_there_are(
     toy_run, toy_config, open_page, tmp_path, monkeypatch
 ):

@@ -92,6 +92,22 @@ def test_dropped_images_show_label_bars_and_nearest_and_ask_no_other_host(addres
     assert all(url.startswith((address, "data:")) for url in asked)
 
 
+def test_the_switch_lays_the_evidence_over_answers_of_before_and_after(address, browser):
+    page = browser.new_page()
+    page.goto(address)
+    drop = [[f"{number}.png", list(image)] for number, image in enumerate(encode_noise(2))]
+    page.evaluate(DROP, drop[:1])
+    page.locator(".verdict").wait_for(timeout=30_000)
+    plain = page.locator("figure > img").get_attribute("src")
+    page.locator("#where").check()
+    page.wait_for_function("plain => document.querySelector('figure > img').src !== plain", arg=plain)
+    page.evaluate(DROP, drop[1:])
+    page.wait_for_function("document.querySelectorAll('figure > img[data-plain]').length === 2", timeout=30_000)
+    page.locator("#where").uncheck()
+    assert page.locator("figure > img").first.get_attribute("src") == plain
+    page.close()
+
+
 def test_an_image_pasted_from_the_clipboard_is_answered_as_a_chosen_one(address, browser):
     context = browser.new_context()
     context.grant_permissions(["clipboard-read", "clipboard-write"], origin=address)

@@ -15,12 +15,16 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from components.backbones.prepare import load_graph
 from components.backbones.settings import Augment
-from components.backbones.views import list_views
+from components.backbones.views import WHOLE, list_views
 from components.errors import DamagedFile, UserError
+from components.export.explain import OLD_EXPORT, describe_evidence, explaining_model_fn
 from components.export.settings import Abstain
 from components.features import (
     BOTTLENECK,
     BOTTLENECK_SIGNATURE,
+    CLASS,
+    EVIDENCE,
+    EXPLAIN_SIGNATURE,
     IMAGE_BYTES,
     INDEX,
     PROBABILITIES,
@@ -38,6 +42,7 @@ from components.storage.places import plain_folder
 from components.terminal.text import printable
 from components.train.estimator import HeadClassifier
 from components.train.inputs import evaluate_from_shards
+from components.train.model import model_fn
 from components.train.settings import Architecture
 from components.train.train import load_classifier, read_source
 
@@ -60,9 +65,12 @@ def export_model(
 ) -> Export:
     """Write export/<version>/ with the signatures serving_default (image bytes in) and bottleneck (vectors in).
 
-    With abstain the model abstains below the threshold that reaches the precision on the validation split.
+    A backbone with maps also gives the signature explain (image bytes and names of classes in). With abstain the model
+    abstains below the threshold that reaches the precision on the validation split.
     """
     graph_def = load_graph(run.backbones / bottlenecks.backbone_id)
+    views = list_views(augment) if augment.average else WHOLE
+    explains, note = describe_evidence(graph_def, architecture)
 
     def receive() -> tf.estimator.export.ServingInputReceiver:
         if graph_def is None:  # ready-made bottlenecks without their network: images cannot be served
@@ -72,15 +80,18 @@ def export_model(
         # The graph has no variables: they would be looked up in the head's checkpoint.
         inputs = {IMAGE_BYTES: image_bytes}
         if augment.average:
-            inputs[VIEWS] = tf.constant(list_views(augment))
+            inputs[VIEWS] = tf.constant(views)
         (vectors,) = tf.import_graph_def(graph_def, inputs, [f"{BOTTLENECK}:0"], name="backbone")
         if augment.average:
             of_images = tf.reshape(vectors, [-1, bottlenecks.view_count, bottlenecks.dim])
             vectors = tf.reduce_mean(tf.nn.l2_normalize(of_images, -1), 1)
         vectors = tf.ensure_shape(vectors, [None, bottlenecks.dim])
-        return tf.estimator.export.ServingInputReceiver(
-            {BOTTLENECK: vectors}, {IMAGE_BYTES: image_bytes}, {BOTTLENECK_SIGNATURE: {BOTTLENECK: vectors}}
-        )
+        given = {BOTTLENECK: vectors}
+        alternatives = {BOTTLENECK_SIGNATURE: {**given}}
+        if explains:
+            given[CLASS] = v1.placeholder(tf.string, [None], CLASS)
+            alternatives[EXPLAIN_SIGNATURE] = {IMAGE_BYTES: image_bytes, CLASS: given[CLASS]}
+        return tf.estimator.export.ServingInputReceiver(given, {IMAGE_BYTES: image_bytes}, alternatives)
 
     version = str(max([int(time.time()), *(int(folder.name) + 1 for folder in list_versions(run.exports))]))
     with plain_folder(run.root) as root, replacing_folder(run.exports / version, SAVED_MODEL) as partial:
@@ -90,7 +101,9 @@ def export_model(
             # The exported head may have been trained on the validation split.
             judged = load(head.folder(RunDir(root)))
             abstention = measure_abstention(judged, read_source(examples, bottlenecks, run, "val"), abstain.precision)
-        classifier = load(head.exported(RunDir(root)), threshold=abstention.threshold if abstention else None)
+        build = functools.partial(explaining_model_fn, views) if explains else model_fn
+        threshold = abstention.threshold if abstention else None
+        classifier = load(head.exported(RunDir(root)), threshold=threshold, build=build)
         scratch = partial / "scratch"
         exported = Path(classifier.export_saved_model(str(scratch), receive).decode())
         for item in exported.iterdir():
@@ -99,7 +112,7 @@ def export_model(
         scratch.rmdir()
         _name_signatures(partial / SAVED_MODEL)
         write_checksums(partial, (file for file in partial.rglob("*") if file.is_file()))
-        write_json(partial / MODEL_CARD, describe_model(examples, bottlenecks, head, abstention))
+        write_json(partial / MODEL_CARD, describe_model(examples, bottlenecks, head, abstention, note))
     return Export(Work(items=1, computed=1), version)
 
 
@@ -114,27 +127,42 @@ def measure_abstention(classifier: HeadClassifier, val: Source, precision: float
 
 
 def read_facts(export: Path) -> dict[str, Any]:
-    """Return the FACTS of an export's model card; raises DamagedFile where some are missing."""
+    """Return the FACTS of an export's model card, and its sentence on evidence; raises DamagedFile without these."""
     card = export / MODEL_CARD
     try:
         values = read_json(card, *FACTS)
     except FileNotFoundError as error:
         raise DamagedFile(str(card)) from error
-    return {name: values[name] for name in FACTS}
+    return {name: values[name] for name in FACTS} | {EVIDENCE: values.get(EVIDENCE, OLD_EXPORT)}
+
+
+def read_note(export: Path) -> str:
+    """Return the sentence of an export's model card on evidence; a card that is missing or damaged has none."""
+    try:
+        return str(read_facts(export)[EVIDENCE])
+    except DamagedFile:
+        return OLD_EXPORT
 
 
 def _name_signatures(path: Path) -> None:
     # The Estimator names the signature of an alternative input '<receiver>:<output>'; users expect '<receiver>'.
     model = saved_model_pb2.SavedModel.FromString(path.read_bytes())
     signatures = model.meta_graphs[0].signature_def
-    signatures[BOTTLENECK_SIGNATURE].CopyFrom(signatures[f"{BOTTLENECK_SIGNATURE}:{SERVING_SIGNATURE}"])
-    for name in [name for name in signatures if name not in (SERVING_SIGNATURE, BOTTLENECK_SIGNATURE)]:
+    outputs = {BOTTLENECK_SIGNATURE: SERVING_SIGNATURE, EXPLAIN_SIGNATURE: EXPLAIN_SIGNATURE}
+    for name, output in outputs.items():
+        if f"{name}:{output}" in signatures:
+            signatures[name].CopyFrom(signatures[f"{name}:{output}"])
+    for name in [name for name in signatures if name not in (SERVING_SIGNATURE, *outputs)]:
         del signatures[name]
     path.write_bytes(model.SerializeToString(deterministic=True))
 
 
 def describe_model(
-    examples: Examples, bottlenecks: Bottlenecks, head: Head, abstention: Abstention | None
+    examples: Examples,
+    bottlenecks: Bottlenecks,
+    head: Head,
+    abstention: Abstention | None,
+    evidence: str,
 ) -> dict[str, Any]:
     """Return the FACTS for model_card.json."""
     return {
@@ -143,6 +171,7 @@ def describe_model(
         "images": examples.splits,
         "validation": {"accuracy": head.val_accuracy, "loss": head.val_loss, "epoch": head.best_epoch},
         "abstention": asdict(abstention) if abstention else None,
+        EVIDENCE: evidence,
     }
 
 

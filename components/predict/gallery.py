@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from components.images.check import Limits, RejectedImage, inspect_image, read_file
 from components.images.thumbnail import make_thumbnail
-from components.pages.html import encode_uri, load_template
+from components.pages.html import encode_evidence, encode_uri, load_template
 from components.predict.predict import Classifier, FileAnswer, rank_classes
 from components.storage.files import write_text
 
@@ -19,12 +19,13 @@ UNREADABLE_SHOWN = 100
 
 
 class Card(NamedTuple):
-    """An image on the page: ranked holds labels with probabilities, picture a data URI or '' without thumbnail."""
+    """An image on the page: ranked holds labels with probabilities, picture a data URI or '', evidence its encoding."""
 
     path: str
     ranked: list[tuple[str, float]]
     abstained: bool | None
     picture: str
+    evidence: dict[str, Any] | None
 
 
 def write_gallery(output: Path, answers: Iterable[FileAnswer], classifier: Classifier, top_k: int) -> None:
@@ -43,7 +44,8 @@ def write_gallery(output: Path, answers: Iterable[FileAnswer], classifier: Class
         (abstained if answer.abstained else predicted)[ranked[0]] += 1
         if len(cards) < CARDS_SHOWN:
             names = [(classifier.labels[index], float(answer.probabilities[index])) for index in ranked]
-            cards.append(Card(path, names, answer.abstained, _draw(path)))
+            evidence = encode_evidence(answer.evidence) if answer.evidence is not None else None
+            cards.append(Card(path, names, answer.abstained, _draw(path), evidence))
     classes = sorted({*predicted, *abstained}, key=lambda index: (-predicted[index], -abstained[index], index))
     page = load_template("gallery.html.j2").render(
         cards=cards,
@@ -51,6 +53,7 @@ def write_gallery(output: Path, answers: Iterable[FileAnswer], classifier: Class
         failed=failed,
         images=sum(predicted.values()) + sum(abstained.values()),
         abstains=classifier.abstains,
+        note=classifier.note,
         abstained=sum(abstained.values()),
         classes=[(classifier.labels[index], predicted[index], abstained[index]) for index in classes],
     )

@@ -54,7 +54,9 @@ def write_predictions(
     Return the numbers of predicted and of unreadable files, after naming the unreadable ones on stderr.
     """
     counts = {"predicted": 0, "unreadable": 0}
-    answers = _count(predict_files(classifier.compute, files), counts)
+    shows_evidence = output is not None and output.suffix == ".html"
+    compute = classifier.explain if classifier.explain and shows_evidence else classifier.compute
+    answers = _count(predict_files(compute, files), counts)
     if output is not None:
         try:
             WRITERS[output.suffix](output, answers, classifier, top_k)

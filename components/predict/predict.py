@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -12,15 +12,18 @@ import numpy as np
 import tensorflow as tf
 
 from components import features
+from components.backbones.maps import list_maps
 from components.backbones.prepare import BackboneSession, prepare_cached
 from components.backbones.spec import Spec
 from components.errors import UserError
-from components.export.export import check_export
+from components.export.explain import SCOPE
+from components.export.export import check_export, read_note
 from components.images.check import Limits, RejectedImage, check_image, inspect_image, read_file
 from components.predict.pixels import encode_pixels
 from components.storage.places import describe_error, do_side_by_side, is_remote, plain_folder
 from components.terminal.progress import Progress
 
+v1 = tf.compat.v1
 T = TypeVar("T")
 
 PREDICTION_BATCH = 32
@@ -28,10 +31,14 @@ DEFAULT_TOP_K = 5
 
 
 class Answer(NamedTuple):
-    """Class probabilities float32[C] of one image; abstained is None for a model that never abstains."""
+    """Class probabilities float32[C] of one image; abstained is None for a model that never abstains.
+
+    evidence float32[K, h, w] is that for the K classes that were asked about, None where none were.
+    """
 
     probabilities: np.ndarray
     abstained: bool | None = None
+    evidence: np.ndarray | None = None
 
 
 # A path with the answer to its image, or with the reason why it has none.
@@ -60,40 +67,69 @@ def prediction_row(
 
 
 class Classifier(NamedTuple):
-    """A loaded model: labels of its C classes, and compute, which maps N encoded images to N answers."""
+    """A loaded model: labels of its C classes, and compute, which maps N encoded images to N answers.
+
+    explain maps N encoded images with K names of classes each, '' for the predicted one, to N answers with evidence;
+    without names it is that of the predicted class. It is None for a model that cannot; note is a sentence on the
+    evidence, or why there is none.
+    """
 
     labels: Sequence[str]
     compute: Callable[[list[bytes]], Sequence[Answer]]
     abstains: bool = False
+    explain: Callable[..., Sequence[Answer]] | None = None
+    note: str = "The evidence at each place is not known, as the model is not one of a run."
 
 
 def load_export(export: Path) -> Classifier:
     """Return the classifier of an export's version folder; raises UserError for one that serves no images."""
     check_export(export)
+    # In a session, as loading functions takes two seconds longer, and as values within the graph can be fed.
+    session = v1.Session(graph=tf.Graph())
     try:
-        with plain_folder(export) as plain:
-            model = tf.saved_model.load(str(plain))
-    except (OSError, tf.errors.OpError) as error:
+        with plain_folder(export) as plain, session.graph.as_default():
+            model = v1.saved_model.load(session, [tf.saved_model.SERVING], str(plain))
+    except (OSError, RuntimeError, tf.errors.OpError) as error:
         reason = str(error).splitlines()[0].rstrip(". ")
         raise UserError(f"The SavedModel '{export}' cannot be loaded ({reason}): export it again.") from error
-    signature = model.signatures.get(features.SERVING_SIGNATURE)
     labels = export / "assets" / "labels.txt"
-    if signature is None or not labels.exists():
+    signatures = (model.signature_def[name] for name in (features.SERVING_SIGNATURE, features.EXPLAIN_SIGNATURE))
+    served, explained = ([_name_tensors(side) for side in (one.inputs, one.outputs)] for one in signatures)
+    if not served[0] or not labels.exists():
         raise UserError(
             f"The SavedModel '{export}' was not exported by topgraft, as it lacks signature or labels: export it again."
         )
-    if features.IMAGE_BYTES not in signature.structured_input_signature[1]:
+    if features.IMAGE_BYTES not in served[0]:
         raise UserError(f"The SavedModel '{export}' takes bottlenecks only: run with a backbone that has a network.")
 
-    abstains = features.ABSTAINED in signature.structured_outputs
+    def compute(encoded: list[bytes]) -> list[Answer]:
+        return _make_answers(session.run(served[1], {served[0][features.IMAGE_BYTES]: encoded}))
 
-    def compute(encoded: list[bytes], model: Any = model) -> list[Answer]:  # a reference keeps its tables alive
-        outputs = signature(image_bytes=tf.constant(encoded, tf.string))
-        abstained = outputs[features.ABSTAINED].numpy().tolist() if abstains else [None] * len(encoded)
-        return [Answer(*pair) for pair in zip(outputs[features.PROBABILITIES].numpy(), abstained, strict=True)]
+    def explain(encoded: list[bytes], wanted: Sequence[Sequence[str]] = (("",),)) -> list[Answer]:
+        # The network is computed once, however many classes there are.
+        tensors = list_maps(session.graph, SCOPE)
+        maps = dict(zip(tensors, session.run(tensors, {served[0][features.IMAGE_BYTES]: encoded}), strict=True))
+        columns = [[name.encode("utf-8", "surrogateescape") for name in column] for column in zip(*wanted, strict=True)]
+        outputs = [session.run(explained[1], {**maps, explained[0][features.CLASS]: column}) for column in columns]
+        evidence = np.stack([part[features.EVIDENCE] for part in outputs], 1)
+        return [
+            answer._replace(evidence=part) for answer, part in zip(_make_answers(outputs[0]), evidence, strict=True)
+        ]
 
-    names = labels.read_text(encoding="utf-8", errors="surrogateescape").split("\n")[:-1]
-    return Classifier(names, compute, abstains)
+    text = labels.read_text(encoding="utf-8", errors="surrogateescape").split("\n")[:-1]
+    return Classifier(
+        text, compute, features.ABSTAINED in served[1], explain if explained[0] else None, read_note(export)
+    )
+
+
+def _name_tensors(tensors: Mapping[str, Any]) -> dict[str, str]:
+    return {name: tensor.name for name, tensor in tensors.items()}
+
+
+def _make_answers(outputs: dict[str, np.ndarray]) -> list[Answer]:
+    probabilities = outputs[features.PROBABILITIES]
+    abstained = outputs[features.ABSTAINED].tolist() if features.ABSTAINED in outputs else [None] * len(probabilities)
+    return [Answer(*pair) for pair in zip(probabilities, abstained, strict=True)]
 
 
 def load_backbone_classifier(specs: Sequence[Spec], progress: Progress) -> Classifier:
@@ -123,15 +159,18 @@ def predict_files(
             yield path, next(predicted) if isinstance(content, bytes) else content
 
 
-def predict_each(compute: Callable[[list[bytes]], Sequence[Answer]], encoded: list[bytes]) -> Sequence[Answer | str]:
-    """Return for each of N encoded images its answer, or the reason why the model cannot read it."""
+def predict_each(compute: Callable[[list[Any]], Sequence[Answer]], encoded: list[Any]) -> Sequence[Answer | str]:
+    """Return for each of N encoded images its answer, or the reason why the model cannot read it.
+
+    An image may be a tuple of its bytes and what else compute takes.
+    """
     if not encoded:
         return []
     try:
         return compute(encoded)
     except tf.errors.InvalidArgumentError:
         if len(encoded) == 1:
-            return [_explain(encoded[0])]
+            return [_explain(encoded[0] if isinstance(encoded[0], bytes) else encoded[0][0])]
         # One bad image fails its batch, so compute the images one by one.
         return [predict_each(compute, [content])[0] for content in encoded]
 

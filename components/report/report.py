@@ -21,18 +21,21 @@ from components.compare.page import list_shown, show_difference
 from components.curve.page import describe_curve, summarize_curve
 from components.errors import UserError
 from components.evaluate.evaluate import find_last_blessed
+from components.export.explain import EXPLAINED
+from components.features import EVIDENCE
 from components.metrics.confusion import ClassRow, most_confused, order_by_confusion
 from components.outcomes import Export, Report, Results, TunedHead, Work
 from components.pages.figures import plot_calibration, plot_confusion, plot_coverage, plot_history, plot_map
-from components.pages.html import embed_figure, load_plotly, load_template
+from components.pages.html import embed_figure, encode_evidence, load_plotly, load_template
+from components.predict.predict import load_export
 from components.report.card_text import describe_card
 from components.report.content import Content, TableRow, describe_leaks, read_health, read_report_content
 from components.report.model_card import build_card
 from components.run_dir import BLESSED, MODEL_CARD, RunDir
-from components.shards.pictures import collect_pictures
+from components.shards.pictures import collect_pictures, read_encoded
 from components.storage.files import write_json
 from components.storage.ownership import replacing_folder
-from components.storage.tables import read_csv, scan_csv, write_csv
+from components.storage.tables import escape_name, read_csv, scan_csv, write_csv
 
 GALLERY_IMAGES = 9
 MISTAKES_SHOWN = 60
@@ -160,17 +163,33 @@ def gather_images(content: Content, seed: int, run: RunDir, changed: Sequence[Ma
         + [image["second_path"] for image in changed]
         + sorted(health.image_keys())
     )
+    evidence = explain_rows([*gallery, *shown], content, run)
     small = [row["nearest_path"] for row in nearest]
     small += [row["path"] for row in [*content.mistakes, *places, *shuffled]]
     return {
         "gallery": gallery,
         "mistakes": shown,
+        "evidence": evidence,
         "nearest": nearest,
         "places_count": len(places),
         "data_map": embed_figure(plot_map(places, {row["path"] for row in content.mistakes}), "map"),
         "health": health,
         "pictures": collect_pictures(large, small, run.examples, content.results.examples.shards),
     }
+
+
+def explain_rows(rows: Sequence[TableRow], content: Content, run: RunDir) -> dict[str, dict[str, Any]]:
+    """Return encode_evidence for the given and the actual class of rows, by path; none where the export has none."""
+    if content.facts[EVIDENCE] not in EXPLAINED:
+        return {}
+    classifier = load_export(content.results.export.folder(run))
+    assert classifier.explain
+    names = {escape_name(label): label for label in classifier.labels}
+    wanted = {row["path"]: (names[row["label"]], names[row["actual"]]) for row in rows}
+    images = dict(read_encoded({*wanted}, run.examples, content.results.examples.shards))
+    answers = classifier.explain([*images.values()], [wanted[path] for path in images]) if images else []
+    evidence = (answer.evidence for answer in answers)
+    return {path: encode_evidence(part) for path, part in zip(images, evidence, strict=True) if part is not None}
 
 
 def write_tables(content: Content, tables: Mapping[str, Sequence[TableRow]], folder: Path) -> None:

@@ -14,16 +14,16 @@ MAX_BATCH_PIXELS = 100_000_000
 class Batcher:
     """Computes single images of many callers in batches, one batch after the other, while run() runs.
 
-    compute maps N images to N outcomes; an error of it reaches all callers of its batch.
+    compute maps N items, an image each, to N outcomes; an error of it reaches all callers of its batch.
     """
 
-    def __init__(self, compute: Callable[[list[bytes]], Sequence[Any]]):
+    def __init__(self, compute: Callable[[list[Any]], Sequence[Any]]):
         self._compute = compute
-        # Encoded images, how many pixels each has, and the future that takes its outcome.
-        self._waiting: asyncio.Queue[tuple[bytes, int, asyncio.Future[Any]]] = asyncio.Queue()
+        # Items, how many pixels each has, and the future that takes its outcome.
+        self._waiting: asyncio.Queue[tuple[Any, int, asyncio.Future[Any]]] = asyncio.Queue()
 
-    async def compute(self, items: Sequence[bytes], pixels: Sequence[int]) -> list[Any]:
-        """Return the outcomes of encoded images, in order; pixels tells how many each has."""
+    async def compute(self, items: Sequence[Any], pixels: Sequence[int]) -> list[Any]:
+        """Return the outcomes of items, in order; pixels tells how many each has."""
         futures: list[asyncio.Future[Any]] = [asyncio.Future() for _ in items]
         for waiting in zip(items, pixels, futures, strict=True):
             self._waiting.put_nowait(waiting)

@@ -7,7 +7,7 @@ import functools
 import ipaddress
 import secrets
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 
@@ -25,11 +25,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from components.errors import UserError
 from components.images.check import CheckedImage, Limits, RejectedImage, count_pixels, inspect_image
 from components.images.thumbnail import make_thumbnail
-from components.pages.html import encode_uri, load_template
-from components.predict.predict import DEFAULT_TOP_K, Answer, describe_rejected, predict_each, rank_classes
+from components.pages.html import encode_evidence, encode_uri, load_template
+from components.predict.predict import DEFAULT_TOP_K, Answer, Classifier, describe_rejected, predict_each, rank_classes
 from components.serve.batching import Batcher
 from components.serve.neighbours import TrainingImages
-from components.serve.tf_serving import ServedExport, format_answers, format_status, parse_predict
+from components.serve.tf_serving import Question, ServedExport, format_answers, format_status, parse_predict
 from components.storage.places import describe_error
 from components.storage.tables import escape_name
 from components.terminal.text import printable
@@ -53,7 +53,7 @@ class Service:
         self._served = served
         self._training = training
         self._holding = asyncio.Semaphore(MAX_HELD)
-        self.batcher = Batcher(functools.partial(predict_each, served.classifier.compute))
+        self.batcher = Batcher(functools.partial(predict_each, functools.partial(answer_questions, served.classifier)))
 
     async def answer_page(self, _: Request) -> Response:
         """The page: its one script bears the nonce that the policy asks for, nothing comes from elsewhere."""
@@ -69,8 +69,10 @@ class Service:
     async def answer_predict(self, request: Request) -> Response:
         """TensorFlow Serving's predict."""
         async with self._holding:
-            encoded, columnar = await asyncio.to_thread(parse_predict, await _read_body(request))
-            answers = await self._predict(await asyncio.to_thread(_inspect_images, encoded))
+            body, classifier = await _read_body(request), self._served.classifier
+            questions, columnar = await asyncio.to_thread(parse_predict, body, classifier)
+            images = await asyncio.to_thread(_inspect_images, [question.encoded for question in questions])
+            answers = await self._predict(images, [question.wanted for question in questions])
         labels = [escape_name(label) for label in self._served.classifier.labels]
         return JSONResponse(await asyncio.to_thread(format_answers, answers, labels, columnar))
 
@@ -78,11 +80,12 @@ class Service:
         """What the page shows of one image, whose file is the body."""
         async with self._holding:
             images = await asyncio.to_thread(_inspect_images, [await _read_body(request)])
-            (answer,) = await self._predict(images)
+            (answer,) = await self._predict(images, ["" if self._served.classifier.explain else None])
             return JSONResponse(await asyncio.to_thread(self._describe, images[0].encoded, answer))
 
-    async def _predict(self, images: list[CheckedImage]) -> list[Answer]:
-        outcomes = await self.batcher.compute([image.encoded for image in images], list(map(count_pixels, images)))
+    async def _predict(self, images: list[CheckedImage], wanted: list[str | None]) -> list[Answer]:
+        questions = [Question(image.encoded, name) for image, name in zip(images, wanted, strict=True)]
+        outcomes = await self.batcher.compute(questions, list(map(count_pixels, images)))
         for number, outcome in enumerate(outcomes):
             if isinstance(outcome, str):
                 raise _refuse(number, len(images), outcome)
@@ -97,11 +100,22 @@ class Service:
                 for index in rank_classes(answer.probabilities, DEFAULT_TOP_K)
             ],
             "abstained": bool(answer.abstained),
+            "evidence": None if answer.evidence is None else encode_evidence(answer.evidence),
             "picture": encode_uri(thumbnail) if thumbnail else "",
             "nearest": [
                 {**near._asdict(), "path": escape_name(near.path), "label": escape_name(near.label)} for near in nearest
             ],
         }
+
+
+def answer_questions(classifier: Classifier, questions: Sequence[Question]) -> Sequence[Answer]:
+    """Return the answers to questions, with evidence for those that ask for it."""
+    encoded = [question.encoded for question in questions]
+    if not classifier.explain or all(question.wanted is None for question in questions):
+        return classifier.compute(encoded)
+    answers = classifier.explain(encoded, [[question.wanted or ""] for question in questions])
+    keeps = [question.wanted is not None for question in questions]
+    return [one if keep else one._replace(evidence=None) for one, keep in zip(answers, keeps, strict=True)]
 
 
 async def _read_body(request: Request) -> bytes:

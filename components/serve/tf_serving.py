@@ -19,15 +19,33 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from components.errors import UserError
 from components.export.export import SAVED_MODEL, find_export
-from components.features import ABSTAINED, IMAGE_BYTES, INDEX, LABEL_NAME, PROBABILITIES, SERVING_SIGNATURE
+from components.features import (
+    ABSTAINED,
+    CLASS,
+    EVIDENCE,
+    EXPLAIN_SIGNATURE,
+    IMAGE_BYTES,
+    INDEX,
+    LABEL_NAME,
+    PROBABILITIES,
+    SERVING_SIGNATURE,
+)
 from components.predict.predict import Answer, Classifier, load_export, rank_classes
 from components.run_dir import RunDir
+from components.storage.tables import escape_name
 
 # Images of one request: what 32 MiB of JSON hold of small photos.
 MAX_INSTANCES = 1000
 
 # An image's form has two objects, and base64 none of these.
 PARTS, MAX_PARTS = (b"[", b"{", b","), 10 * MAX_INSTANCES
+
+
+class Question(NamedTuple):
+    """An encoded image, and the class that it is explained for: '' for the predicted one, None for no explanation."""
+
+    encoded: bytes
+    wanted: str | None
 
 
 class ServedExport(NamedTuple):
@@ -60,21 +78,21 @@ def name_model(export: Path) -> str:
 
 
 def read_metadata(export: Path, name: str, version: str) -> dict[str, Any]:
-    """Return the metadata of an export: the signature that is served, with its inputs and outputs."""
+    """Return the metadata of an export: the signatures that are served, with their inputs and outputs."""
     model = saved_model_pb2.SavedModel.FromString((export / SAVED_MODEL).read_bytes())
-    signature = MessageToDict(
-        model.meta_graphs[0].signature_def[SERVING_SIGNATURE],
-        including_default_value_fields=True,
-        preserving_proto_field_name=True,
-    )
+    signatures = {
+        served: MessageToDict(signature, including_default_value_fields=True, preserving_proto_field_name=True)
+        for served, signature in model.meta_graphs[0].signature_def.items()
+        if served in (SERVING_SIGNATURE, EXPLAIN_SIGNATURE)
+    }
     return {
         "model_spec": {"name": name, "signature_name": "", "version": version},
-        "metadata": {"signature_def": {"signature_def": {SERVING_SIGNATURE: signature}}},
+        "metadata": {"signature_def": {"signature_def": signatures}},
     }
 
 
-def parse_predict(body: bytes) -> tuple[list[bytes], bool]:
-    """Return the images of a predict request, and whether it asks for columns; raises HTTPException."""
+def parse_predict(body: bytes, classifier: Classifier) -> tuple[list[Question], bool]:
+    """Return the questions of a predict request, and whether it asks for columns; raises HTTPException."""
     if sum(map(body.count, PARTS)) > MAX_PARTS:  # a list of empty lists takes twenty times its bytes
         raise HTTPException(413, f"The body has more than the {MAX_PARTS:,} values allowed in a request.")
     try:
@@ -84,18 +102,35 @@ def parse_predict(body: bytes) -> tuple[list[bytes], bool]:
     if not isinstance(request, dict) or ("instances" in request) == ("inputs" in request):
         raise HTTPException(400, "The body must be a JSON object with either 'instances' or 'inputs'.")
     signature = request.get("signature_name", SERVING_SIGNATURE)
-    if signature not in ("", SERVING_SIGNATURE):
-        raise HTTPException(400, f"Only the signature '{SERVING_SIGNATURE}' is served here, not the one asked for.")
+    explains = signature == EXPLAIN_SIGNATURE
+    if explains and not classifier.explain:
+        reason = classifier.note[:1].lower() + classifier.note[1:]
+        raise HTTPException(400, f"This model has no signature '{EXPLAIN_SIGNATURE}': {reason}")
+    if not explains and signature not in ("", SERVING_SIGNATURE):
+        raise HTTPException(
+            400, f"Only '{SERVING_SIGNATURE}' and '{EXPLAIN_SIGNATURE}' are signatures that are served."
+        )
     columnar = "inputs" in request
     values = request["inputs"] if columnar else request["instances"]
+    wanted: Any = []
     if columnar and isinstance(values, dict):
+        wanted = values.pop(CLASS, []) if explains else []
         values = values.get(IMAGE_BYTES) if set(values) == {IMAGE_BYTES} else None
     if not isinstance(values, list) or not values:
         place = f"'inputs' or its '{IMAGE_BYTES}'" if columnar else "'instances'"
         raise HTTPException(400, f"{place} must be a list of at least one image.")
     if len(values) > MAX_INSTANCES:
         raise HTTPException(413, f"{len(values):,} images are more than the {MAX_INSTANCES:,} allowed in a request.")
-    return [_decode(value, number, columnar) for number, value in enumerate(values)], columnar
+    if explains and not columnar:
+        wanted = [value.pop(CLASS, "") if isinstance(value, dict) else "" for value in values]
+    images = [_decode(value, number, columnar) for number, value in enumerate(values)]
+    if not explains:
+        return [Question(image, None) for image in images], columnar
+    names, wanted = {escape_name(label): label for label in classifier.labels} | {"": ""}, wanted or [""] * len(images)
+    texts = isinstance(wanted, list) and all(isinstance(name, str) for name in wanted)
+    if not texts or len(wanted) != len(images) or not names.keys() >= {*wanted}:
+        raise HTTPException(400, f"'{CLASS}' must be the name of a class of this model, or '', for each image.")
+    return [Question(image, names[name]) for image, name in zip(images, wanted, strict=True)], columnar
 
 
 def _decode(value: Any, number: int, columnar: bool) -> bytes:
@@ -122,6 +157,8 @@ def format_answers(answers: Sequence[Answer], labels: Sequence[str], columnar: b
 def _format_answer(answer: Answer, labels: Sequence[str]) -> dict[str, Any]:
     (index,) = rank_classes(answer.probabilities, 1)
     row = {INDEX: index, LABEL_NAME: labels[index], PROBABILITIES: answer.probabilities.tolist()}
+    if answer.evidence is not None:
+        row[EVIDENCE] = answer.evidence[0].tolist()
     return row if answer.abstained is None else {**row, ABSTAINED: answer.abstained}
 
 

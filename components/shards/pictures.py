@@ -48,6 +48,14 @@ def collect_pictures(
 
 def read_thumbnails(keys: set[str], examples: Path, shards: Sequence[int]) -> Iterator[tuple[str, Image.Image]]:
     """Yield (key, RGB thumbnail) for each key found in the shards; raises DamagedShard."""
+    for key, encoded in read_encoded(keys, examples, shards):
+        thumbnail = make_thumbnail(encoded)
+        if thumbnail:
+            yield key, thumbnail
+
+
+def read_encoded(keys: set[str], examples: Path, shards: Sequence[int]) -> Iterator[tuple[str, bytes]]:
+    """Yield (key, encoded image) for each key found in the shards; raises DamagedShard."""
     files = []
     for shard in list_shards(shards):
         rows, _ = read_index(examples / index_name(shard))  # only the files with a key are read
@@ -56,6 +64,5 @@ def read_thumbnails(keys: set[str], examples: Path, shards: Sequence[int]) -> It
     for batch in read_batches(files, IMAGE_SPEC) if files else ():
         for key, encoded in zip(batch[features.KEY], batch[features.ENCODED], strict=True):
             text = decode_name(key)
-            thumbnail = make_thumbnail(encoded) if text in keys else None
-            if thumbnail:
-                yield text, thumbnail
+            if text in keys:
+                yield text, encoded

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,7 +30,7 @@ from components.train.inputs import (
     train_from_shards,
 )
 from components.train.logistic_regression import Objective, choose_penalty, fit_linear, make_objective, split_folds
-from components.train.model import HeadParams
+from components.train.model import HeadParams, model_fn
 from components.train.normalization import Variables, measure_scaling, scale_vectors
 from components.train.optimization import Optimization
 from components.train.settings import (
@@ -305,8 +305,9 @@ def load_classifier(
     run: RunDir,
     architecture: Architecture,
     threshold: float | None = None,
+    build: Callable[..., tf.estimator.EstimatorSpec] = model_fn,
 ) -> HeadClassifier:
     """Return the Estimator of a head trained in a folder, to evaluate and export; it abstains below the threshold."""
     architecture = resolve_architecture(architecture, len(examples.labels), bottlenecks.dim)
     params = HeadParams(len(examples.labels), str(run.labels), architecture, abstention_threshold=threshold)
-    return HeadClassifier(folder, params, seed=0)  # nothing is drawn
+    return HeadClassifier(folder, params, seed=0, build=build)  # nothing is drawn

@@ -12,7 +12,8 @@ from toys import fill, read_outcome, refusal
 
 from components.backbones.settings import Augment
 from components.backbones.spec import parse_backbone
-from components.export.export import export_model, find_export, list_versions, read_facts
+from components.export.explain import EXACT
+from components.export.export import export_model, find_export, list_versions, read_facts, read_note
 from components.export.settings import Abstain
 from components.extract.extract import extract_bottlenecks
 from components.extract.settings import EngineChoice
@@ -36,14 +37,17 @@ def export(toy_run) -> Path:
     return list_versions(toy_run.exports)[-1]
 
 
-def test_both_signatures_are_as_the_contract_says(export):
+def test_the_signatures_are_as_the_contract_says(export):
     model = tf.saved_model.load(str(export))
-    assert set(model.signatures) == {"serving_default", "bottleneck"}
+    assert set(model.signatures) == {"serving_default", "bottleneck", "explain"}
     assert list(model.signatures["serving_default"].structured_input_signature[1]) == ["image_bytes"]
     assert list(model.signatures["bottleneck"].structured_input_signature[1]) == ["bottleneck"]
-    for signature in model.signatures.values():
+    assert {*model.signatures["explain"].structured_input_signature[1]} == {"image_bytes", "class"}
+    for name, signature in model.signatures.items():
         outputs = {name: spec.dtype for name, spec in signature.structured_outputs.items()}
-        assert outputs == {"index": tf.int64, "label": tf.string, "probabilities": tf.float32}
+        evidence = {"evidence": tf.float32} if name == "explain" else {}
+        assert outputs == {"index": tf.int64, "label": tf.string, "probabilities": tf.float32, **evidence}
+    assert model.signatures["explain"].structured_outputs["evidence"].shape[1:] == (4, 4)
 
 
 def test_image_bytes_and_bottlenecks_give_the_same_index_for_every_test_image(toy_run, toy_config, export):
@@ -56,6 +60,46 @@ def test_image_bytes_and_bottlenecks_give_the_same_index_for_every_test_image(to
     assert [label.decode() for label in outputs["label"].numpy()] == [row["label"] for row in rows]
     best = outputs["probabilities"].numpy().max(1)
     np.testing.assert_allclose(best, [float(row["probability"]) for row in rows], atol=1e-5)
+
+
+def test_evidence_of_every_test_image_is_its_logit_but_for_the_bias(export, toy_run):
+    encoded, _, vectors = read_split(toy_run, "test")
+    head = read_head(toy_run.model / REFIT)
+    logits = scale_vectors(vectors, WHITEN, head) @ head[WEIGHTS]
+    explain = tf.saved_model.load(str(export)).signatures["explain"]
+    answers = load_signatures(export)(encoded, vectors)[0]
+    for number, label in enumerate(["cyan", "magenta", "yellow"]):
+        outputs = explain(image_bytes=tf.constant(encoded), **{"class": tf.constant([label] * len(encoded))})
+        np.testing.assert_allclose(outputs["evidence"].numpy().mean((1, 2)), logits[:, number], atol=1e-4)
+        for name, values in answers.items():
+            np.testing.assert_array_equal(outputs[name].numpy(), values)
+    predicted = explain(image_bytes=tf.constant(encoded), **{"class": tf.constant([""])})["evidence"].numpy()
+    np.testing.assert_allclose(predicted.mean((1, 2)), logits[np.arange(len(logits)), answers["index"]], atol=1e-4)
+
+
+def test_an_export_whose_card_says_nothing_of_evidence_is_of_an_earlier_version(export, tmp_path):
+    assert read_note(export) == load_export(export).note == EXACT
+    card = json.loads((export / "model_card.json").read_text())
+    write_json(tmp_path / "model_card.json", {name: value for name, value in card.items() if name != "evidence"})
+    assert "earlier version" in read_note(tmp_path) == read_facts(tmp_path)["evidence"]
+    assert read_note(tmp_path / "without") == read_note(tmp_path)
+
+
+def test_a_loaded_export_explains_any_number_of_classes_by_one_pass_of_the_network(export, toy_run):
+    encoded = read_split(toy_run, "test")[0][:3].tolist()
+    classifier = load_export(export)
+    model = tf.saved_model.load(str(export)).signatures["explain"]
+    wanted = [["cyan", "", "yellow"], ["magenta", "cyan", "cyan"], ["", "", "magenta"]]
+    answers = classifier.explain(encoded, wanted)
+    for place, names in enumerate(zip(*wanted, strict=True)):
+        expected = model(image_bytes=tf.constant(encoded), **{"class": tf.constant(names)})
+        found = [answer.evidence[place] for answer in answers]
+        np.testing.assert_allclose(found, expected["evidence"].numpy(), atol=1e-4)
+    for answer, plain, predicted in zip(answers, classifier.compute(encoded), classifier.explain(encoded), strict=True):
+        np.testing.assert_allclose(answer.probabilities, plain.probabilities, atol=1e-6)
+        assert plain.evidence is None and predicted.evidence.shape == (1, 4, 4)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="no class of this name"):
+        classifier.explain(encoded, [["owl"]] * 3)
 
 
 def test_the_labels_travel_with_the_model(export, tmp_path):
@@ -158,7 +202,7 @@ def test_the_model_abstains_below_the_threshold_in_its_card(export_again, precis
     assert card["wanted"] == precision <= card["precision"]
     assert read_facts(export)["abstention"]["threshold"] == card["threshold"]
     for signature in tf.saved_model.load(str(export)).signatures.values():
-        outputs = {name: spec.dtype for name, spec in signature.structured_outputs.items()}
+        outputs = {name: spec.dtype for name, spec in signature.structured_outputs.items() if name != "evidence"}
         assert outputs == {
             "index": tf.int64,
             "label": tf.string,

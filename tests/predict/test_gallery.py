@@ -1,4 +1,6 @@
+import base64
 import html
+import json
 import re
 
 import numpy as np
@@ -74,6 +76,20 @@ def test_unreadable_files_beyond_a_number_are_counted_alone(tmp_path, monkeypatc
     text = body(tmp_path / "out.html")
     assert "The first 2 of 3 files are listed." in text
     assert "1.png" in text and "2.png" not in text
+
+
+def test_evidence_stands_beside_its_picture_and_without_any_the_page_says_why(tmp_path, picture):
+    evidence = np.array([[[1.0, -1.0, 0.0], [0.5, 0.0, 0.0]]], np.float32)
+    explained = [(picture, answer(0.9, 0.1)._replace(evidence=evidence))]
+    write_gallery(tmp_path / "out.html", explained, classifier("a", "b")._replace(note="It is exact."), 1)
+    text = (tmp_path / "out.html").read_text()
+    (found,) = re.findall(r'data-evidence="([^"]*)"', text)
+    found = json.loads(html.unescape(found))
+    assert found["width"] == 3 and [*base64.b64decode(*found["maps"])] == [255, 1, 128, 192, 128, 128]
+    assert "It is exact." in text and 'id="where"' in text
+    write_gallery(tmp_path / "none.html", [(picture, answer(0.9, 0.1))], classifier("a", "b"), 1)
+    text = (tmp_path / "none.html").read_text()
+    assert "evidence at each place is not known" in text and "<script" not in text and 'id="where"' not in text
 
 
 def test_an_abstention_is_shown_and_counted_apart(tmp_path, picture):

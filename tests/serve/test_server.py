@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import requests
+import tensorflow as tf
 import uvicorn
 from servers import start_server
 from starlette.testclient import TestClient
@@ -61,6 +62,8 @@ def test_status_and_metadata_are_as_tensorflow_serving_words_them(client, served
     assert metadata["model_spec"] == {"name": "toy", "signature_name": "", "version": served.version}
     signature = metadata["metadata"]["signature_def"]["signature_def"]["serving_default"]
     assert signature["inputs"]["image_bytes"]["dtype"] == "DT_STRING"
+    explain = metadata["metadata"]["signature_def"]["signature_def"]["explain"]
+    assert {*explain["inputs"]} == {"image_bytes", "class"} and "evidence" in explain["outputs"]
     assert set(signature["outputs"]) == {"index", "label", "probabilities"}
     assert signature["outputs"]["probabilities"]["tensor_shape"]["dim"][1]["size"] == "3"
     assert signature["method_name"] == "tensorflow/serving/predict"
@@ -80,6 +83,22 @@ def test_rows_and_columns_equal_what_predict_answers(client, served, expected, v
     assert columns == {name: [row[name] for row in rows] for name in ("index", "label", "probabilities")}
 
 
+@pytest.mark.parametrize("columnar", [False, True])
+def test_a_request_to_explain_gets_the_evidence_for_the_named_or_the_predicted_class(
+    client, served, expected, columnar
+):
+    images, labels = [image for image, _ in expected], served.classifier.labels
+    wanted = ["", *labels, "", labels[0]]
+    by_row = [{**instance, "class": name} for instance, name in zip(instances(*images), wanted, strict=True)]
+    by_column = {"image_bytes": [row["image_bytes"] for row in by_row], "class": wanted}
+    body = {"inputs": by_column} if columnar else {"instances": by_row}
+    answer = client.post(PREDICT, json={**body, "signature_name": "explain"}).json()
+    found = answer["outputs"]["evidence"] if columnar else [row["evidence"] for row in answer["predictions"]]
+    model = tf.saved_model.load(str(served.folder)).signatures["explain"]
+    outputs = model(image_bytes=tf.constant(images), **{"class": tf.constant(wanted)})
+    np.testing.assert_allclose(found, outputs["evidence"].numpy(), atol=1e-4)
+
+
 def test_the_page_gets_the_top_classes_a_picture_and_the_nearest(served, expected):
     class Training:
         def find_nearest(self, encoded):
@@ -91,6 +110,7 @@ def test_the_page_gets_the_top_classes_a_picture_and_the_nearest(served, expecte
     assert [rank["label"] for rank in answer["ranked"]] == [served.classifier.labels[index] for index in order]
     np.testing.assert_allclose([rank["probability"] for rank in answer["ranked"]], expected[0][1][order], atol=1e-6)
     assert answer["abstained"] is False
+    assert answer["evidence"]["width"] == 4 and len(base64.b64decode(*answer["evidence"]["maps"])) == 16
     assert answer["picture"].startswith("data:image/jpeg;base64,")
     assert answer["nearest"] == [{"path": "odd\\udcff/1.png", "label": "odd\\udcff", "cosine": 0.5, "picture": ""}]
 
@@ -159,7 +179,7 @@ def test_only_so_many_requests_are_held_at_once_and_the_others_wait_for_their_tu
         release.wait(30)
         return served.classifier.compute(encoded)
 
-    held = served._replace(classifier=served.classifier._replace(compute=compute))
+    held = served._replace(classifier=served.classifier._replace(compute=compute, explain=None))
     with TestClient(make_app(held, None, "127.0.0.1"), base_url=ADDRESS) as client, ThreadPoolExecutor(6) as clients:
         answers = clients.map(lambda pair: client.post("/classify", content=pair[0]).status_code, expected)
         time.sleep(0.5)
@@ -245,7 +265,7 @@ def test_a_failure_of_the_model_is_500_without_its_words(served, expected):
     def compute(encoded):
         raise RuntimeError(f"secret of {served.folder}")
 
-    failing = served._replace(classifier=served.classifier._replace(compute=compute))
+    failing = served._replace(classifier=served.classifier._replace(compute=compute, explain=None))
     app = make_app(failing, None, "127.0.0.1")
     with TestClient(app, base_url=ADDRESS, raise_server_exceptions=False) as client:
         response = client.post("/classify", content=expected[0][0])

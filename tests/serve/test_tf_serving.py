@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 from toys import refusal
 
 from components.export.export import list_versions
-from components.predict.predict import Answer
+from components.predict.predict import Answer, Classifier
 from components.serve.tf_serving import (
     MAX_INSTANCES,
     format_answers,
@@ -23,8 +23,11 @@ def encode(content: bytes) -> dict:
     return {"b64": base64.b64encode(content).decode()}
 
 
-def parse(value):
-    return parse_predict(json.dumps(value).encode())
+MODEL = Classifier(["wren", "\udcff"], list, explain=list)
+
+
+def parse(value, model=MODEL):
+    return parse_predict(json.dumps(value).encode(), model)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +41,29 @@ def parse(value):
     ],
 )
 def test_each_form_of_a_request_gives_the_same_images(request_body):
-    assert parse(request_body) == ([b"one", b"two!"], "inputs" in request_body)
+    assert parse(request_body) == ([(b"one", None), (b"two!", None)], "inputs" in request_body)
+
+
+@pytest.mark.parametrize(
+    ("request_body", "wanted"),
+    [
+        ({"instances": [encode(b"one"), {"image_bytes": encode(b"two!"), "class": "wren"}]}, ["", "wren"]),
+        ({"instances": [{**encode(b"one"), "class": "\\udcff"}, encode(b"two!")]}, ["\udcff", ""]),
+        ({"inputs": [encode(b"one"), encode(b"two!")]}, ["", ""]),
+        ({"inputs": {"image_bytes": [encode(b"one"), encode(b"two!")], "class": ["wren", ""]}}, ["wren", ""]),
+    ],
+)
+def test_each_form_of_a_request_to_explain_names_its_classes(request_body, wanted):
+    questions, columnar = parse({**request_body, "signature_name": "explain"})
+    assert questions == [*zip([b"one", b"two!"], wanted, strict=True)] and columnar == ("inputs" in request_body)
+
+
+def test_a_model_that_cannot_explain_says_why():
+    with pytest.raises(HTTPException) as caught:
+        parse(
+            {"instances": [encode(b"a")], "signature_name": "explain"}, MODEL._replace(explain=None, note="It is so.")
+        )
+    assert caught.value.detail == "This model has no signature 'explain': it is so."
 
 
 @pytest.mark.parametrize(
@@ -56,7 +81,15 @@ def test_each_form_of_a_request_gives_the_same_images(request_body):
         ({"instances": [{"b64": "a", "other": "b"}]}, 400, "Image 0 is not of the form"),
         ({"instances": [encode(b"a"), {"b64": "*!"}]}, 400, "Image 1 is not valid base64"),
         ({"instances": [{"b64": "\u00e4\u00e4\u00e4\u00e4"}]}, 400, "Image 0 is not valid base64"),
-        ({"instances": [encode(b"a")], "signature_name": "bottleneck"}, 400, "Only the signature 'serving_default'"),
+        ({"instances": [encode(b"a")], "signature_name": "bottleneck"}, 400, "Only 'serving_default' and 'explain'"),
+        ({"instances": [{**encode(b"a"), "class": "owl"}], "signature_name": "explain"}, 400, "name of a class"),
+        ({"instances": [{**encode(b"a"), "class": ["wren"]}], "signature_name": "explain"}, 400, "name of a class"),
+        ({"instances": [{**encode(b"a"), "class": "wren"}]}, 400, "Image 0 is not of the form"),
+        (
+            {"inputs": {"image_bytes": [encode(b"a")] * 2, "class": ["wren"]}, "signature_name": "explain"},
+            400,
+            "for each image",
+        ),
         ({"instances": [encode(b"a")] * (MAX_INSTANCES + 1)}, 413, "1,001 images"),
     ],
 )
@@ -71,7 +104,7 @@ def test_what_a_request_lacks_is_told_in_a_sentence(request_body, status, words)
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b"[" * 9_000])
 def test_a_body_that_is_not_json_is_refused(body):
     with pytest.raises(HTTPException) as caught:
-        parse_predict(body)
+        parse_predict(body, MODEL)
     assert caught.value.status_code == 400
     assert "not JSON" in caught.value.detail
 
