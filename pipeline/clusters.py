@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from components.errors import DamagedFile, UserError
 from components.run_dir import RunDir
+from components.shards.spans import IMAGES_PER_SHARD
 from components.storage.downloads import cache_folder
 from components.storage.files import read_json, write_json
 from pipeline.cluster_checks import FLINK, SPARK, Cluster, count_slots, find_cluster, list_processes, name_engine
@@ -36,11 +37,26 @@ CACHE_MILLIS = {FLINK: 20_000, SPARK: 600_000}
 
 
 @contextmanager
-def connect_run(config: Config, run: RunDir) -> Iterator[Callable[[str], PipelineOptions]]:
-    """Do as connect_runner for the run of a config, and remove the files of lost workers at its end."""
+def connect_run(config: Config, run: RunDir) -> Iterator[Callable[[str, int], PipelineOptions]]:
+    """Yield a function from a stage's name and number of images to Beam's options, as connect_runner does.
+
+    A stage whose images fit in one shard runs in this process, unless the config sets beam.shards. Files of lost
+    workers are removed at the end.
+    """
     data = config.data.roots or [str(cache_folder())]
     with connect_runner(config.beam, config.name, run.root, data, run.workers) as make_job:
-        yield make_job
+
+        def make_stage(stage: str, images: int) -> PipelineOptions:
+            if not name_engine(config.beam) or config.beam.shards or images > IMAGES_PER_SHARD:
+                return make_job(stage)
+            print(
+                f"topgraft: {stage} runs in this process, as its {images:,} images fit in one shard "
+                f"(of {IMAGES_PER_SHARD:,} images; set beam.shards to give it to the cluster).",
+                file=sys.stderr,
+            )
+            return make_options(BeamSettings())
+
+        yield make_stage
     if name_engine(config.beam):
         remove_unfinished(run)
 

@@ -79,7 +79,7 @@ def run_whole(
     config: Config,
     run: RunDir,
     progress: Progress,
-    make_job: Callable[[str], PipelineOptions],
+    make_job: Callable[[str, int], PipelineOptions],
     first: str | None = None,
     only: str | None = None,
 ) -> dict[str, Any]:
@@ -273,7 +273,7 @@ def serve_command(options: argparse.Namespace) -> None:
 
 def worker_command(options: argparse.Namespace) -> None:
     """topgraft worker: until it is interrupted."""
-    from pipeline.worker import serve_pool
+    from pipeline.worker_pool import serve_pool
 
     serve_pool(options.port)
 

@@ -103,17 +103,23 @@ class Cluster:
         process.kill()
         process.wait()
 
+    def kill_group(self, name):
+        """Kill a process and all that it started, as the loss of a host does."""
+        process = self.processes.pop(name)
+        below = list_below(process.pid)
+        for pid in (process.pid, *(pid for pid, _ in below)):
+            os.kill(pid, signal.SIGKILL)
+        process.wait()
+
     def workers(self):
         """Return the numbers of the Python workers of all processes, also of dead ones."""
-        pattern = f"--provision_endpoint"
+        home = b"TOPGRAFT_TEST_CLUSTER=" + os.fsencode(self.folder)
         found = []
         for folder in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
-                words = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
-                home = b"TOPGRAFT_TEST_CLUSTER=" + os.fsencode(self.folder)
-                if any(word.startswith(pattern) for word in words):
-                    if home in (folder / "environ").read_bytes().split(b"\0"):
-                        found.append(int(folder.name))
+                ours = home in (folder / "environ").read_bytes().split(b"\0")
+                if ours and b"--provision_endpoint" in (folder / "cmdline").read_bytes():
+                    found.append(int(folder.name))
         return found
 
     def stop(self):
@@ -159,8 +165,11 @@ class Flink(Cluster):
             self.start_manager(number)
         self.wait_for_slots(managers)
 
-    def _start(self, name, script, *words):
+    def _start(self, name, script, *words, hidden=None):
         command = [self.home / "bin" / script, "start-foreground", *words]
+        if hidden:
+            inside = ["sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', hidden]
+            command = ["unshare", "--mount", *inside, *command]
         self.start(
             name,
             command,
@@ -174,13 +183,11 @@ class Flink(Cluster):
     def start_master(self):
         self._start("jobmanager", "jobmanager.sh")
 
-    def start_manager(self, number):
+    def start_manager(self, number, hidden=None):
+        """Start a TaskManager; it and its workers find another folder in the place of a hidden one."""
         host = f"{FLINK_HOST}{number + 2}"
-        self._start(
-            f"taskmanager{number}",
-            "taskmanager.sh",
-            *(f"-Dtaskmanager.host={host}", f"-Dtaskmanager.bind-host={host}"),
-        )
+        words = [f"-Dtaskmanager.host={host}", f"-Dtaskmanager.bind-host={host}"]
+        self._start(f"taskmanager{number}", "taskmanager.sh", *words, hidden=hidden)
 
     def wait_for_slots(self, slots):
         wait_for(lambda: ask(f"http://{self.rest}/overview")["slots-available"] >= slots)
