@@ -50,7 +50,8 @@ KNOWN = (
     ),
     (
         "Cannot run program|Process died with exit code|topgraft worker could not start",
-        "A worker could not start: install this version of Topgraft on every host, under the same path",
+        "A worker could not start, or ended: install this version of Topgraft on every host under the same path, and "
+        "check its memory",
     ),
 )
 # Follow from another failure, and say nothing about it.
@@ -90,6 +91,8 @@ def describe_cluster_failure(
     cause = find_cause(texts)
     if cause:
         return f"The job failed ({cause}): correct that, {GO_ON}."
+    if any("NoRestartBackoffTimeStrategy" in text for text in texts):
+        return f"Flink lost a part of the job, and tries none again: set restart-strategy.type to fixed-delay, {GO_ON}."
     if any(LOST.search(text) for text in texts) or not failed:
         return f"The cluster lost workers or the connection to this command: check its hosts, {GO_ON}."
     return f"The job failed, and the engine gives no cause: read its logs, {GO_ON}."

@@ -33,10 +33,10 @@ IDLE_TIMEOUT, START_TIMEOUT = 60, 90
 def run_forked(words: list[str]) -> int:
     """Run a worker with the words of its command line in a fork of the server, and return its exit status.
 
-    The worker has the environment and the output of this process, and ends with it.
+    The worker has the environment and stdout of this process, and ends with it.
     """
     connection = _connect()
-    socket.send_fds(connection, [json.dumps([words, dict(os.environ)]).encode()], [1, 2])
+    socket.send_fds(connection, [json.dumps([words, dict(os.environ)]).encode()], [1])
     answer = connection.recv(1)
     return answer[0] if answer else 1  # no answer: it was killed
 
@@ -68,7 +68,10 @@ def _connect() -> socket.socket:
             connection.close()
             if server is None:
                 command = [sys.executable, "-m", __name__, str(place)]
-                server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=2, start_new_session=True)
+                with open(f"{place}.log", "w") as log:
+                    server = subprocess.Popen(
+                        command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                    )
             if server.poll() is not None or time.monotonic() > end:
                 raise ChildProcessError(f"The fork server for workers did not start (status {server.poll()}).")
             time.sleep(0.1)
@@ -101,10 +104,9 @@ def serve_forks(place: Path, work: Callable[[list[str]], None]) -> None:
 def _run_child(connection: socket.socket, work: Callable[[list[str]], None]) -> None:
     status = 1
     try:
-        request, outputs, _, _ = socket.recv_fds(connection, 1 << 20, 2)
+        request, outputs, _, _ = socket.recv_fds(connection, 1 << 20, 1)
         words, environment = json.loads(request)
-        for number, output in enumerate(outputs, 1):
-            os.dup2(output, number)
+        os.dup2(outputs[0], 1)  # a pool waits for a word there; errors stay in the log of the server
         os.environ.clear()
         os.environ.update(environment)
 

@@ -26,11 +26,6 @@ OPENED = (
 # Seconds for the start of the job server, and for the end of cancelled jobs.
 START_TIMEOUT, CANCEL_TIMEOUT = 120, 30
 ENDED = ("FINISHED", "FAILED", "CANCELED")
-# Sent along with each job, as a batch job of Flink is otherwise not tried again after the loss of a TaskManager.
-RESTARTS = """restart-strategy: fixed-delay
-restart-strategy.fixed-delay.attempts: 3
-restart-strategy.fixed-delay.delay: 5 s
-"""
 
 
 @contextmanager
@@ -69,8 +64,7 @@ def make_command(cluster: Cluster, beam: BeamSettings, slots: int, folder: Path,
     given = beam.options
     properties, arguments = ["-Xmx1g", *(f"--add-opens=java.base/{name}=ALL-UNNAMED" for name in OPENED)], []
     if cluster.engine == FLINK:
-        (folder / "flink-conf.yaml").write_text(RESTARTS, encoding="ascii")
-        arguments = [f"--flink-master={cluster.address}", f"--flink-conf-dir={given.get('flink_conf_dir') or folder}"]
+        arguments = [f"--flink-master={cluster.address}"]
     else:  # the server is Spark's driver, which the executors call back
         settings = {
             "driver.host": find_address(cluster),

@@ -6,7 +6,7 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from inspect import signature
@@ -148,7 +148,7 @@ class Stages:
         given: dict[str, Callable[[], Any]] = {
             "run": lambda: self._run,
             "progress": lambda: self.progress,
-            "options": lambda: self._make_options(stage.name, count_images(stage.name, inputs[0])),
+            "options": lambda: self._make_options(stage.name, count_images(stage.name, inputs)),
             "stages": lambda: self.summary,
         }
         names = [*signature(function).parameters]
@@ -241,11 +241,14 @@ class Stages:
             return None
 
 
-def count_images(stage: str, data: Listing | Examples) -> int:
-    """Return the number of images that a stage on Beam reads, from the listing or the examples that it gets first."""
-    if isinstance(data, Listing):
-        return len(data.files)
-    return data.splits["test"] if stage == "evaluate" else data.written
+def count_images(stage: str, inputs: Sequence[Any]) -> int:
+    """Return the number of images that a stage reads, from the listing or the examples among its inputs, else 0."""
+    for data in inputs:
+        if isinstance(data, Listing):
+            return len(data.files)
+        if isinstance(data, Examples):
+            return data.splits["test"] if stage == "evaluate" else data.written
+    return 0
 
 
 def _restore(kind: type[T], values: dict[str, Any]) -> T | None:

@@ -35,6 +35,9 @@ FLINK_SETTINGS = {
     "heartbeat.timeout": "20000",
     "heartbeat.interval": "5000",
     "slot.request.timeout": "60000",
+    "restart-strategy.type": "fixed-delay",
+    "restart-strategy.fixed-delay.attempts": "4",
+    "restart-strategy.fixed-delay.delay": "5 s",
     "blob.server.port": "0",
 }
 

@@ -8,8 +8,8 @@ import time
 
 import pytest
 from clusters import find_port, wait_for
-from conftest import contents, finish, list_servers, topgraft
 from toys import write_config
+from trials import contents, finish, list_servers, topgraft
 
 from components.export.export import list_versions
 from components.run_dir import RunDir

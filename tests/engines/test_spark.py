@@ -6,8 +6,8 @@ import signal
 
 import pytest
 from clusters import wait_for
-from conftest import contents, finish, list_servers, topgraft
 from toys import write_config
+from trials import contents, finish, list_servers, topgraft
 
 from components.run_dir import RunDir
 
