@@ -18,8 +18,8 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 MODULES = (
@@ -55,11 +55,8 @@ def locate_server() -> Path:
 
 
 def _connect() -> socket.socket:
-    place = locate_server()
-    with open(f"{place}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # one server, however many workers start at once
-        end = time.monotonic() + START_TIMEOUT
-        server = None
+    place, server, end = locate_server(), None, time.monotonic() + START_TIMEOUT
+    with _locked(place):  # one server, however many workers start at once
         while True:
             connection = socket.socket(socket.AF_UNIX)
             with suppress(OSError):
@@ -67,14 +64,21 @@ def _connect() -> socket.socket:
                 return connection
             connection.close()
             if server is None:
-                command = [sys.executable, "-m", __name__, str(place)]
                 with open(f"{place}.log", "w") as log:
+                    command = [sys.executable, "-m", __name__, str(place)]
                     server = subprocess.Popen(
                         command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
                     )
             if server.poll() is not None or time.monotonic() > end:
-                raise ChildProcessError(f"The fork server for workers did not start (status {server.poll()}).")
+                raise ChildProcessError(f"The fork server for workers did not start: read '{place}.log'.")
             time.sleep(0.1)
+
+
+@contextmanager
+def _locked(place: Path) -> Iterator[None]:
+    with open(f"{place}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def serve_forks(place: Path, work: Callable[[list[str]], None]) -> None:
@@ -85,20 +89,23 @@ def serve_forks(place: Path, work: Callable[[list[str]], None]) -> None:
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(place))
     listener.listen(64)
-    os.chdir("/")
     children, last = 0, time.monotonic()
-    while children or time.monotonic() < last + IDLE_TIMEOUT:
+    while True:
         while children and os.waitpid(-1, os.WNOHANG)[0]:
             children, last = children - 1, time.monotonic()
         if not select.select([listener], [], [], 1)[0]:
-            continue
+            if children or time.monotonic() < last + IDLE_TIMEOUT:
+                continue
+            with _locked(place):  # nobody connects now
+                if not select.select([listener], [], [], 0)[0]:
+                    place.unlink(missing_ok=True)
+                    return
         connection, _ = listener.accept()
         if os.fork() == 0:
             listener.close()
             _run_child(connection, work)
         connection.close()
         children += 1
-    place.unlink(missing_ok=True)
 
 
 def _run_child(connection: socket.socket, work: Callable[[list[str]], None]) -> None:
