@@ -152,9 +152,11 @@ def _check_workers(
 ) -> None:
     from pipeline.worker_probe import hash_code, probe_workers
 
-    state = {"workers": list_processes(cluster) if cluster else [], "code": hash_code(), "data": [*data]}
+    workers = list_processes(cluster) if cluster else []
+    environment = beam.options.get("environment_config")
+    state = {"workers": workers, "environment": environment, "code": hash_code(), "data": [*data]}
     with suppress(FileNotFoundError, DamagedFile):
-        if checked and state["workers"] and read_json(checked) == state:
+        if checked and workers and read_json(checked) == state:
             return
     probe_workers(make_check(), int(beam.options.get("parallelism") or 1), folder, data)
     if checked:

@@ -114,17 +114,6 @@ class Cluster:
             os.kill(pid, signal.SIGKILL)
         process.wait()
 
-    def workers(self):
-        """Return the numbers of the Python workers of all processes, also of dead ones."""
-        home = b"TOPGRAFT_TEST_CLUSTER=" + os.fsencode(self.folder)
-        found = []
-        for folder in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                ours = home in (folder / "environ").read_bytes().split(b"\0")
-                if ours and b"--provision_endpoint" in (folder / "cmdline").read_bytes():
-                    found.append(int(folder.name))
-        return found
-
     def stop(self):
         """Kill all processes of the cluster."""
         for process in self.processes.values():
@@ -132,9 +121,6 @@ class Cluster:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         self.processes.clear()
-        for worker in self.workers():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(worker, signal.SIGKILL)
 
 
 class Flink(Cluster):
@@ -179,7 +165,6 @@ class Flink(Cluster):
             FLINK_CONF_DIR=self.folder / "conf",
             FLINK_LOG_DIR=self.folder,
             FLINK_IDENT_STRING=name,
-            TOPGRAFT_TEST_CLUSTER=self.folder,
             TF_CPP_MIN_LOG_LEVEL=3,
         )
 
@@ -231,7 +216,6 @@ class Spark(Cluster):
             SPARK_LOCAL_DIRS=self.folder / name,
             SPARK_DAEMON_MEMORY="400m",
             SPARK_DAEMON_JAVA_OPTS="-Dspark.worker.timeout=20",
-            TOPGRAFT_TEST_CLUSTER=self.folder,
             TF_CPP_MIN_LOG_LEVEL=3,
         )
 

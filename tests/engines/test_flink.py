@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -62,7 +63,7 @@ def test_extract_survives_the_kill_of_a_python_worker(flink, attempt):
     trial = attempt(flink, "extract")
     process = trial.start()
     partial = wait_for(trial.at_work)[0]
-    os.kill(next(worker for worker in flink.workers() if f".{worker}." in partial.name), signal.SIGKILL)
+    os.kill(int(re.search(r"\.(\d+)\.[0-9a-f]{32}\.", partial.name)[1]), signal.SIGKILL)
     finish(process)
     trial.check()
 
