@@ -45,8 +45,10 @@ def locate_server() -> Path:
     """Return the socket of the server for this code, user and namespaces, in a folder that only the user can read."""
     names = [f"/proc/self/ns/{kind}" for kind in ("net", "mnt")]
     spaces = [os.readlink(name) for name in names if os.path.exists(name)]
-    files = [(str(file), file.stat().st_mtime_ns) for file in sorted(Path(__file__).parents[1].glob("*/**/*.py"))]
-    key = hashlib.sha256(repr((sys.executable, sys.path, spaces, files)).encode()).hexdigest()[:16]
+    root = Path(__file__).parents[1]
+    files = sorted([*root.glob("components/**/*.py"), *root.glob("pipeline/*.py")])
+    stamps = [(str(file), file.stat().st_mtime_ns) for file in files]
+    key = hashlib.sha256(repr((sys.executable, sys.path, spaces, stamps)).encode()).hexdigest()[:16]
     folder = Path(tempfile.gettempdir(), f"topgraft-{os.getuid()}")
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.stat().st_uid != os.getuid() or folder.is_symlink() or folder.stat().st_mode & 0o077:

@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 HOME = Path(os.environ.get("TOPGRAFT_ENGINES", ROOT / ".engines")).absolute()
 # For a busy machine.
-PATIENCE = 240
+PATIENCE = 600
 # Addresses of loopback that nothing else uses; a cluster of Spark needs port 8080, which another program may hold on
 # 127.0.0.1.
 FLINK_HOST, SPARK_HOST = "127.0.71.", "127.0.72."
@@ -36,8 +36,8 @@ FLINK_SETTINGS = {
     "heartbeat.interval": "5000",
     "slot.request.timeout": "60000",
     "restart-strategy.type": "fixed-delay",
-    "restart-strategy.fixed-delay.attempts": "4",
-    "restart-strategy.fixed-delay.delay": "5 s",
+    "restart-strategy.fixed-delay.attempts": "20",
+    "restart-strategy.fixed-delay.delay": "3 s",
     "blob.server.port": "0",
 }
 

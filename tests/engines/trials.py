@@ -16,7 +16,8 @@ from components.storage.files import PARTIAL
 
 def topgraft(*words, **settings):
     """Start a command of this installation, in a group of its own."""
-    command = [str(Path(sys.executable).parent / "topgraft"), *map(str, words)]
+    # A program that was started in the background ignores Ctrl-C, and so would what it starts.
+    command = ["env", "--default-signal=INT", str(Path(sys.executable).parent / "topgraft"), *map(str, words)]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, **{**streams, "start_new_session": True, **settings})
 
