@@ -1,7 +1,8 @@
 # make demo: install and run the built-in example.   make test: lint and all tests.   make quick: lint and the tests
 # without Beam, TFDV and TFMA.   make coverage: all tests, and which lines they run.   make bench DATA=folder: all
-# benchmarks.   Each sets up .venv first.
-.PHONY: demo test quick lint coverage bench
+# benchmarks.   make engines: fetches Flink, Spark and Beam's job servers; make test-engines: tests on clusters of them.
+# Each sets up .venv first.
+.PHONY: demo test quick lint coverage bench engines test-engines
 
 # Where uv can be had it installs the 270 packages of the lock in seconds; plain pip needs minutes and does the same.
 # Compiled now, as pip does: else each run compiles 20,000 modules where PYTHONDONTWRITEBYTECODE is set, as in containers.
@@ -21,6 +22,14 @@ quick: lint
 # Without what runs in other processes, such as Beam's workers: the figure is too low rather than too high.
 coverage: .venv/installed
 	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 --cov=pipeline --cov=components --cov-report=term
+
+# Java 17 and Maven must be there; about a minute, 1.2 GB.
+engines: .venv/installed
+	PYTHON=.venv/bin/python tests/engines/fetch.sh .engines
+
+# The clusters listen on loopback only, one at a time, and end with the tests.
+test-engines: .venv/installed
+	TOPGRAFT_ENGINES=.engines .venv/bin/python -m pytest tests/engines -x --durations=0
 
 lint: .venv/installed
 	.venv/bin/ruff check .

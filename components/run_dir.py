@@ -37,6 +37,7 @@ class RunDir:
     config = Below("config.yaml")
     record = Below("run.json")
     throughput = Below("throughput.json")
+    workers = Below("workers.json")
     stages = Below("stages")
     examples = Below("examples")
     labels = Below("examples/labels.txt")

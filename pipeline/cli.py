@@ -143,6 +143,8 @@ def make_parser() -> Parser:
     for name in ("first", "second"):
         compare.add_argument(name, type=path, help=MODEL)
     compare.add_argument("--output", type=path, help="write a page with the images gained and lost to this .html file")
+    worker = add("worker", commands.worker_command, "start the workers of jobs on Flink or Spark on request", verbosity)
+    worker.add_argument("--port", type=int, default=50000, help="of this host only (default 50000)")
     serve = add("serve", commands.serve_command, "serve an exported model over HTTP, with a web page", model, verbosity)
     serve.add_argument("--port", type=int, default=8501, help="default 8501; 0 takes a free port")
     serve.add_argument("--host", default="127.0.0.1", help="default 127.0.0.1, only this machine; 0.0.0.0 for all")

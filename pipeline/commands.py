@@ -7,7 +7,6 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,8 @@ from pipeline.terminal import print_comparison, print_curve, print_difference, p
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from apache_beam.options.pipeline_options import PipelineOptions
 
     from components.predict.predict import Classifier
     from components.terminal.progress import Progress
@@ -56,6 +57,7 @@ def run_place(
     only: str | None = None,
 ) -> tuple[RunDir, dict[str, Any]]:
     """Run a config, or the one that data stand for, and print the summary; return run directory and run.json."""
+    from pipeline.clusters import connect_run
     from pipeline.data_place import is_config
     from pipeline.load_config import load_config
     from pipeline.run_lock import hold_run_dir
@@ -66,8 +68,8 @@ def run_place(
     if asked in TUNING_STAGES and not config.train.finetune:
         raise UserError(f"Stage '{asked}' is part of fine-tuning only: set train.finetune or name another stage.")
     run = RunDir(config.run_folder)
-    with hold_run_dir(run), keep_config(run, place, overrides, flags):
-        record = run_whole(config, run, show_progress(quiet), first, only)
+    with hold_run_dir(run), keep_config(run, place, overrides, flags), connect_run(config, run) as make_job:
+        record = run_whole(config, run, show_progress(quiet), make_job, first, only)
     print_summary(record, run.report / "index.html" if "report" in record["stages"] else None, quiet)
     if not quiet and not is_config(place):
         print_line(f"config: {run.config}")
@@ -75,16 +77,19 @@ def run_place(
 
 
 def run_whole(
-    config: Config, run: RunDir, progress: Progress, first: str | None = None, only: str | None = None
+    config: Config,
+    run: RunDir,
+    progress: Progress,
+    make_job: Callable[[str, int], PipelineOptions],
+    first: str | None = None,
+    only: str | None = None,
 ) -> dict[str, Any]:
     """Run the stages, again after a damaged file or a lost worker; return the content of run.json."""
     from pipeline.lost_workers import LostWorker, detect_lost_workers
     from pipeline.pipeline import run_stages
     from pipeline.record import write_record
-    from pipeline.runners import make_options
     from pipeline.stages import Stages, StopAfterStage
 
-    make_job = partial(make_options, config.beam, config.name)
     damaged: set[str] = set()
     lost = 0
     while True:
@@ -130,10 +135,10 @@ def plan_command(options: argparse.Namespace) -> None:
 
 def curve_command(options: argparse.Namespace) -> None:
     """topgraft curve."""
+    from pipeline.clusters import connect_run
     from pipeline.load_config import load_config
     from pipeline.pipeline import run_curve
     from pipeline.run_lock import hold_run_dir
-    from pipeline.runners import make_options
     from pipeline.stages import Stages
     from pipeline.written_config import keep_config
 
@@ -142,9 +147,9 @@ def curve_command(options: argparse.Namespace) -> None:
     overrides = [*options.overrides, *added]
     config = load_config(options.place, overrides, options.flags)
     run = RunDir(config.run_folder)
-    stages = Stages(run, show_progress(options.quiet), partial(make_options, config.beam, config.name))
-    with hold_run_dir(run), keep_config(run, options.place, overrides, options.flags):
-        outcome = run_curve(config, stages)
+    kept = keep_config(run, options.place, overrides, options.flags)
+    with hold_run_dir(run), kept, connect_run(config, run) as make_job:
+        outcome = run_curve(config, Stages(run, show_progress(options.quiet), make_job))
 
         from components.curve.page import summarize_curve, write_curve_page
         from components.storage.tables import read_csv
@@ -187,16 +192,21 @@ def predict_on_beam(options: argparse.Namespace) -> None:
     from components.export.export import find_export
     from components.predict.beam_job import predict_by_beam
     from components.predict.inputs import find_inputs
+    from pipeline.clusters import connect_runner
     from pipeline.load_config import load_beam
-    from pipeline.runners import check_places, make_options
+    from pipeline.runners import check_places, make_options, place_path
 
     settings, progress = load_beam(options.beam or (), options.flags), show_progress(options.quiet)
-    job = make_options(settings, "predict")
+    make_options(settings, "predict")  # raises UserError
     places = [("MODEL", options.model), *(("PATH", path) for path in options.paths)]
     check_places(settings.runner, [*places, ("--output", options.output)])
-    files = progress.count(find_inputs(options.paths, options.output), "images")
-    with progress.stage("predict"):
-        counts = predict_by_beam(find_export(options.model), files, options.output, options.top_k, settings.shards, job)
+    output, *paths = (place_path(settings, place) for place in (options.output or as_path("."), *options.paths))
+    export = place_path(settings, find_export(options.model))
+    files = progress.count(find_inputs(paths, options.output), "images")
+    connect = connect_runner(settings, "", output.parent, [*map(str, (export, *paths))])
+    with connect as make_job, progress.stage("predict"):
+        job = make_job("predict")
+        counts = predict_by_beam(export, files, options.output, options.top_k, settings.shards, job)
     options.print_json({**counts, "output": str(options.output)})
 
 
@@ -285,6 +295,13 @@ def serve_command(options: argparse.Namespace) -> None:
 
     served = load_served(options.model, options.name)
     serve(served, load_training_images(served.folder), options.host, options.port)
+
+
+def worker_command(options: argparse.Namespace) -> None:
+    """topgraft worker: until it is interrupted."""
+    from pipeline.worker_pool import serve_pool
+
+    serve_pool(options.port)
 
 
 def backbones_command(options: argparse.Namespace) -> None:

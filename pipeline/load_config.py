@@ -16,7 +16,7 @@ from components.storage.places import describe_error, storage_errors
 from pipeline.config import BeamSettings, Config
 from pipeline.data_place import describe_place, is_config
 from pipeline.output_dir import check_output_dir, check_same_data
-from pipeline.runners import check_runner, read_flags
+from pipeline.runners import check_runner, place_config, read_flags
 from pipeline.yaml_text import InvalidYaml, parse_yaml
 
 # A value with a comment, an alias or a tag in YAML, as in output_dir="birds #2" and data.path="*.tfrecord", which on a
@@ -33,6 +33,7 @@ def load_config(path: Path, overrides: list[str], flags: Sequence[str] = ()) -> 
         read_values(path, overrides, flags), f"config '{path}'" if is_config(path) else "command line"
     )
     check_runner(config)
+    config = place_config(config)
     check_output_dir(config)
     if not is_config(path):
         check_same_data(config)

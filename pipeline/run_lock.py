@@ -39,10 +39,7 @@ def hold_run_dir(run: RunDir) -> Iterator[None]:
     lock = _take(path)
     try:
         _mark(run.root)
-        for artifact in run.artifacts():
-            remove_partials(run.root, artifact.name)
-            for folder in (artifact, *(path for path in artifact.rglob("*") if path.is_dir())):
-                remove_partials(folder)
+        remove_unfinished(run)
         yield
     except UserError:
         raise
@@ -116,3 +113,13 @@ def _describe_holder(path: Path) -> str:
         return f"Process {holder['pid']} on {holder['host']}, since {holder['since']},"
     except (OSError, ValueError, KeyError, TypeError):  # the holder has not written its name yet
         return "Another process"
+
+
+def remove_unfinished(run: RunDir) -> None:
+    """Remove the partial files and folders of killed processes from a local run directory."""
+    if is_remote(run.root):
+        return
+    for artifact in run.artifacts():
+        remove_partials(run.root, artifact.name)
+        for folder in (artifact, *(path for path in artifact.rglob("*") if path.is_dir())):
+            remove_partials(folder)

@@ -7,12 +7,15 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.errors import UserError
-from components.storage.places import is_remote
+from components.storage.places import as_path, is_remote
+from pipeline.cluster_checks import find_cluster, name_engine
+from pipeline.java_options import add_java_options
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -36,6 +39,7 @@ def check_runner(config: Config) -> None:
     if config.beam.runner in LOCAL_RUNNERS and not config.beam.options:
         return
     make_options(config.beam, config.name)
+    find_cluster(config.beam)
     if not config.data.roots and is_dataflow(config.beam.runner):
         raise UserError(
             f"'data.source' is {config.data.source}, which is downloaded to this machine, where Dataflow's workers "
@@ -100,6 +104,7 @@ def parse_flags(flags: Sequence[str], prefix: str) -> dict[str, Any]:
     parsers: list[argparse.ArgumentParser] = []
     unset = dict.fromkeys(PipelineOptions([]).get_all_options(add_extra_args_fn=parsers.append))
     parsers[0].exit_on_error = False
+    add_java_options(parsers[0])
     try:
         given, unknown = parsers[0].parse_known_args(flags, argparse.Namespace(**unset))
     except (argparse.ArgumentError, ValueError) as error:
@@ -190,3 +195,18 @@ def name_job(text: str) -> str:
     """Return a job name that Dataflow accepts: lower-case letters, digits and dashes, with a letter first."""
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
     return "-".join(["topgraft", *re.findall(r"[a-z0-9]+", plain)])
+
+
+def place_config(config: Config) -> Config:
+    """Return the config with absolute places if the runner's workers have another working directory."""
+    if not name_engine(config.beam):
+        return config
+    data, roots = config.data, tuple(str(place_path(config.beam, as_path(root))) for root in config.data.roots)
+    data = replace(data, path=roots[0] if isinstance(data.path, str) else roots or None)
+    folder = str(place_path(config.beam, config.run_folder))
+    return config.model_copy(update={"data": data, "output_dir": folder})
+
+
+def place_path(beam: BeamSettings, path: Path) -> Path:
+    """Return a path, absolute if the runner's workers have another working directory."""
+    return path.absolute() if name_engine(beam) and not is_remote(path) else path

@@ -6,7 +6,7 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from inspect import signature
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from components.data.image_file import Listing
 from components.errors import DamagedFile, UserError
 from components.features import VERSION
-from components.outcomes import Work
+from components.outcomes import Examples, Work
 from components.run_dir import MODEL_CARD, STAGES, RunDir
 from components.shards.names import is_shard
 from components.storage.files import fingerprint_file, read_json, write_json
@@ -88,14 +88,14 @@ class StageRecord:
 class Stages:
     """Runs the stages of one run directory in the order of their calls.
 
-    make_options returns Beam's options for the name of a stage.
+    make_options returns Beam's options for the name of a stage and the number of its images.
     """
 
     def __init__(
         self,
         run: RunDir,
         progress: Progress,
-        make_options: Callable[[str], PipelineOptions],
+        make_options: Callable[[str, int], PipelineOptions],
         first: str | None = None,
         only: str | None = None,
     ):
@@ -148,7 +148,7 @@ class Stages:
         given: dict[str, Callable[[], Any]] = {
             "run": lambda: self._run,
             "progress": lambda: self.progress,
-            "options": lambda: self._make_options(stage.name),
+            "options": lambda: self._make_options(stage.name, count_images(stage.name, inputs)),
             "stages": lambda: self.summary,
         }
         names = [*signature(function).parameters]
@@ -239,6 +239,16 @@ class Stages:
             return StageRecord(**values, files=files)
         except (FileNotFoundError, DamagedFile, AttributeError, TypeError):  # no record, or one of an unfinished stage
             return None
+
+
+def count_images(stage: str, inputs: Sequence[Any]) -> int:
+    """Return the number of images that a stage reads, from the listing or the examples among its inputs, else 0."""
+    for data in inputs:
+        if isinstance(data, Listing):
+            return len(data.files)
+        if isinstance(data, Examples):
+            return data.splits["test"] if stage == "evaluate" else data.written
+    return 0
 
 
 def _restore(kind: type[T], values: dict[str, Any]) -> T | None:

@@ -41,7 +41,7 @@ def change(file, content="CONTENT"):
 
 
 def make_stages(run, progress, first=None, only=None):
-    return Stages(run, progress, lambda name: f"options of {name}", first, only)
+    return Stages(run, progress, lambda name, images: f"options of {name}", first, only)
 
 
 @pytest.fixture

@@ -1,0 +1,101 @@
+"""Commands and stages that the tests on clusters disturb."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from clusters import HOME, PATIENCE
+from toys import write_config
+
+from components.run_dir import RunDir
+from components.storage.files import PARTIAL
+
+
+def topgraft(*words, **settings):
+    """Start a command of this installation, in a group of its own."""
+    # A program that was started in the background ignores Ctrl-C, and so would what it starts.
+    command = ["env", "--default-signal=INT", str(Path(sys.executable).parent / "topgraft"), *map(str, words)]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, **{**streams, "start_new_session": True, **settings})
+
+
+def finish(process, status=0, patience=PATIENCE):
+    """Wait for a command, assert its exit status, and return its last line on stderr."""
+    try:
+        output, errors = process.communicate(timeout=patience)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == status, f"{output}\n{errors}"
+    lines = [line for line in errors.splitlines() if line.startswith("topgraft:")]
+    return lines[-1] if lines else ""
+
+
+class Trial:
+    """A copy of the expected run without the results of some stages, to be computed on a cluster."""
+
+    def __init__(self, cluster, settings, expected, folder, stage, **beam):
+        self.expected, self.stage, self.run = expected, stage, RunDir(folder / "run")
+        shutil.copytree(expected.root, self.run.root)
+        self.checked = cluster.folder / "workers.json"
+        if self.checked.exists():  # saves the job that checks the workers, unless one was started meanwhile
+            shutil.copy(self.checked, self.run.workers)
+        for path in self.folders():
+            shutil.rmtree(path)
+        (self.run.stages / f"{stage}.json").unlink()
+        values = {**settings, "beam": {**settings["beam"], **cluster.beam, **beam}, "output_dir": str(self.run.root)}
+        self.config = write_config(folder / "toy.yaml", **values)
+
+    def folders(self):
+        """Return the folders that the stage writes."""
+        of_stage = {
+            "ingest": [self.run.examples],
+            "validate": [self.run.validation],
+            "extract": [path for path in self.run.root.glob("bottlenecks/*") if path.is_dir()],
+            "evaluate": [self.run.evaluation],
+        }
+        return of_stage[self.stage]
+
+    def start(self):
+        return topgraft("run", self.config, "--only", self.stage)
+
+    def at_work(self):
+        """Return the partial files of the stage."""
+        names = {"ingest": "examples", "validate": "", "extract": "bottlenecks", "evaluate": ""}[self.stage]
+        return [*(self.run.root / names).rglob(f"*{PARTIAL}")]
+
+    def check(self):
+        """Assert that the stage has the files of the run in process, and that nothing else is left."""
+        compare = {"ingest": "examples", "validate": "", "extract": "bottlenecks", "evaluate": ""}[self.stage]
+        if compare:
+            assert contents(self.run.root / compare) == contents(self.expected.root / compare)
+        else:
+            assert {path.name for path in self.folders()[0].iterdir()}
+        assert not [*self.run.root.rglob(f"*{PARTIAL}*")]
+        shutil.copy(self.run.workers, self.checked)
+
+
+def contents(folder):
+    """Return the bytes of the shards and tables below a folder by name, without timings."""
+    found = {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and not path.name.endswith("trials.json")
+    }
+    assert found
+    return found
+
+
+def list_servers():
+    """Return the numbers of the processes that run a job server of the tests."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if str(HOME).encode() in (line := (folder / "cmdline").read_bytes()) and b"--job-host" in line:
+                found.append(int(folder.name))
+        except OSError:
+            continue
+    return found
