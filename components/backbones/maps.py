@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 
 import tensorflow as tf
 
@@ -19,27 +18,31 @@ class NoMaps(Exception):
 
 
 def list_maps(graph: tf.Graph, scope: str = "") -> list[tf.Tensor]:
-    """Return the maps float32[N * V, h, w, C], h and w fixed, of each network of a canonical graph below a scope.
+    """Return the maps float32[N * V, h, w, C], h and w fixed, of each part of the bottleneck of a graph in a scope.
 
     Raises NoMaps.
     """
-    names = [operation.name for operation in graph.get_operations()]
-    parts = [name for name in names if re.fullmatch(rf"{scope}part\d+/{BOTTLENECK}", name)]
-    return [_find_maps(graph.get_tensor_by_name(f"{name}:0")) for name in parts or [f"{scope}{BOTTLENECK}"]]
+    return _find_maps(graph.get_tensor_by_name(f"{scope}{BOTTLENECK}:0"), 1.0)
 
 
-def _find_maps(tensor: tf.Tensor) -> tf.Tensor:
-    degree = 1.0
-    while not _has_places(tensor) or tensor.op.type == "Pow":
-        operation = tensor.op
-        if not _pools(operation):
-            raise NoMaps(f"its bottleneck comes from {operation.type} '{operation.name}', not from a mean of maps")
-        if operation.type == "Pow":
-            degree *= float(tf.get_static_value(operation.inputs[1]))
-        tensor = operation.inputs[0]
-    if not math.isclose(degree, 1, rel_tol=1e-5):
-        raise NoMaps(f"its bottleneck is the power {degree:g} of a mean of maps")
-    return tensor
+def _find_maps(tensor: tf.Tensor, degree: float) -> list[tf.Tensor]:
+    operation = tensor.op
+    if _has_places(tensor) and operation.type != "Pow":
+        if not math.isclose(degree, 1, rel_tol=1e-5):
+            raise NoMaps(f"its bottleneck is the power {degree:g} of a mean of maps")
+        return [tensor]
+    if operation.type == "ConcatV2":
+        return [maps for part in operation.inputs[:-1] for maps in _find_maps(part, degree)]
+    if not _is_scaling(operation) and not _pools(operation):
+        raise NoMaps(f"its bottleneck comes from {operation.type} '{operation.name}', not from a mean of maps")
+    if operation.type == "Pow":
+        degree *= float(tf.get_static_value(operation.inputs[1]))
+    return _find_maps(operation.inputs[0], degree)
+
+
+def _is_scaling(operation: tf.Operation) -> bool:
+    """Tell whether an operation divides vectors by their lengths, or multiplies by a constant number."""
+    return operation.type == "Mul" and (operation.inputs[1].op.type == "Rsqrt" or operation.inputs[1].shape.rank == 0)
 
 
 def _has_places(tensor: tf.Tensor) -> bool:

@@ -78,9 +78,9 @@ def add_evidence(score: tf.Tensor, maps: Sequence[tf.Tensor], views: np.ndarray)
 
     Each map lies where its view lies, at the size of the largest; its sum stays as it is.
     """
-    # Lengths are constant factors.
+    # Lengths are constant factors, and maps of one layer are not the evidence of those before it.
     lengths = [operation.outputs[0] for operation in score.graph.get_operations() if operation.type == "Rsqrt"]
-    gradients = tf.gradients(score, maps, stop_gradients=lengths)
+    gradients = tf.gradients(score, maps, stop_gradients=[*lengths, *maps])
     height, width = (max(values.shape[side] for values in maps) for side in (1, 2))
     placed = []
     for values, gradient in zip(maps, gradients, strict=True):

@@ -20,8 +20,16 @@ def check_maps(folder, side):
     np.testing.assert_allclose(values.mean((1, 2)), BackboneSession(folder).compute_bottlenecks(images), atol=1e-5)
 
 
-def test_the_mean_of_the_embedded_backbones_maps_is_its_bottleneck(lite):
-    check_maps(lite, 7)
+def test_the_means_of_the_embedded_backbones_maps_scaled_and_joined_are_its_bottleneck(lite):
+    graph, images = import_graph(lite), encode_noise(2)
+    maps = list_maps(graph)
+    with v1.Session(graph=graph) as session:
+        values = session.run(maps, {"image_bytes:0": images})
+    assert [part.shape[1:] for part in values] == [(14, 14, 80), (14, 14, 112), (7, 7, 192), (7, 7, 320), (7, 7, 1280)]
+    means = [part.mean((1, 2)) for part in values]
+    joined = [mean / np.linalg.norm(mean, axis=1, keepdims=True) * mean.shape[1] ** 0.5 for mean in means]
+    expected = BackboneSession(lite).compute_bottlenecks(images)
+    np.testing.assert_allclose(np.concatenate(joined, 1), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize(
