@@ -25,6 +25,7 @@ def load_model() -> tuple[Callable[[np.ndarray], np.ndarray], int]:
         (source,) = session.get_inputs()
         return lambda pixels: session.run(None, {source.name: pixels})[0][0], source.shape[1]
     if path.suffix == ".xml":
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # it reports each import over the network
         import openvino
 
         network = openvino.Core().compile_model(path, "CPU")

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime
-import openvino
 import pytest
 import tensorflow as tf
 from toys import refusal
 
+from components.backbones.openvino_network import openvino
 from components.export.convert import convert_export
 from components.export.export import list_versions
 from components.export.formats import FORMATS, OPSET
