@@ -102,7 +102,7 @@ def test_a_class_named_as_a_script_stays_text(export, images, tmp_path):
     for suffix in WRITERS:
         assert main(["predict", str(moved), str(images), "--output", str(tmp_path / f"out{suffix}")]) == 0
     page = (tmp_path / "out.html").read_text()
-    assert "<script" not in page and "&lt;script&gt;" in page
+    assert page.count("<script") == 1 and "&lt;script&gt;" in page  # the one of the evidence
     labels = [line["label"] for line in read_jsonl(tmp_path / "out.jsonl")]
     assert set(labels) == {"<script>", "=1+1", "yellow"}
     assert [row["label"] for row in read_csv(tmp_path / "out.csv")] == [
