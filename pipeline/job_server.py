@@ -125,6 +125,7 @@ def cancel_flink_jobs(cluster: Cluster, tag: str) -> None:
         jobs = ask_flink(cluster, "jobs/overview")["jobs"]
         running = [job["jid"] for job in jobs if job["name"].endswith(f"-{tag}") and job["state"] not in ENDED]
         if not running or time.monotonic() > end:
+            time.sleep(2 if asked else 0)  # until the TaskManagers have reported their free slots
             return
         for job in {*running} - asked:
             ask_flink(cluster, f"jobs/{job}?mode=cancel", "PATCH")
