@@ -47,7 +47,9 @@ def serve_jobs(cluster: Cluster, beam: BeamSettings, slots: int) -> Iterator[tup
             )
         # Ends the server when the pipe to this process closes, however that happens.
         guard = subprocess.Popen(
-            ["sh", "-c", 'read _; kill -9 "$0"', str(server.pid)], stdin=subprocess.PIPE, start_new_session=True
+            ["sh", "-c", 'read _; kill -9 "$0"; rm -rf "$1"', str(server.pid), folder],
+            stdin=subprocess.PIPE,
+            start_new_session=True,
         )
         try:
             wait_for_port(server, port, log)
