@@ -170,7 +170,7 @@ def test_a_pool_listens_on_loopback_only_and_refuses_a_worker_that_cannot_start(
         pool.stdout.readline()
         listening = subprocess.run(["ss", "-ltnH", f"sport = :{port}"], capture_output=True, text=True).stdout.split()
         places = {word.rpartition(":")[0] for word in listening if word.endswith(f":{port}")}
-        assert places <= {"127.0.0.1", "[::1]"}
+        assert places <= {"127.0.0.1", "[::1]", "[::ffff:127.0.0.1]"}
         stub = beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolStub(grpc.insecure_channel(f"localhost:{port}"))
         request = beam_fn_api_pb2.StartWorkerRequest(worker_id="1-1")
         request.provision_endpoint.url = f"localhost:{find_port()}"
