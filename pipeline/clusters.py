@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 EXPERIMENT = "pre_optimize=all"
 # Beam stops to listen to a job after this time, so it is longer than any job: thirty days.
 JOB_SERVER_TIMEOUT = 30 * 24 * 3600
+# Options that Beam's job servers for Flink and Spark have, and services in Python have not.
+JAVA_ONLY = {"execution_mode_for_batch", "bundle_size"}
 # Milliseconds that a worker waits for the next stage. On Flink it outlives its job for as long, on Spark it does not.
 CACHE_MILLIS = {FLINK: 20_000, SPARK: 600_000}
 
@@ -80,13 +82,15 @@ def connect_runner(
     with ExitStack() as stack:
 
         def make_job(stage: str) -> PipelineOptions:
+            if not cluster and not is_java_server(str(beam.options["job_endpoint"])):
+                return make_options(beam, name, stage)
             if not connected:
                 settings = complete_settings(beam)
                 if cluster:
-                    slots = count_slots(cluster, beam)
                     if cluster.engine == FLINK:
-                        cancel_flink_jobs(cluster, tag)  # of a command that was killed
+                        cancel_flink_jobs(cluster, tag)  # of a command that was killed, to have their slots
                         stack.callback(_cancel_last, cluster, tag)
+                    slots = count_slots(cluster, beam)
                     endpoint, log = stack.enter_context(serve_jobs(cluster, beam, slots))
                     logs.append(log)
                     settings = complete_settings(beam, cluster.engine, slots, endpoint)
@@ -129,6 +133,20 @@ def complete_settings(beam: BeamSettings, engine: str = "", slots: int = 0, endp
     if engine == FLINK:
         added["execution_mode_for_batch"] = "BATCH_FORCED"  # else any loss starts the whole job again
     return BeamSettings(**{**added, **given, "runner": "PortableRunner", "shards": beam.shards})
+
+
+def is_java_server(endpoint: str) -> bool:
+    """Return whether the job service at an address is one of Flink or Spark; raises UserError if it does not answer."""
+    import grpc
+    from apache_beam.portability.api import beam_job_api_pb2, beam_job_api_pb2_grpc
+
+    with grpc.insecure_channel(endpoint) as channel:
+        ask = beam_job_api_pb2_grpc.JobServiceStub(channel).DescribePipelineOptions
+        try:
+            found = ask(beam_job_api_pb2.DescribePipelineOptionsRequest(), timeout=60, wait_for_ready=True).options
+        except grpc.RpcError as error:
+            raise UserError(f"No job service is at '{endpoint}': start it, or correct beam.job_endpoint.") from error
+    return not JAVA_ONLY.isdisjoint(option.name for option in found)
 
 
 def name_job_of(beam: BeamSettings, job: str, tag: str) -> PipelineOptions:

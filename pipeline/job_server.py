@@ -47,7 +47,9 @@ def serve_jobs(cluster: Cluster, beam: BeamSettings, slots: int) -> Iterator[tup
             )
         # Ends the server when the pipe to this process closes, however that happens.
         guard = subprocess.Popen(
-            ["sh", "-c", 'read _; kill -9 "$0"', str(server.pid)], stdin=subprocess.PIPE, start_new_session=True
+            ["sh", "-c", 'read _; kill -9 "$0"; rm -rf "$1"', str(server.pid), folder],
+            stdin=subprocess.PIPE,
+            start_new_session=True,
         )
         try:
             wait_for_port(server, port, log)
@@ -125,6 +127,7 @@ def cancel_flink_jobs(cluster: Cluster, tag: str) -> None:
         jobs = ask_flink(cluster, "jobs/overview")["jobs"]
         running = [job["jid"] for job in jobs if job["name"].endswith(f"-{tag}") and job["state"] not in ENDED]
         if not running or time.monotonic() > end:
+            time.sleep(2 if asked else 0)  # until the TaskManagers have reported their free slots
             return
         for job in {*running} - asked:
             ask_flink(cluster, f"jobs/{job}?mode=cancel", "PATCH")

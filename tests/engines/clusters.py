@@ -180,6 +180,10 @@ class Flink(Cluster):
     def wait_for_slots(self, slots):
         wait_for(lambda: ask(f"http://{self.rest}/overview")["slots-available"] >= slots)
 
+    def identities(self):
+        """Return the identities of the TaskManagers; each start gives a new one."""
+        return {manager["id"] for manager in ask(f"http://{self.rest}/taskmanagers")["taskmanagers"]}
+
     def jobs(self, *states):
         """Return the jobs in some states, or all of them."""
         found = ask(f"http://{self.rest}/jobs/overview")["jobs"]
