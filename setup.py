@@ -67,5 +67,7 @@ setup(
     package_data={"components.pages": ["templates/*.j2"]},
     install_requires=REQUIRED,
     extras_require={"dev": DEVELOPMENT, "serve": SERVE, "int8": INT8, "onnx": ONNX},
-    entry_points={"console_scripts": ["topgraft=pipeline.cli:run_and_exit", "topgraft-worker=pipeline.worker:main"]},
+    entry_points={
+        "console_scripts": ["topgraft=pipeline.cli:run_and_exit", "topgraft-worker=pipeline.clusters.worker:main"]
+    },
 )

@@ -57,7 +57,7 @@ def run_place(
     only: str | None = None,
 ) -> tuple[RunDir, dict[str, Any]]:
     """Run a config, or the one that data stand for, and print the summary; return run directory and run.json."""
-    from pipeline.clusters import connect_run
+    from pipeline.clusters.connect import connect_run
     from pipeline.data_place import is_config
     from pipeline.load_config import load_config
     from pipeline.run_lock import hold_run_dir
@@ -135,7 +135,7 @@ def plan_command(options: argparse.Namespace) -> None:
 
 def curve_command(options: argparse.Namespace) -> None:
     """topgraft curve."""
-    from pipeline.clusters import connect_run
+    from pipeline.clusters.connect import connect_run
     from pipeline.load_config import load_config
     from pipeline.pipeline import run_curve
     from pipeline.run_lock import hold_run_dir
@@ -192,7 +192,7 @@ def predict_on_beam(options: argparse.Namespace) -> None:
     from components.export.export import find_export
     from components.predict.beam_job import predict_by_beam
     from components.predict.inputs import find_inputs
-    from pipeline.clusters import connect_runner
+    from pipeline.clusters.connect import connect_runner
     from pipeline.load_config import load_beam
     from pipeline.runners import check_places, make_options, place_path
 
@@ -299,7 +299,7 @@ def serve_command(options: argparse.Namespace) -> None:
 
 def worker_command(options: argparse.Namespace) -> None:
     """topgraft worker: until it is interrupted."""
-    from pipeline.worker_pool import serve_pool
+    from pipeline.clusters.worker_pool import serve_pool
 
     serve_pool(options.port)
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from components.errors import UserError
 from components.storage.places import as_path, is_remote
-from pipeline.cluster_checks import find_cluster, name_engine
-from pipeline.java_options import add_java_options
+from pipeline.clusters.checks import find_cluster, name_engine
+from pipeline.clusters.java_options import add_java_options
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions

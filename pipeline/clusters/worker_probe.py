@@ -104,8 +104,8 @@ def describe(place: str) -> str:
 @functools.cache
 def hash_code() -> str:
     """Return the first digits of a SHA-256 of Topgraft's source files and Beam's version."""
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     digest = hashlib.sha256(beam.__version__.encode())
-    for file in sorted([*root.glob("components/**/*.py"), *root.glob("pipeline/*.py")]):
+    for file in sorted([*root.glob("components/**/*.py"), *root.glob("pipeline/**/*.py")]):
         digest.update(file.relative_to(root).as_posix().encode() + file.read_bytes())
     return digest.hexdigest()[:12]

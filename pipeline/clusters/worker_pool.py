@@ -12,7 +12,7 @@ from apache_beam.utils.thread_pool_executor import shared_unbounded_instance
 
 from components.errors import UserError
 from components.terminal.text import print_line
-from pipeline.worker import READY
+from pipeline.clusters.worker import READY
 
 # Seconds in which a worker must have started.
 START_TIMEOUT = 120
@@ -26,7 +26,9 @@ class Pool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
     ) -> beam_fn_api_pb2.StartWorkerResponse:
         """Return when the worker has the settings of its job; the response has an error where it could not start."""
         words = [f"--id={request.worker_id}", f"--provision_endpoint={request.provision_endpoint.url}"]
-        worker = subprocess.Popen([sys.executable, "-m", "pipeline.worker", *words], stdout=subprocess.PIPE, text=True)
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "pipeline.clusters.worker", *words], stdout=subprocess.PIPE, text=True
+        )
         assert worker.stdout
         limit = threading.Timer(START_TIMEOUT, worker.kill)
         limit.start()

@@ -9,7 +9,7 @@ import pytest
 SERVER = """
 import sys
 from pathlib import Path
-import pipeline.fork_server as forks
+import pipeline.clusters.fork_server as forks
 
 def work(words):
     import os, time
@@ -22,14 +22,14 @@ def work(words):
 forks.MODULES, forks.IDLE_TIMEOUT = ("json",), 15
 forks.serve_forks(Path(sys.argv[1]), work)
 """
-CLIENT = "import os, sys; from pipeline.fork_server import run_forked; os._exit(run_forked(sys.argv[1:]))"
+CLIENT = "import os, sys; from pipeline.clusters.fork_server import run_forked; os._exit(run_forked(sys.argv[1:]))"
 
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
     """A server whose workers print their words, a variable and their number."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    command = "import pipeline.fork_server as f; print(f.locate_server())"
+    command = "import pipeline.clusters.fork_server as f; print(f.locate_server())"
     place = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True).stdout.strip()
     process = subprocess.Popen([sys.executable, "-c", SERVER, place], stderr=subprocess.PIPE, text=True)
     while not os.path.exists(place):

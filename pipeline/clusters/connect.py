@@ -18,10 +18,10 @@ from components.run_dir import RunDir
 from components.shards.spans import IMAGES_PER_SHARD
 from components.storage.downloads import cache_folder
 from components.storage.files import read_json, write_json
-from pipeline.cluster_checks import FLINK, SPARK, Cluster, count_slots, find_cluster, list_processes, name_engine
-from pipeline.cluster_failures import describe_cluster_failure
+from pipeline.clusters.checks import FLINK, SPARK, Cluster, count_slots, find_cluster, list_processes, name_engine
+from pipeline.clusters.failures import describe_cluster_failure
+from pipeline.clusters.job_server import cancel_flink_jobs, serve_jobs
 from pipeline.config import BeamSettings, Config
-from pipeline.job_server import cancel_flink_jobs, serve_jobs
 from pipeline.run_lock import remove_unfinished
 from pipeline.runners import make_options, name_job
 
@@ -168,7 +168,7 @@ def _check_workers(
     data: Sequence[str],
     checked: Path | None,
 ) -> None:
-    from pipeline.worker_probe import hash_code, probe_workers
+    from pipeline.clusters.worker_probe import hash_code, probe_workers
 
     workers = list_processes(cluster) if cluster else []
     environment = beam.options.get("environment_config")

@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 
-from pipeline.fork_server import run_forked
+from pipeline.clusters.fork_server import run_forked
 
 # Printed once a worker has the settings of its job.
 READY = "ready"

@@ -24,7 +24,7 @@ from pathlib import Path
 
 MODULES = (
     *("components.ingest.ingest", "components.validate.validate", "components.extract.extract"),
-    *("components.evaluate.evaluate", "components.predict.beam_job", "pipeline.worker_probe"),
+    *("components.evaluate.evaluate", "components.predict.beam_job", "pipeline.clusters.worker_probe"),
 )
 # Seconds: of a server without a worker until it ends, and until a new one must listen.
 IDLE_TIMEOUT, START_TIMEOUT = 60, 90
@@ -45,8 +45,8 @@ def locate_server() -> Path:
     """Return the socket of the server for this code, user and namespaces, in a folder that only the user can read."""
     names = [f"/proc/self/ns/{kind}" for kind in ("net", "mnt")]
     spaces = [os.readlink(name) for name in names if os.path.exists(name)]
-    root = Path(__file__).parents[1]
-    files = sorted([*root.glob("components/**/*.py"), *root.glob("pipeline/*.py")])
+    root = Path(__file__).parents[2]
+    files = sorted([*root.glob("components/**/*.py"), *root.glob("pipeline/**/*.py")])
     stamps = [(str(file), file.stat().st_mtime_ns) for file in files]
     key = hashlib.sha256(repr((sys.executable, sys.path, spaces, stamps)).encode()).hexdigest()[:16]
     folder = Path(tempfile.gettempdir(), f"topgraft-{os.getuid()}")
@@ -135,6 +135,6 @@ def _run_child(connection: socket.socket, work: Callable[[list[str]], None]) -> 
 
 
 if __name__ == "__main__":
-    from pipeline.worker import work
+    from pipeline.clusters.worker import work
 
     serve_forks(Path(sys.argv[1]), work)

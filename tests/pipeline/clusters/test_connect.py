@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from toys import write_config
 
-from pipeline.clusters import complete_settings, connect_run, name_job_of
+from pipeline.clusters.connect import complete_settings, connect_run, name_job_of
 from pipeline.config import BeamSettings
 from pipeline.load_config import load_config
 from pipeline.run_lock import RunDir
@@ -51,7 +51,7 @@ def test_places_are_absolute_for_workers_elsewhere_only(tmp_path, monkeypatch):
 
 def test_a_stage_whose_images_fit_in_one_shard_runs_in_this_process(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("pipeline.runners.find_cluster", lambda beam: None)
-    monkeypatch.setattr("pipeline.clusters.find_cluster", lambda beam: None)
+    monkeypatch.setattr("pipeline.clusters.connect.find_cluster", lambda beam: None)
     values = {"name": "x", "data": {"path": "images"}, "output_dir": str(tmp_path / "run")}
     config = load_config(write_config(tmp_path / "c.yaml", **values, beam={"runner": "FlinkRunner"}), [])
     with connect_run(config, RunDir(config.run_folder)) as make_job:

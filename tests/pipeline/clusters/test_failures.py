@@ -1,6 +1,6 @@
 import pytest
 
-from pipeline.cluster_failures import KNOWN, describe_cluster_failure, find_cause
+from pipeline.clusters.failures import KNOWN, describe_cluster_failure, find_cause
 
 FAILED = "Pipeline job-1 failed in state FAILED: "
 

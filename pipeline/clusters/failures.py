@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.request import urlopen
 
 from components.errors import UserError
-from pipeline.cluster_checks import FLINK, Cluster, ask_flink
+from pipeline.clusters.checks import FLINK, Cluster, ask_flink
 from pipeline.failures import describe_failure
 
 GO_ON = "then the same command continues where it stopped"

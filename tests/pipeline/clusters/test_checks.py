@@ -6,7 +6,7 @@ import zipfile
 import pytest
 from toys import refusal
 
-from pipeline.cluster_checks import check_java, count_slots, find_cluster, list_processes, name_engine
+from pipeline.clusters.checks import check_java, count_slots, find_cluster, list_processes, name_engine
 from pipeline.config import BeamSettings
 
 OVERVIEW = {"flink-version": "1.19.3", "slots-available": 3}
@@ -51,7 +51,7 @@ def flink(jar, address, **keys):
 
 @pytest.fixture(autouse=True)
 def java(monkeypatch):
-    monkeypatch.setattr("pipeline.cluster_checks.check_java", lambda program: None)
+    monkeypatch.setattr("pipeline.clusters.checks.check_java", lambda program: None)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.errors import UserError
-from pipeline.cluster_checks import FLINK, Cluster, ask_flink
+from pipeline.clusters.checks import FLINK, Cluster, ask_flink
 
 if TYPE_CHECKING:
     from pipeline.config import BeamSettings

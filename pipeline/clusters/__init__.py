@@ -1,0 +1,1 @@
+"""Clusters of Flink and Spark: their settings, checks, job servers and workers."""
