@@ -78,7 +78,8 @@ class Weights:
         self._shown, self._taken, self._files = shown, dict[str, int](), dict[str, Any]()
         files = [FILE]
         if not (folder / FILE).exists() and (folder / INDEX).exists():
-            files = sorted({str(file) for file in dict(_read(folder, INDEX, shown).get("weight_map") or {}).values()})
+            places = _read(folder, INDEX, shown).get("weight_map")
+            files = sorted(set(map(str, places.values()))) if isinstance(places, dict) else []
         for file in files:
             try:
                 content = safe_open(folder / Path(file).name, "numpy")
@@ -175,14 +176,14 @@ def read_preprocessing(folder: Path, shown: str, kind: str, size: int | None) ->
     edge: Any = values.get("size")
     crop: Any = values.get("crop_size") if values.get("do_center_crop", crops) else None
     if isinstance(edge, dict):
-        is_square = "shortest_edge" not in edge
-        edge = edge.get("shortest_edge", edge.get("height") if edge.get("height") == edge.get("width") else None)
+        is_square = edge.keys() != {"shortest_edge"}
+        edge = (edge.get("height") == edge.get("width") and edge.get("height")) if is_square else edge["shortest_edge"]
     if isinstance(crop, dict):
         crop = crop.get("height") if crop.get("height") == crop.get("width") else -1
     values, crop = {"resample": resample, "rescale_factor": 1 / 255, **values}, edge if crop is None else crop
     fits = {name: not values[name] for name in values if name.startswith("do_") and name != "do_center_crop"}
     fits |= {name: values.get(name, True) is True for name in STEPS}
-    fits |= {"image_processor_type": start is not None, "resample": values["resample"] in KERNELS}
+    fits |= {"image_processor_type": start is not None, "resample": values["resample"] in [*KERNELS]}
     fits["size"] = type(edge) is int and 8 <= edge <= 4096
     fits["crop_size"] = fits["size"] and type(crop) is int and crop in range(8, edge + 1)
     for part, low in (("image_mean", -1), ("image_std", 0)):

@@ -5,9 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from toys import check_bottlenecks_agree, encode_noise, paint_images, quiet_progress, write_config
 
+from components.backbones.engines import load_engine
+from components.backbones.prepare import BackboneSession, import_graph, prepare_backbone
+from components.backbones.spec import parse_backbone
 from components.backbones.vit import add_vit, list_layers
 from components.backbones.vit_folder import FAMILIES, Weights, read_config
+from components.finetune.trainable_graph import weights_after
+from components.run_dir import RunDir
+from pipeline.cli import main
 
 FOLDERS = Path(__file__).with_name("vit")
 
@@ -33,3 +40,25 @@ def test_the_default_layer_of_a_family_is_one_that_it_has():
     for name in FAMILIES:
         folder = FOLDERS / name
         assert FAMILIES[name].layer in list_layers(read_config(folder, name), Weights(folder, name))
+
+
+@pytest.mark.parametrize("name", ["dinov2", "siglip"])
+def test_openvino_computes_the_same_and_the_last_block_can_be_trained(name, tmp_path):
+    backbone = prepare_backbone(parse_backbone(str(FOLDERS / name)), tmp_path, quiet_progress())
+    folder, images = tmp_path / backbone.id, encode_noise(3)
+    expected = BackboneSession(folder).compute_bottlenecks(images)
+    np.testing.assert_allclose(load_engine("openvino", folder).compute_bottlenecks(images), expected, atol=1e-3)
+    found = weights_after(import_graph(folder).as_graph_def(), "block0")
+    assert sum("vit/block1" in weight for weight in found) == 12  # two norms, four kernels, each with a shift
+    assert not any("block0" in weight for weight in found)
+
+
+def test_a_folder_runs_the_whole_pipeline_and_fine_tuning(toy_config, tmp_path):
+    images = paint_images(tmp_path / "images", per_class=12)
+    values = {**toy_config, "output_dir": str(tmp_path / "run"), "data": {"path": str(images)}}
+    values |= {"backbone": {"vit": str(FOLDERS / "dinov2_with_registers")}}
+    values |= {"evaluate": {"thresholds": {"accuracy": 0.2}}}
+    assert main(["run", str(write_config(tmp_path / "c.yaml", **values))]) == 0
+    check_bottlenecks_agree(RunDir(tmp_path / "run"), images)
+    values["train"] = {**values["train"], "finetune": {"from": "block0", "epochs": 1}}
+    assert main(["run", str(write_config(tmp_path / "c.yaml", **values))]) == 0

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 import struct
 import subprocess
@@ -106,6 +107,20 @@ DAMAGED = {
     "gated hidden layer": (lambda f: change_json(f, use_swiglu_ffn=True), "has use_swiglu_ffn True"),
     "config that is no JSON": (lambda f: (f / "config.json").write_text("{"), "no config.json with a JSON object"),
     "config of nested lists": (lambda f: (f / "config.json").write_text("[" * 10**5), "no config.json with a JSON"),
+    "index that is no map": (
+        lambda f: (
+            (f / "model.safetensors").rename(f / "model.safetensors.index.json").write_text('{"weight_map": [1]}')
+        ),
+        "has no tensor 'embeddings.patch_embeddings.projection.weight'",
+    ),
+    "longest edge": (
+        lambda f: change_json(f, "preprocessor_config.json", size={"shortest_edge": 24, "longest_edge": 30}),
+        "has size {'shortest_edge': 24, 'longest_edge': 30}",
+    ),
+    "resample that is a list": (
+        lambda f: change_json(f, "preprocessor_config.json", resample=[3]),
+        r"has resample \[3\]",
+    ),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "Cannot read .*model.safetensors"),
     "no preprocessing": (lambda f: (f / "preprocessor_config.json").unlink(), "has no preprocessor_config.json"),
     "deviation of zero": (
@@ -129,8 +144,6 @@ def test_a_damaged_folder_is_refused_in_one_sentence(name, folder, tmp_path):
     damage, expected = DAMAGED[name]
     damage(folder)
     message = refusal(prepare, {"vit": str(folder)}, tmp_path / "made")
-    import re
-
     assert re.search(expected, message), message
 
 
