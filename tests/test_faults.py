@@ -130,7 +130,7 @@ def test_a_change_of_any_file_of_a_finished_run_is_noticed_and_mended(copied, to
     (version,) = list_versions(run.exports)
     # Of a shard, what reads it compares checksums; no run reads the verdict in an export but that which comes after it.
     # The card goes with its export.
-    unwatched = {run.record, version / "BLESSED", version / "model_card.json"}
+    unwatched = {run.record, version / "BLESSED", version / "test_predictions.csv", version / "model_card.json"}
     # A damaged mark is an error: without it nobody knows which files a run may replace.
     files = [file for file in run.root.rglob("*") if file.is_file() and file not in unwatched and file.name != MARK]
     files = [file for file in files if file.stat().st_size and not is_shard(file.name) and file.parent != run.stages]
@@ -160,9 +160,8 @@ def test_a_changed_card_of_a_finished_run_has_the_model_exported_anew(copied, ca
 def test_a_damaged_export_is_refused_file_by_file(copied, harm):
     run, _ = copied
     (version,) = list_versions(run.exports)
-    files = [
-        file for file in version.rglob("*") if file.is_file() and file.name not in ("BLESSED", "model_card.json", MARK)
-    ]
+    apart = ("BLESSED", "test_predictions.csv", "model_card.json", MARK)
+    files = [file for file in version.rglob("*") if file.is_file() and file.name not in apart]
     assert {"saved_model.pb", "labels.txt", "variables.index", "checksums.json"} <= {file.name for file in files}
     for file in files:
         healthy = file.read_bytes()

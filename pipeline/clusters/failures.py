@@ -49,6 +49,10 @@ KNOWN = (
         "The Spark master does not answer: start it, or correct beam.spark_master_url",
     ),
     (
+        "Channel closed prematurely",  # of Beam's own job service
+        "A worker ended before its work did: check its memory and its log, and start it again",
+    ),
+    (
         "Cannot run program|Process died with exit code|topgraft worker could not start",
         "A worker could not start, or ended: install this version of Topgraft on every host under the same path, and "
         "check its memory",
