@@ -177,7 +177,7 @@ def test_a_killed_extraction_goes_on_where_it_was(tmp_path):
         process.kill()
     assert 9 <= len(found) < 48
     complete = {file.name[-23:-9] for file in found if len(list(file.parent.glob(f"*{file.name[-23:]}"))) == 3}
-    kept = sum(len(read_bottlenecks([str(file)], 1280).keys) for file in found if file.name[-23:-9] in complete)
+    kept = sum(len(read_bottlenecks([str(file)], 1984).keys) for file in found if file.name[-23:-9] in complete)
     assert main(["run", str(config), "--only", "extract"]) == 0
     extract = json.loads((folder / "run.json").read_text())["stages"]["extract"]
     assert extract["items"] == 360 and kept > 0
