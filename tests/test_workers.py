@@ -161,9 +161,6 @@ def test_a_run_over_two_pools_of_which_one_is_killed_ends_as_in_process(start, t
     run = RunDir(tmp_path / "run")
     config = write_config(tmp_path / "toy.yaml", **{**toy_config, "beam": beam, "output_dir": str(run.root)})
 
-    def written():
-        return sorted(run.root.glob("bottlenecks/*/*.tfrecord"))
-
     def at_work():
         partials = run.root.glob(f"bottlenecks/*/*{PARTIAL}")
         numbers = [re.search(r"\.(\d+)\.[0-9a-f]{32}\.", path.name) for path in partials]
@@ -173,17 +170,15 @@ def test_a_run_over_two_pools_of_which_one_is_killed_ends_as_in_process(start, t
         first = start("topgraft", "run", config, stderr=errors)
     wait_for(at_work, first)
     kill(lost)
-    # Beam's own job service tries nothing again (apache/beam#18640); the other worker finishes what it has in hand.
+    # Beam's own job service tries nothing again (apache/beam#18640); the other worker may end before its shard does.
     assert first.wait(PATIENCE) == 2
     assert "A worker ended before its work did: check its memory" in (tmp_path / "errors").read_text()
-    # A shard has three files; the lost worker may have finished one or two of its own.
-    wait_for(lambda: len(written()) >= 3, service)
 
     again = start("topgraft", "run", config, "--json", stdout=subprocess.PIPE)
     record = json.loads(again.communicate(timeout=PATIENCE)[0])
     assert again.returncode == 0
     assert record["stages"]["ingest"]["skipped"] and record["stages"]["validate"]["skipped"]
-    assert 0 < record["stages"]["extract"]["reused"] < record["stages"]["extract"]["items"]
+    assert record["stages"]["extract"]["reused"] < record["stages"]["extract"]["items"]
     # TFDV and TFMA sum and list in the order in which workers come to the images.
     for pattern in ("examples/*", "bottlenecks/**/*", "audit/*"):
         assert contents(run.root, pattern) == contents(toy_run.root, pattern)

@@ -75,7 +75,7 @@ def test_the_list_of_backbones_is_an_array(capsys):
         "name": "efficientnet_lite0",
         "source": "installed",
         "input": 224,
-        "dim": 1280,
+        "dim": 1984,
         "parameters": 4.65,
         "licence": "Apache-2.0",
         "here": True,
