@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from components.compare.predictions import MARKS, TEST_PREDICTIONS, pair_answers, read_answers
+from components.compare.predictions import MARKS, pair_answers, read_kept_answers
 from components.errors import DamagedFile, UserError
 from components.export.export import SAVED_MODEL, read_facts
 from components.metrics.paired import correct_holm, difference_interval, mcnemar_test
@@ -62,7 +62,7 @@ class Difference:
 
 def compare_exports(first: Path, second: Path) -> Difference:
     """Compare two version folders; raises UserError where answers are missing, and where no test image is shared."""
-    answers = [read_answers(export / TEST_PREDICTIONS) for export in (first, second)]
+    answers = [read_kept_answers(export) for export in (first, second)]
     pairs = pair_answers(*answers)
     if pairs.empty:
         raise UserError(

@@ -36,6 +36,18 @@ def read_answers(table: Path) -> pd.DataFrame:
         raise DamagedFile(str(table)) from error
 
 
+def read_kept_answers(export: Path) -> pd.DataFrame:
+    """Return the answers kept beside an export; raises UserError where they are missing, or a blessed one's changed."""
+    answers = export / TEST_PREDICTIONS
+    if answers.exists() and (export / BLESSED).exists():
+        if read_json(export / BLESSED).get(CHECKSUM) != compute_checksum(answers):
+            raise UserError(
+                f"'{answers}' has changed since it was written, so the model cannot be compared: remove its folder and "
+                f"run its config again."
+            )
+    return read_answers(answers)
+
+
 def pair_answers(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
     """Return the images that two tables have under one class, each once, by checksum; of copies, as many as both have.
 
@@ -60,16 +72,10 @@ def count_newly_wrong(predictions: Path, former: Path | None) -> tuple[dict[str,
     """
     if former is None:
         return None, "max_newly_wrong was not checked, as there is no earlier blessed model in this run directory"
-    answers = former / TEST_PREDICTIONS
     why = f"max_newly_wrong was not checked, as the last blessed model, export {former.name}, has no"
-    if not answers.exists():
+    if not (former / TEST_PREDICTIONS).exists():
         return None, f"{why} {TEST_PREDICTIONS}"
-    if read_json(former / BLESSED).get(CHECKSUM) != compute_checksum(answers):
-        raise UserError(
-            f"'{answers}', with which the new model is compared, has changed since it was written: remove its folder "
-            f"and run again, which compares with the export before it."
-        )
-    pairs = pair_answers(read_answers(answers), read_answers(predictions))
+    pairs = pair_answers(read_kept_answers(former), read_answers(predictions))
     if pairs.empty:
         return None, f"{why} test image of this one"
     images, lost = len(pairs), int(pairs.lost.sum())

@@ -7,6 +7,8 @@ from scipy.stats import binomtest
 from toys import refusal
 
 from components.compare.compare import compare_exports
+from components.compare.predictions import CHECKSUM, TEST_PREDICTIONS
+from components.storage.checksums import compute_checksum
 
 
 def tabulate(first, second):
@@ -64,6 +66,15 @@ def test_other_way_round_gained_is_lost(two):
     assert back.difference == -there.difference and back.p_value == there.p_value
     assert back.interval == pytest.approx((-there.interval[1], -there.interval[0]))
     assert [image["second_path"] for image in back.gained] == [image["first_path"] for image in there.lost]
+
+
+def test_changed_answers_of_a_blessed_model_are_refused(tmp_path):
+    first, second = (write_export(tmp_path / name, draw_answers(0.5)) for name in "12")
+    answers = first / TEST_PREDICTIONS
+    (first / "BLESSED").write_text(json.dumps({CHECKSUM: compute_checksum(answers)}))
+    assert compare_exports(first, second).images == 300
+    answers.write_bytes(answers.read_bytes().replace(b"0.9", b"0.8", 1))
+    assert "has changed since it was written" in refusal(compare_exports, first, second)
 
 
 def test_a_model_is_no_different_from_itself(two):
