@@ -38,13 +38,13 @@ def read_answers(table: Path) -> pd.DataFrame:
 
 def read_kept_answers(export: Path) -> pd.DataFrame:
     """Return the answers kept beside an export; raises UserError where they are missing, or a blessed one's changed."""
-    answers = export / TEST_PREDICTIONS
-    if answers.exists() and (export / BLESSED).exists():
-        if read_json(export / BLESSED).get(CHECKSUM) != compute_checksum(answers):
-            raise UserError(
-                f"'{answers}' has changed since it was written, so the model cannot be compared: remove its folder and "
-                f"run its config again."
-            )
+    answers, verdict = export / TEST_PREDICTIONS, export / BLESSED
+    expected = read_json(verdict).get(CHECKSUM) if verdict.exists() else None
+    if expected and answers.exists() and expected != compute_checksum(answers):
+        raise UserError(
+            f"'{answers}' has changed since it was written, so the model cannot be compared: remove its folder and "
+            f"run its config again."
+        )
     return read_answers(answers)
 
 
