@@ -23,6 +23,7 @@ def pair(toy_run, tmp_path_factory):
     shutil.copytree(export, other)
     answers = read_answers(export / TEST_PREDICTIONS).assign(label="cyan")
     write_csv(other / TEST_PREDICTIONS, COLUMNS, answers.to_numpy().tolist())
+    (other / "BLESSED").unlink()
     return export, other
 
 
