@@ -39,28 +39,27 @@ def expected(settings, tmp_path_factory):
     return RunDir(folder / "run")
 
 
-@pytest.fixture(scope="module")
-def flink(tmp_path_factory):
-    """Three TaskManagers; a test that kills one starts it again."""
-    assert Flink.jar, f"no job server in '{HOME}': run make engines first"
-    cluster = Flink.__new__(Flink)
+def run_cluster(kind, folder):
+    """Yield a cluster, which is stopped also where its start fails half-way."""
+    assert kind.jar, f"no job server in '{HOME}': run make engines first"
+    cluster = kind.__new__(kind)
     try:
-        cluster.__init__(tmp_path_factory.mktemp("flink"))
+        cluster.__init__(folder)
         yield cluster
     finally:
         cluster.stop()
+
+
+@pytest.fixture(scope="module")
+def flink(tmp_path_factory):
+    """Three TaskManagers; a test that kills one starts it again."""
+    yield from run_cluster(Flink, tmp_path_factory.mktemp("flink"))
 
 
 @pytest.fixture(scope="module")
 def spark(tmp_path_factory):
     """A master and two workers of one core."""
-    assert Spark.jar, f"no job server in '{HOME}': run make engines first"
-    cluster = Spark.__new__(Spark)
-    try:
-        cluster.__init__(tmp_path_factory.mktemp("spark"))
-        yield cluster
-    finally:
-        cluster.stop()
+    yield from run_cluster(Spark, tmp_path_factory.mktemp("spark"))
 
 
 @pytest.fixture
