@@ -179,7 +179,7 @@ def gather_images(content: Content, seed: int, run: RunDir, changed: Sequence[Ma
 
 
 def explain_rows(rows: Sequence[TableRow], content: Content, run: RunDir) -> dict[str, dict[str, Any]]:
-    """Return encode_evidence for the predicted and the actual class of rows, by path; none where the export has none."""
+    """Return encode_evidence for the predicted and the actual class of rows, by path; none if the export has none."""
     if content.facts[EVIDENCE] not in EXPLAINED:
         return {}
     classifier = load_export(content.results.export.folder(run))
