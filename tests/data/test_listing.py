@@ -1,6 +1,5 @@
 import subprocess
 import sys
-import time
 
 import pytest
 from hypothesis import given
@@ -388,10 +387,6 @@ def test_listing_folders_and_manifests_loads_no_tensorflow(tmp_path):
     assert (done.stdout, done.stderr) == ("\n", "")
 
 
-def test_caltech_101_is_found_whole_and_soon():
-    root = str(shared_data("caltech101"))
-    start = time.perf_counter()
-    listing = list_images(root)
-    listing.fingerprint()
-    assert time.perf_counter() - start < 5  # 0.1 s on a quiet machine
+def test_caltech_101_is_found_whole():
+    listing = list_images(str(shared_data("caltech101")))
     assert (len(listing.files), len(listing.labels), listing.rejects) == (9145, 102, [])

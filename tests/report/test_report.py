@@ -213,6 +213,9 @@ def test_versions_are_those_that_are_imported(monkeypatch):
 
 def test_the_page_shows_the_images_that_changed_since_the_last_blessed_model(copied):
     from components.compare.compare import compare_exports
+    from components.compare.predictions import CHECKSUM
+    from components.storage.checksums import compute_checksum
+    from components.storage.files import read_json, write_json
 
     page = report_again(copied)
     assert "Changes since the last blessed model" not in page and "no earlier blessed model" in page
@@ -221,6 +224,8 @@ def test_the_page_shows_the_images_that_changed_since_the_last_blessed_model(cop
     shutil.copytree(export, former)
     answers = former / "test_predictions.csv"
     answers.write_text(re.sub(",(cyan|magenta),(cyan|magenta),", ",\\1,yellow,", answers.read_text()))
+    verdict = former / "BLESSED"
+    write_json(verdict, read_json(verdict) | {CHECKSUM: compute_checksum(answers)})
     page = report_again(copied)
     difference = compare_exports(former, export)
     assert difference.gained and f"{len(difference.gained)} images gained" in page

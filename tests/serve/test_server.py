@@ -1,10 +1,10 @@
 import asyncio
 import base64
-import builtins
 import json
 import re
 import signal
 import socket
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -320,14 +320,7 @@ def test_a_port_that_is_taken_or_none_is_refused(served):
 
 
 def test_without_the_extra_the_message_names_it(monkeypatch, toy_run, capsys):
-    real = builtins.__import__
-
-    def refuse(name, *arguments, **options):
-        if name == "starlette":
-            raise ModuleNotFoundError("No module named 'starlette'", name="starlette")
-        return real(name, *arguments, **options)
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
+    monkeypatch.setitem(sys.modules, "starlette", None)  # Python's own way to say that a module is not there.
     assert main(["serve", str(toy_run.exports)]) == 2
     assert "pip install 'topgraft[serve]'" in capsys.readouterr().err
 
