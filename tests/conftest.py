@@ -86,8 +86,9 @@ def toy_run(toy_config, tmp_path_factory) -> RunDir:
 @pytest.fixture(scope="session")
 def storage():
     """An emulator of Cloud Storage, gcsfs's for the session; the environment that makes all libraries use it."""
-    from storage_emulator import environment
+    from storage_emulator import connect_anonymously, environment
 
+    connect_anonymously()
     command = [sys.executable, str(Path(__file__).with_name("storage_emulator.py"))]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         values = environment(int(process.stdout.readline()))

@@ -8,6 +8,8 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
+from storage_emulator import connect_anonymously
+
 from pipeline.cli import main, silence_libraries
 
 # What the commands need, which takes seconds to load; nothing of it has begun to work.
@@ -36,6 +38,8 @@ def _run(words: list[str], log: str, before: Callable[[], None] | None) -> None:
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
+    if "STORAGE_EMULATOR_HOST" in os.environ:
+        connect_anonymously()
     try:
         if before:
             before()

@@ -30,6 +30,13 @@ def environment(port: int) -> dict[str, str]:
     }
 
 
+def connect_anonymously() -> None:
+    """Make Beam connect without credentials in this process; else it looks for some for 30 s first."""
+    from apache_beam.internal.gcp.auth import _Credentials  # read in 2.72
+
+    _Credentials._credentials_init = True
+
+
 def mend() -> None:
     """Make the emulator answer as the libraries need it."""
     logging.getLogger("gcp_storage_emulator").setLevel(logging.CRITICAL)

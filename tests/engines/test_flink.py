@@ -46,10 +46,10 @@ def test_predictions_are_the_very_file_of_the_plain_command(flink, settings, exp
 @pytest.mark.parametrize("stage", ["ingest", "validate", "extract", "evaluate"])
 def test_a_stage_survives_the_kill_of_a_taskmanager(flink, attempt, stage):
     trial = attempt(flink, stage)
-    process = trial.start()
-    if trial.stage in ("ingest", "extract"):
-        wait_for(trial.at_work)
+    if stage in ("ingest", "extract"):
+        process = trial.start_working()
     else:
+        process = trial.start()
         wait_for(lambda: any(f"-{stage}-" in job["name"] for job in flink.jobs("RUNNING")))
         time.sleep(3)
     flink.kill("taskmanager0")
@@ -61,7 +61,7 @@ def test_a_stage_survives_the_kill_of_a_taskmanager(flink, attempt, stage):
 
 def test_extract_survives_the_kill_of_a_python_worker(flink, attempt):
     trial = attempt(flink, "extract")
-    process = trial.start()
+    process = trial.start_working()
     partial = wait_for(trial.at_work)[0]
     os.kill(int(re.search(r"\.(\d+)\.[0-9a-f]{32}\.", partial.name)[1]), signal.SIGKILL)
     finish(process)
@@ -70,8 +70,7 @@ def test_extract_survives_the_kill_of_a_python_worker(flink, attempt):
 
 def test_the_loss_of_the_jobmanager_is_one_sentence_and_the_command_goes_on_after_it(flink, attempt):
     trial = attempt(flink, "extract")
-    process = trial.start()
-    wait_for(trial.at_work)
+    process = trial.start_working()
     flink.kill("jobmanager")
     sentence = finish(process, 2, 120)
     assert f"JobManager at {flink.rest} does not answer" in sentence
@@ -83,8 +82,7 @@ def test_the_loss_of_the_jobmanager_is_one_sentence_and_the_command_goes_on_afte
 
 def test_a_killed_command_leaves_nothing_that_the_next_one_does_not_end(flink, attempt):
     trial = attempt(flink, "extract")
-    process = trial.start()
-    wait_for(trial.at_work)
+    process = trial.start_working()
     process.kill()
     process.wait()
     wait_for(lambda: not list_servers(), 30)
@@ -96,8 +94,7 @@ def test_a_killed_command_leaves_nothing_that_the_next_one_does_not_end(flink, a
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 130)])
 def test_an_interrupted_command_cancels_its_job(flink, attempt, number, status):
     trial = attempt(flink, "extract")
-    process = trial.start()
-    wait_for(trial.at_work)
+    process = trial.start_working()
     process.send_signal(number)
     assert "interrupted" in finish(process, status, 60)
     assert not flink.jobs("RUNNING", "CREATED", "RESTARTING")

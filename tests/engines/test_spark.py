@@ -28,8 +28,7 @@ def test_a_run_by_three_lines_of_config_has_the_files_of_one_in_process(spark, s
 
 def test_extract_survives_the_kill_of_an_executor(spark, attempt):
     trial = attempt(spark, "extract")
-    process = trial.start()
-    wait_for(trial.at_work)
+    process = trial.start_working()
     os.kill(spark.executors()[0], signal.SIGKILL)
     finish(process)
     trial.check()
@@ -37,8 +36,7 @@ def test_extract_survives_the_kill_of_an_executor(spark, attempt):
 
 def test_extract_survives_the_kill_of_a_worker_and_its_executor(spark, attempt):
     trial = attempt(spark, "extract")
-    process = trial.start()
-    wait_for(trial.at_work)
+    process = trial.start_working()
     spark.kill_group("worker0")
     finish(process)
     trial.check()
@@ -47,8 +45,7 @@ def test_extract_survives_the_kill_of_a_worker_and_its_executor(spark, attempt):
 
 def test_the_loss_of_the_driver_is_one_sentence_and_the_command_goes_on_after_it(spark, attempt):
     trial = attempt(spark, "extract")
-    process = trial.start()
-    wait_for(trial.at_work)
+    process = trial.start_working()
     os.kill(list_servers()[0], signal.SIGKILL)
     assert "then the same command continues where it stopped" in finish(process, 2, 120)
     wait_for(lambda: not spark.executors(), 60)
@@ -58,8 +55,7 @@ def test_the_loss_of_the_driver_is_one_sentence_and_the_command_goes_on_after_it
 
 def test_an_interrupted_command_ends_its_application(spark, attempt):
     trial = attempt(spark, "extract")
-    process = trial.start()
-    wait_for(trial.at_work)
+    process = trial.start_working()
     process.send_signal(signal.SIGINT)
     assert "interrupted" in finish(process, 130, 60)
     wait_for(lambda: not spark.executors(), 60)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from clusters import HOME, PATIENCE
+from clusters import HOME, PATIENCE, wait_for
 from toys import write_config
 
 from components.run_dir import RunDir
@@ -61,6 +61,15 @@ class Trial:
 
     def start(self):
         return topgraft("run", self.config, "--only", self.stage)
+
+    def start_working(self):
+        """Start the command, and return it as soon as a worker writes a file."""
+        process = self.start()
+        wait_for(lambda: self.at_work() or process.poll() is not None)
+        if process.poll() is not None:
+            finish(process)
+            raise AssertionError("the stage ended before a worker was seen to write a file")
+        return process
 
     def at_work(self):
         """Return the partial files of the stage."""
