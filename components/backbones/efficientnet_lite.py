@@ -43,14 +43,18 @@ def load_weights(name: str) -> dict[str, np.ndarray]:
     return read_state_dict(Path(spec.origin).parent / "models" / f"{dashed}-{sha256[:8]}.pth", sha256)
 
 
-def build_lite(name: str) -> Network:
-    """Return an embedded network with its ImageNet classes; its layers are block0, block1, ..., maps, and pool."""
+def build_lite(name: str, size: int | None = None) -> Network:
+    """Return an embedded network with its ImageNet classes; its layers are block0, block1, ..., maps, and pool.
+
+    size is the side of the input in pixels, by default that of the published training.
+    """
     lite, labels = EMBEDDED[name], imagenet_class_names(1000)
+    size = size or lite.size
     with tf.Graph().as_default() as graph:
-        pixels = tf.compat.v1.placeholder(tf.float32, [None, lite.size, lite.size, 3], "pixels")
+        pixels = tf.compat.v1.placeholder(tf.float32, [None, size, size, 3], "pixels")
         bottleneck, probabilities = add_lite_network(pixels, load_weights(name), lite.depth)
     return Network(
-        graph.as_graph_def(), pixels.name, bottleneck.name, lite.size, SHIFT, DIVISOR, probabilities.name, labels=labels
+        graph.as_graph_def(), pixels.name, bottleneck.name, size, SHIFT, DIVISOR, probabilities.name, labels=labels
     )
 
 

@@ -110,7 +110,7 @@ def build_network(spec: Spec, progress: Progress, own_classes: bool) -> Network:
     if spec.name in EMBEDDED:
         from components.backbones.efficientnet_lite import build_lite
 
-        return build_lite(spec.name)
+        return build_lite(spec.name, spec.size)
     if spec.hub:
         from components.backbones.hub import build_module
 

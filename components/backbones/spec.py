@@ -194,6 +194,16 @@ VIT_LAYERS = CLASS, MEAN, BOTH, POOLED = "class", "mean", "class+mean", "pooled"
 # Fields of Spec that are or can be paths.
 PATH_FIELDS = ("hub", "frozen_graph", "vit", "bottlenecks", "keys", "weights")
 POOLINGS = ("avg", "gem", "max", "flatten", "none")
+# Keys of a backbone, and the sources that read them.
+READ_BY = {
+    "size": SOURCES,
+    "scale": ("hub", "frozen_graph"),
+    "weights": ("keras",),
+    "signature": ("hub",),
+    "input": ("frozen_graph",),
+    "bottleneck": ("frozen_graph",),
+    "keys": ("bottlenecks",),
+}
 
 
 def parse_backbone(value: Any) -> tuple[Spec, ...]:
@@ -249,8 +259,13 @@ def _parse_mapping(values: dict[str, Any]) -> Spec:
         raise UserError("backbone.frozen_graph needs backbone.input and backbone.bottleneck: name the two tensors.")
     if spec.pooling and spec.pooling not in POOLINGS:
         raise UserError(unknown("pooling", spec.pooling, list(POOLINGS)))
-    if spec.vit and (spec.scale or spec.layer not in (None, *VIT_LAYERS)):
-        raise UserError(f"backbone.vit takes layer as one of {', '.join(VIT_LAYERS)}, and no scale: set only these.")
+    for key, readers in READ_BY.items():
+        if values.get(key) is not None and not any(getattr(spec, reader) for reader in readers):
+            raise UserError(f"backbone.{key} has no effect without {' or '.join(readers)}: leave it out.")
+    if spec.name in FROZEN and spec.size:
+        raise UserError(f"backbone.size is {size}, but '{spec.name}' has a fixed size: leave it out.")
+    if spec.vit and spec.layer not in (None, *VIT_LAYERS):
+        raise UserError(f"backbone.layer is '{spec.layer}': for backbone.vit expected one of {', '.join(VIT_LAYERS)}.")
     folder = None if (spec.vit or "").startswith("hf://") else spec.vit
     for path in (folder, spec.frozen_graph, spec.bottlenecks, spec.keys, spec.weights):
         if path and path not in ("imagenet", "none") and not as_path(path).exists():

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from components.backbones.efficientnet_lite import add_lite_network, load_weights, stage_strides
+from components.backbones.efficientnet_lite import add_lite_network, build_lite, load_weights, stage_strides
 from components.backbones.spec import EMBEDDED
 
 # The last blocks of the last four stages, by depth.
@@ -60,6 +60,17 @@ def test_equals_an_independent_forward_pass_of_the_same_weights(name):
     np.testing.assert_allclose(bottleneck, expected_bottleneck, atol=5e-3)
     np.testing.assert_allclose(probabilities, expected_probabilities, atol=1e-3)
     assert np.ptp(bottleneck) > 0.5
+
+
+def test_another_size_of_the_input_is_that_of_the_network():
+    network = build_lite("efficientnet_lite0", 64)
+    pixels = np.random.default_rng(0).uniform(-1, 1, (2, 64, 64, 3)).astype(np.float32)
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        tf.import_graph_def(network.graph_def, name="")
+        found = session.run(network.bottleneck, {network.input: pixels})
+    weights = load_weights("efficientnet_lite0")
+    np.testing.assert_allclose(found, keras_forward(weights, 1.0, tf.constant(pixels))[0], atol=5e-3)
+    assert network.size == 64
 
 
 def test_lite0_and_lite2_have_the_blocks_that_their_weights_have():
