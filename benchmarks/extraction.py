@@ -31,7 +31,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from rich.console import Console
 
 from components import features
-from components.backbones.efficientnet_lite import block_strides, load_weights
+from components.backbones.efficientnet_lite import load_weights, stage_strides
 from components.backbones.engines import BATCHES_IN_FLIGHT, EXTRACTION_BATCH_SIZE, load_engine
 from components.backbones.openvino_network import cut_graph, quantize_network
 from components.backbones.prepare import BackboneSession, prepare_backbone
@@ -145,7 +145,7 @@ def build_keras(backbone: str, size: int) -> Any:
 
     pixels = layers.Input([size, size, 3])
     x = layers.ReLU(6.0)(convolve(layers.Rescaling(1 / 128, -127 / 128)(pixels), "_conv_stem", "_bn0", 2))
-    for number, stride in enumerate(block_strides(lite.depth)):
+    for number, stride in enumerate(itertools.chain.from_iterable(stage_strides(lite.depth))):
         block, entry = f"_blocks.{number}.", x
         if f"{block}_expand_conv.weight" in weights:
             x = layers.ReLU(6.0)(convolve(x, f"{block}_expand_conv", ""))

@@ -1,7 +1,7 @@
-"""Real clusters of Flink and Spark for tests: every process listens on loopback addresses of this machine only.
+"""Real clusters of Flink and Spark for tests: no process listens on an address that another machine reaches.
 
-Each TaskManager has an address of its own, as one on another host has. All processes of a cluster, and the Python
-workers below them, end with it.
+Each TaskManager of Flink has a network namespace of its own, with a cable to the JobManager that can be cut, as one on
+another host has; this needs root. All processes of a cluster, and the Python workers below them, end with it.
 """
 
 import contextlib
@@ -19,9 +19,10 @@ ROOT = Path(__file__).parents[2]
 HOME = Path(os.environ.get("TOPGRAFT_ENGINES", ROOT / ".engines")).absolute()
 # For a busy machine.
 PATIENCE = 600
-# Addresses of loopback that nothing else uses; a cluster of Spark needs port 8080, which another program may hold on
-# 127.0.0.1.
-FLINK_HOST, SPARK_HOST = "127.0.71.", "127.0.72."
+# Of the network of Flink's hosts, and of loopback addresses that nothing else uses: a cluster of Spark needs port 8080,
+# which another program may hold on 127.0.0.1.
+FLINK_HOST, SPARK_HOST = "10.71.0.", "127.0.72."
+BRIDGE = "topgraft-net"
 # What docs/engines.md asks for, with less memory, three slots of one TaskManager each, and a quick end of the lost.
 FLINK_SETTINGS = {
     "jobmanager.memory.process.size": "1200m",
@@ -58,6 +59,44 @@ def find_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def ip(*words, check=True):
+    subprocess.run(["ip", *words], check=check, capture_output=not check)
+
+
+def cable(number):
+    """Return the name of the network namespace of a TaskManager, and of its cable."""
+    return f"topgraft{number}"
+
+
+def connect_hosts(hosts):
+    """Make a network of this machine, which has its first address, and of namespaces for some hosts."""
+    disconnect_hosts(hosts)
+    ip("link", "add", BRIDGE, "type", "bridge")
+    ip("address", "add", f"{FLINK_HOST}1/24", "dev", BRIDGE)
+    ip("link", "set", BRIDGE, "up")
+    for number in range(hosts):
+        name = cable(number)
+        ip("netns", "add", name)
+        ip("link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", name)
+        ip("link", "set", name, "master", BRIDGE, "up")
+        ip("-n", name, "address", "add", f"{FLINK_HOST}{number + 2}/24", "dev", "eth0")
+        for device in ("eth0", "lo"):
+            ip("-n", name, "link", "set", device, "up")
+
+
+def disconnect_hosts(hosts):
+    """Remove the network, also one that killed tests have left."""
+    for number in range(hosts):
+        ip("netns", "delete", cable(number), check=False)
+        ip("link", "delete", cable(number), check=False)
+    ip("link", "delete", BRIDGE, check=False)
+
+
+def inside(number):
+    """Return the words before a command that runs it on the host of a TaskManager."""
+    return ["nsenter", f"--net=/run/netns/{cable(number)}"]
 
 
 def ask(url):
@@ -131,9 +170,9 @@ class Flink(Cluster):
 
     def __init__(self, folder, managers=3, **settings):
         super().__init__(folder)
-        self.home = HOME / "flink" / "pyflink"
-        # Flink turns an address of the JobManager into a name, and that of all loopback addresses leads to this one.
-        self.host = "127.0.0.1"
+        self.home, self.managers = HOME / "flink" / "pyflink", managers
+        self.host = f"{FLINK_HOST}1"
+        connect_hosts(managers)
         port, rest = find_port(), find_port()
         self.rest = f"{self.host}:{rest}"
         self.beam = {"runner": self.runner, "flink_master": self.rest, "flink_job_server_jar": str(self.jar)}
@@ -149,19 +188,14 @@ class Flink(Cluster):
         }
         (folder / "conf" / "config.yaml").write_text("".join(f'{key}: "{value}"\n' for key, value in own.items()))
         self.start_master()
-        self.managers = managers
         for number in range(managers):
             self.start_manager(number)
         self.wait_for_slots(managers)
 
-    def _start(self, name, script, *words, hidden=None):
-        command = [self.home / "bin" / script, "start-foreground", *words]
-        if hidden:
-            inside = ["sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', hidden]
-            command = ["unshare", "--mount", *inside, *command]
+    def _start(self, name, before, script, *words):
         self.start(
             name,
-            command,
+            [*before, self.home / "bin" / script, "start-foreground", *words],
             FLINK_CONF_DIR=self.folder / "conf",
             FLINK_LOG_DIR=self.folder,
             FLINK_IDENT_STRING=name,
@@ -169,13 +203,22 @@ class Flink(Cluster):
         )
 
     def start_master(self):
-        self._start("jobmanager", "jobmanager.sh")
+        self._start("jobmanager", [], "jobmanager.sh")
 
     def start_manager(self, number, hidden=None):
         """Start a TaskManager; it and its workers find another folder in the place of a hidden one."""
         host = f"{FLINK_HOST}{number + 2}"
         words = [f"-Dtaskmanager.host={host}", f"-Dtaskmanager.bind-host={host}"]
-        self._start(f"taskmanager{number}", "taskmanager.sh", *words, hidden=hidden)
+        hide = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', hidden] if hidden else []
+        self._start(f"taskmanager{number}", [*inside(number), *hide], "taskmanager.sh", *words)
+
+    def set_cable(self, number, state):
+        """Cut (down) or restore (up) the cable of a TaskManager's host."""
+        ip("link", "set", cable(number), state)
+
+    def stop(self):
+        super().stop()
+        disconnect_hosts(self.managers)
 
     def wait_for_slots(self, slots):
         wait_for(lambda: ask(f"http://{self.rest}/overview")["slots-available"] >= slots)

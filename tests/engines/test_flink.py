@@ -5,15 +5,18 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
-from clusters import find_port, wait_for
+from clusters import find_port, inside, wait_for
 from toys import write_config
 from trials import contents, finish, list_servers, topgraft
 
 from components.export.export import list_versions
 from components.run_dir import RunDir
+from components.storage.files import PARTIAL
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
@@ -146,17 +149,41 @@ def test_a_full_disk_is_one_sentence_and_the_command_goes_on_after_it(flink, att
     trial.check()
 
 
-def test_two_taskmanagers_of_a_host_share_a_pool_of_workers(flink, attempt):
+def test_each_host_has_a_pool_of_workers(flink, attempt):
     port = find_port()
-    pool = topgraft("worker", "--port", port)
+    program = Path(sys.executable).parent / "topgraft"
+    pools = [
+        subprocess.Popen([*inside(number), program, "worker", "--port", str(port)], stdout=subprocess.PIPE)
+        for number in range(3)
+    ]
     try:
-        pool.stdout.readline()
+        for pool in pools:
+            pool.stdout.readline()
         trial = attempt(flink, "extract", environment_type="EXTERNAL", environment_config=f"localhost:{port}")
         finish(trial.start())
         trial.check()
     finally:
-        pool.terminate()
-        pool.wait()
+        for pool in pools:
+            pool.terminate()
+            pool.wait()
+
+
+@pytest.mark.parametrize("stage", ["ingest", "extract"])
+def test_a_cable_is_cut_for_a_minute_and_restored_while_the_lost_attempt_still_writes(flink, attempt, stage):
+    trial = attempt(flink, stage)
+    before = flink.identities()
+    process = trial.start_working()
+    flink.set_cable(0, "down")
+    try:
+        time.sleep(60)
+    finally:
+        flink.set_cable(0, "up")
+    finish(process)
+    # The attempt of the lost host may still be at work; it must change nothing when it ends.
+    wait_for(lambda: not [*trial.run.root.rglob(f"*{PARTIAL}")], 120)
+    trial.check()
+    wait_for(lambda: len(flink.identities()) == len(before))
+    flink.wait_for_slots(3)
 
 
 def test_a_pool_listens_on_loopback_only_and_refuses_a_worker_that_cannot_start():
