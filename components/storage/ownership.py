@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
@@ -15,7 +16,6 @@ from components.storage.places import (
     list_files,
     make_folder,
     move_file,
-    move_folder,
     plain_folder,
     remove,
     remove_empty_folders,
@@ -123,10 +123,11 @@ def _replace_written(partial: Path, folder: Path) -> None:
     _refuse_foreign(folder, new & foreign)
     if not foreign - {MARK}:
         remove_written(folder)
-        if not folder.exists():  # without files of others the folder appears as a whole
+        if not folder.exists() and not is_remote(folder):  # without files of others the folder appears as a whole
             write_mark(partial, new)
-            move_folder(partial, folder)
+            os.replace(partial, folder)
             return
+    # The mark comes first: after a failure the next run knows the files that have been moved.
     write_mark(folder, written | new)
     for name in new:
         move_file(partial / name, folder / name)

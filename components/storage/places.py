@@ -198,16 +198,6 @@ def move_file(source: Path, target: Path) -> None:
         os.replace(source, target)
 
 
-def move_folder(source: Path, target: Path) -> None:
-    """Rename a folder to an unused name: atomically if local, object by object if remote."""
-    if not is_remote(source):
-        os.replace(source, target)
-        return
-    names = list(list_files(source))
-    _system(source).copy([str(source / name) for name in names], [str(target / name) for name in names])
-    remove(source)
-
-
 @contextmanager
 def plain_folder(folder: Path) -> Iterator[Path]:
     """Yield a path to a folder for TensorFlow and Beam: itself, or a link to it if it has characters of PATTERN.

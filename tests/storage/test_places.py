@@ -13,6 +13,7 @@ from components.data.class_names import read_labels_file
 from components.data.listing import list_images
 from components.images.check import Limits, read_file
 from components.predict.inputs import find_inputs
+from components.storage import ownership
 from components.storage.files import PARTIAL, fingerprint_file, remove_partials, replacing_file, write_text
 from components.storage.ownership import MARK, replacing_folder, replacing_shared_folder
 from components.storage.places import (
@@ -20,6 +21,7 @@ from components.storage.places import (
     is_remote,
     list_files,
     local_copy,
+    move_file,
     read_status,
     remove,
     upload,
@@ -121,6 +123,27 @@ def test_a_remote_folder_is_replaced_or_left(remote, replacing):
     found = contents(remote)
     assert json.loads(found.pop(f"folder/{MARK}"))["files"] == ["two"]
     assert found == {"folder/two": b"two"}
+
+
+@pytest.mark.parametrize("moved", [0, 1, 2])
+def test_a_move_that_is_refused_half_way_leaves_a_folder_that_the_next_attempt_replaces(remote, monkeypatch, moved):
+    moves = iter([ownership.move_file] * moved)
+
+    def refuse(source, target):
+        if not next(moves, None):
+            raise PermissionError("refused")
+        move_file(source, target)
+
+    monkeypatch.setattr(ownership, "move_file", refuse)
+    with pytest.raises(PermissionError), replacing_shared_folder(remote / "folder") as partial:
+        for name in "abc":
+            (partial / name).write_text("first")
+    monkeypatch.undo()
+    with replacing_shared_folder(remote / "folder") as partial:
+        (partial / "c").write_text("second")
+    found = contents(remote)
+    assert json.loads(found.pop(f"folder/{MARK}"))["files"] == ["c"]
+    assert found == {"folder/c": b"second"}
 
 
 def test_the_file_that_tells_that_a_folder_is_whole_comes_last(remote):
