@@ -17,7 +17,8 @@ NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EIO)
 # Cloud Storage and of TensorFlow count, as other exceptions may quote such an error.
 RAISED_BY_WORKER = re.compile(
     r"^(?:RuntimeError: )?(?:tensorflow\.python\.framework\.errors_impl\.|google\.api_core\.exceptions\."
-    r"|google\.resumable_media\.common\.|gcsfs\.retry\.|(?=OSError|PermissionError))(\w+: .+)",
+    r"|google\.resumable_media\.common\.|gcsfs\.retry\.|(?:apache_beam\.io\.filesystem\.)?(?=BeamIOError)"
+    r"|(?=OSError|PermissionError))(\w+: .+)",
     re.MULTILINE,
 )
 # Of gcsfs, of Beam's client, and of TensorFlow, whose text for it is not always readable.
@@ -49,6 +50,12 @@ def describe_failure(error: BaseException) -> str | None:
                 )
         if REFUSED_BY_CLOUD.match(text):
             return describe_refusal(re.split(r"\n|\\n| \[while running", text.partition(": ")[2])[0])
+        if text.startswith("BeamIOError: "):
+            reason = " ".join(text.partition(" [while running")[0].split()[1:])
+            return (
+                f"Beam cannot read or write files ({reason[:300]}): check the path, its permissions and the free "
+                f"space, then the same command continues where it stopped."
+            )
     return None
 
 

@@ -4,6 +4,7 @@ import os
 import apache_beam as beam
 import pytest
 import tensorflow as tf
+from apache_beam.io.filesystem import BeamIOError
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipeline.cli import main
@@ -72,6 +73,11 @@ TENSORFLOW = "tensorflow.python.framework.errors_impl"
                 f"{TRACEBACK}google.api_core.exceptions.Forbidden: 403 GET https://storage/b: no [while running 'W']\n"
             ),
             "Cloud Storage refuses (403 GET https://storage/b: no): check",
+        ),
+        (BeamIOError("Match failed", {"gs://b/x": "no"}), "Beam cannot read or write files (Match failed with"),
+        (
+            RuntimeError(f"{TRACEBACK}apache_beam.io.filesystem.BeamIOError: no src. src: /a, dst: /b [while running"),
+            "Beam cannot read or write files (no src. src: /a, dst: /b): check",
         ),
         (OSError(errno.EROFS, os.strerror(errno.EROFS)), "A file cannot be written (read-only file system)"),
         (PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/a/b"), "'/a/b' cannot be read or written"),
