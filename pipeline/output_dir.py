@@ -84,7 +84,7 @@ def _read_former_data(run: RunDir) -> list[str]:
         lambda: json.loads(run.record.read_text(encoding="utf-8"))["config"],
         lambda: parse_yaml(run.config.read_text(encoding="utf-8")),  # the run was killed before its record was written
     ):
-        with suppress(*storage_errors(), InvalidYaml, ValueError, KeyError, TypeError):
+        with suppress(FileNotFoundError, NotADirectoryError, InvalidYaml, ValueError, KeyError, TypeError):
             data = read()["data"]
             path = data.get("path") or f"data.source={data['source']}"
             return [path] if isinstance(path, str) else [*path]

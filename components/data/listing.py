@@ -60,7 +60,8 @@ def list_images(
         file._replace(group=file.group or find_group(file.key), source=sources[file.source]) for file in listing.files
     ]
     check_spelling({file.text: file.key for file in reversed(files)})
-    notes = [
+    notes = [*listing.notes]
+    notes += [
         f"The pattern {pattern!r} of data.exclude leaves nothing out: patterns are compared with whole paths below the "
         f"root, such as {files[0].key!r}."
         for pattern in exclude
@@ -136,4 +137,5 @@ def _join(listings: Sequence[Listing]) -> Listing:
         unlabelled=[path for listing in listings for path in listing.unlabelled],
         open_splits=tuple(split for split in SPLITS if split in open_splits),
         ordered=complete and any(listing.ordered for listing in listings),
+        notes=tuple(note for listing in listings for note in listing.notes),
     )

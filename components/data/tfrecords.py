@@ -16,8 +16,16 @@ from components.data.keys import is_system_file
 from components.data.split_words import SPLIT_WORDS, check_evaluation, last_split_word
 from components.data.tf_examples import FRAME_BYTES, find_class, find_image, parse_features, read_content
 from components.errors import UserError
-from components.rejects import UNREADABLE, Reject, RejectedImage
-from components.storage.places import as_path, describe_error, find_matches, is_remote, read_status, walk_objects
+from components.rejects import Reject, RejectedImage
+from components.storage.places import (
+    as_path,
+    describe_error,
+    find_matches,
+    is_remote,
+    read_status,
+    storage_errors,
+    walk_objects,
+)
 from components.storage.reading import try_reading
 
 # Files with class names beside the records: that of TF-Slim, then those of TensorFlow Datasets.
@@ -25,6 +33,7 @@ LABEL_FILES = ("labels.txt", "label.labels.txt", "*.labels.txt")
 
 # The first bytes of gzip and zlib.
 COMPRESSION_MARKS = (b"\x1f\x8b", b"\x78")
+REST_IS_LOST = ", and the rest of the file cannot be read"
 
 
 class Record(NamedTuple):
@@ -60,7 +69,12 @@ def list_tfrecords(place: str, excluded: Excluded) -> Listing:
     labels = [classes[number] for number in sorted(classes)]
     labels += order_classes(set(texts) - set(labels))
     files, open_splits = open_train(sorted(files))
-    return Listing(files, labels, sorted(rejects), [], open_splits, ordered=True)
+    cut = [reject.key.rpartition("#") for reject in rejects if reject.detail.endswith(REST_IS_LOST)]
+    notes = [
+        f"The file {name!r} is damaged, and its records from number {number} on were not read (see rejects.jsonl)."
+        for name, _, number in cut
+    ]
+    return Listing(files, labels, sorted(rejects), [], open_splits, ordered=True, notes=tuple(notes))
 
 
 def find_tfrecords(place: str) -> list[str]:
@@ -99,7 +113,10 @@ def read_record(path: str, offset: int) -> bytes:
 
 
 def _scan_file(path: str, name: str, split: str) -> Iterator[Record | Reject]:
-    """Yield each record of a file, or its reject, up to the first damaged one; the text of each file is ''."""
+    """Yield each record of a file, or its reject, up to the first damaged one; the text of each file is ''.
+
+    Raises UserError for a file that cannot be read.
+    """
     number = offset = 0
     try:
         size, modified_ns = _measure(path)
@@ -112,7 +129,7 @@ def _scan_file(path: str, name: str, split: str) -> Iterator[Record | Reject]:
                     if not offset:
                         _check_uncompressed(path, file)
                     reason, detail = rejected.args
-                    yield Reject(key, reason, f"{detail}, and the rest of the file cannot be read")
+                    yield Reject(key, reason, f"{detail}{REST_IS_LOST}")
                     return
                 try:
                     features = parse_features(content)
@@ -122,8 +139,10 @@ def _scan_file(path: str, name: str, split: str) -> Iterator[Record | Reject]:
                 except RejectedImage as rejected:
                     yield Reject(key, *rejected.args)
                 number, offset = number + 1, offset + FRAME_BYTES + len(content)
-    except (OSError, tf.errors.OpError) as error:
-        yield Reject(f"{name}#{number}", UNREADABLE, describe_error(error))
+    except (tf.errors.OpError, *storage_errors()) as error:  # not damage: its images would be missing without a word
+        raise UserError(
+            f"Cannot read {path!r} ({describe_error(error)}): correct that, or name {name!r} in data.exclude."
+        ) from error
 
 
 def _open(path: str) -> BinaryIO:

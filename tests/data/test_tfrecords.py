@@ -1,3 +1,5 @@
+import errno
+import io
 import os
 
 import google_crc32c
@@ -248,6 +250,7 @@ def test_damage_rejects_the_rest_of_its_file(tmp_path_factory, cut, flip):
     left = sum(end <= flip for end in ends[1:])
     assert [reject[:2] for reject in listing.rejects] == [(f"1.tfrecord#{left}", "corrupt")]
     assert "rest of the file" in listing.rejects[0].detail
+    assert f"records from number {left} on were not read" in listing.notes[0]
     assert [file for file in listing.files if file.key[0] == "1"] == [
         file._replace(modified_ns=path.stat().st_mtime_ns) for file in whole.files[:left]
     ]
@@ -279,11 +282,23 @@ def test_missing_files_and_files_of_other_kinds_are_refused(tmp_path):
     assert "no TFRecord file" in refusal(list_images, str(tmp_path))
 
 
-def test_a_file_that_cannot_be_opened_is_a_reject(tmp_path):
+def test_a_file_that_cannot_be_opened_is_an_error_as_its_images_would_be_missing(tmp_path):
     write_records(tmp_path / "1.tfrecord", slim(0), slim(1))
     (tmp_path / "2.tfrecord").mkdir()
-    listing = list_images(str(tmp_path / "*.tfrecord"))
-    assert [reject[:2] for reject in listing.rejects] == [("2.tfrecord#0", "unreadable")]
+    message = refusal(list_images, str(tmp_path / "*.tfrecord"))
+    assert "2.tfrecord' (Is a directory): correct that, or name '2.tfrecord' in data.exclude" in message
+
+
+def test_a_read_that_fails_half_way_is_an_error_as_the_rest_would_be_missing(tmp_path, monkeypatch):
+    class Failing(io.FileIO):
+        def read(self, size=-1):
+            if self.tell() > 100:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return super().read(size)
+
+    path = write_records(tmp_path / "1.tfrecord", slim(0), slim(1), slim(0), slim(1))
+    monkeypatch.setattr("components.data.tfrecords._open", Failing)
+    assert f"Cannot read '{path}' (Input/output error)" in refusal(list_images, path)
 
 
 def test_a_length_that_the_file_does_not_have_is_damage(tmp_path):
