@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from components.export.explain import EXACT
-from components.export.export import find_export
+from components.export.versions import find_export
 from components.predict.predict import Classifier, load_export
 from components.run_dir import RunDir
 from components.shards.image_sample import sample_images

@@ -35,7 +35,8 @@ from components.train.inputs import evaluate_from_memory
 from components.train.model import HeadParams
 from components.train.normalization import normalize_lengths
 from components.train.settings import Architecture, Recipe, resolve_architecture, settle_recipe
-from components.train.train import Splits, fit_head, plan_training
+from components.train.train import Splits, fit_head
+from components.train.training_plan import plan_training
 from pipeline.cli import main as topgraft
 
 CLASSES_DRAWN = 20

@@ -24,7 +24,7 @@ from components.terminal.progress import Progress
 from components.train.estimator import HeadClassifier
 from components.train.inputs import evaluate_from_memory, train_from_memory
 from components.train.settings import BALANCED, Architecture, Recipe, resolve_architecture, settle_recipe
-from components.train.train import choose_epochs, plan_training
+from components.train.training_plan import choose_epochs, plan_training
 
 WEIGHTS = (None, BALANCED)
 

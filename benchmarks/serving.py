@@ -69,7 +69,7 @@ def measure_server(export: Path, images: list[bytes], clients: int, seconds: flo
 
 def measure_model(export: Path, images: list[bytes], seconds: float) -> None:
     """Print what the SavedModel itself does with batches of 1 and of 32."""
-    from components.export.export import find_export
+    from components.export.versions import find_export
     from components.predict.predict import load_export
 
     compute = load_export(find_export(export)).compute

@@ -37,7 +37,7 @@ from components.train.estimator import HeadClassifier
 from components.train.inputs import evaluate_from_memory, train_from_memory
 from components.train.model import HeadParams
 from components.train.settings import DEFAULT_RATE, Architecture, Recipe, settle_recipe
-from components.train.train import choose_epochs, make_optimization
+from components.train.training_plan import choose_epochs, make_optimization
 
 SHARES = (0.6, 0.8)  # where train and val end
 L2 = 0.001

@@ -187,7 +187,7 @@ def load(place: str | Path) -> Model:
     Raises UserError.
     """
     with _like_a_command():
-        from components.export.export import find_export
+        from components.export.versions import find_export
         from components.predict.predict import load_export
         from components.storage.places import as_path, expand_home
 

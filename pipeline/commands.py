@@ -178,7 +178,7 @@ def init_command(options: argparse.Namespace) -> None:
 
 def predict_command(options: argparse.Namespace) -> None:
     """topgraft predict."""
-    from components.export.export import find_export
+    from components.export.versions import find_export
     from components.predict.predict import load_export
 
     if options.beam or options.flags:
@@ -189,7 +189,7 @@ def predict_command(options: argparse.Namespace) -> None:
 
 def predict_on_beam(options: argparse.Namespace) -> None:
     """topgraft predict as a Beam job."""
-    from components.export.export import find_export
+    from components.export.versions import find_export
     from components.predict.beam_job import predict_by_beam
     from components.predict.inputs import find_inputs
     from pipeline.clusters.connect import connect_runner
@@ -252,8 +252,8 @@ def export_command(options: argparse.Namespace) -> None:
     from dataclasses import asdict
 
     from components.export.convert import convert_export
-    from components.export.export import find_export
     from components.export.formats import FORMATS
+    from components.export.versions import find_export
     from pipeline.output_dir import is_run_dir
     from pipeline.run_lock import hold_run_dir
 
@@ -273,7 +273,7 @@ def compare_command(options: argparse.Namespace) -> None:
 
     from components.compare.compare import compare_exports
     from components.compare.page import write_difference_page
-    from components.export.export import find_export
+    from components.export.versions import find_export
     from components.predict.outputs import check_output
 
     page = options.output

@@ -23,7 +23,8 @@ from components.terminal.progress import Progress
 from components.train.settings import check_recipe
 from pipeline.config import Config
 from pipeline.output_dir import check_apart, exclude_runs
-from pipeline.stages import Stage, Stages, hash_parts
+from pipeline.stage_inputs import hash_parts
+from pipeline.stages import Stage, Stages
 
 INGEST = Stage("ingest", "components.ingest.ingest:ingest_images", Examples)
 VALIDATE = Stage("validate", "components.validate.validate:validate_examples", Validation)

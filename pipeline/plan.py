@@ -26,7 +26,7 @@ from pipeline.config import Config
 from pipeline.data_place import is_config
 from pipeline.output_dir import check_own
 from pipeline.pipeline import list_data
-from pipeline.stages import hash_parts
+from pipeline.stage_inputs import hash_parts
 
 # Images of the two trial runs: the smaller has mostly fixed cost, the larger about 15 s of extraction.
 SIZES = (300, 1500)

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from inspect import signature
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from components.data.image_file import Listing
 from components.errors import DamagedFile, UserError
 from components.features import VERSION
-from components.outcomes import Examples, Work
+from components.outcomes import Work
 from components.run_dir import MODEL_CARD, STAGES, RunDir
 from components.shards.names import is_shard
-from components.storage.files import fingerprint_file, read_json, write_json
+from components.storage.files import read_json, write_json
 from components.storage.ownership import claim_files, remove_written
 from components.terminal.progress import Progress
 from components.terminal.text import printable
 from pipeline.file_states import UNFINISHED, Differences, FileState, compare_files, examine_files
+from pipeline.stage_inputs import count_images, hash_parts, identify_input
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -116,7 +114,8 @@ class Stages:
         and are no inputs. Raises UserError if --only needs a missing outcome, StopAfterStage after the stage of --only.
         """
         name = stage.name
-        key = hash_parts([VERSION, name, *map(self._identify, inputs)])
+        known = [(outcome, [other, self._keys[other]]) for other, outcome in self.outcomes.items()]
+        key = hash_parts([VERSION, name, *(identify_input(value, known) for value in inputs)])
         record = self._read(name)
         differences = compare_files(record.files, self._run.root) if record else Differences([], [])
         former = None
@@ -154,30 +153,6 @@ class Stages:
         names = [*signature(function).parameters]
         passed = dict(zip([name for name in names if name not in given], inputs, strict=True))
         return function(**passed, **{name: make() for name, make in given.items() if name in names})
-
-    def _identify(self, value: Any) -> Any:
-        """Return plain values that identify an input; those of an outcome include the key of its stage."""
-        for name, outcome in self.outcomes.items():
-            if outcome is value:
-                return [name, self._keys[name]]
-        if value is None or isinstance(value, str | int | float):
-            return value
-        if isinstance(value, Path):
-            return fingerprint_file(value)
-        if isinstance(value, Listing):
-            return value.fingerprint()
-        if isinstance(value, Mapping):
-            return {str(key): self._identify(item) for key, item in value.items()}
-        if isinstance(value, list | tuple):
-            return [self._identify(item) for item in value]
-        if is_dataclass(value):
-            # Settings with `inputs` depend on those files; their other paths, such as a run directory, only name them.
-            files = getattr(value, "inputs", None)
-            parts = {field.name: getattr(value, field.name) for field in fields(value)}
-            if files is not None:
-                parts = {name: str(part) if isinstance(part, Path) else part for name, part in parts.items()}
-            return [type(value).__name__, self._identify(parts), self._identify(files)]
-        raise TypeError(f"A stage cannot depend on {type(value).__name__}.")
 
     def _drop_overwritten(self, name: str, record: StageRecord) -> None:
         # A run and a curve can share a folder of extractions; fine-tuning and later stages share a backbone.
@@ -241,23 +216,8 @@ class Stages:
             return None
 
 
-def count_images(stage: str, inputs: Sequence[Any]) -> int:
-    """Return the number of images that a stage reads, from the listing or the examples among its inputs, else 0."""
-    for data in inputs:
-        if isinstance(data, Listing):
-            return len(data.files)
-        if isinstance(data, Examples):
-            return data.splits["test"] if stage == "evaluate" else data.written
-    return 0
-
-
 def _restore(kind: type[T], values: dict[str, Any]) -> T | None:
     try:
         return kind(**{**values, "work": Work(**values["work"])})
     except (KeyError, TypeError):  # a damaged record
         return None
-
-
-def hash_parts(parts: list[Any]) -> str:
-    """Return 16 hexadecimal digits of the SHA-256 of plain values."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

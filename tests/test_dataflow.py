@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from toys import write_config
 
-from components.export.export import list_versions
+from components.export.versions import list_versions
 from pipeline.cli import main
 
 ROOT = Path(__file__).parents[1]

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from toys import ingest, paint_images, refusal, write_config
 
-from components.export.export import list_versions, read_facts
+from components.export.versions import list_versions, read_facts
 from components.ingest import isolated_reader, placement, read_images, write_shards
 from components.ingest.write_shards import in_progress_marker
 from components.predict.predict import load_export

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from toys import write_config
 
-from components.report import report
+from components.report import page_data, report
 from components.run_dir import RunDir
 from components.shards import pictures
 from pipeline.cli import main
@@ -164,7 +164,7 @@ def test_a_place_with_evidence_for_the_class_is_red_and_one_against_it_blue(toy_
 def test_a_page_that_cannot_list_all_images_tells_how_many_there_are(
     toy_run, toy_config, open_page, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(report, "MOST_IN_PAGE", 7)
+    monkeypatch.setattr(page_data, "MOST_IN_PAGE", 7)
     monkeypatch.setattr(report, "GALLERY_IMAGES", 0)  # pictures of mistakes alone
     monkeypatch.setattr(pictures, "MAX_SMALL", 0)
     run = RunDir(Path(shutil.copytree(toy_run.root, tmp_path / "run")))

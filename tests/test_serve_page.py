@@ -8,8 +8,9 @@ from servers import start_server
 from toys import encode_noise, paint_images, write_config
 
 from components.backbones.settings import Augment
-from components.export.export import export_model, list_versions
+from components.export.export import export_model
 from components.export.settings import Abstain
+from components.export.versions import list_versions
 from components.outcomes import Bottlenecks, Examples, Head, Work
 from components.run_dir import RunDir
 from components.train.settings import Architecture

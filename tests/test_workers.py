@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from toys import write_config
 
-from components.export.export import list_versions
+from components.export.versions import list_versions
 from components.run_dir import RunDir
 from components.storage.files import PARTIAL
 from pipeline.cli import main

@@ -78,7 +78,7 @@ def check_bottlenecks_agree(run: RunDir, images: Path) -> None:
     import tensorflow as tf
 
     from components.backbones.prepare import BackboneSession, read_backbone
-    from components.export.export import list_versions
+    from components.export.versions import list_versions
     from components.extract.engine_choice import compare_directions
     from components.shards.bottlenecks import read_bottlenecks
 

@@ -12,7 +12,7 @@ import pandas as pd
 
 from components.compare.predictions import MARKS, pair_answers, read_kept_answers
 from components.errors import DamagedFile, UserError
-from components.export.export import SAVED_MODEL, read_facts
+from components.export.versions import SAVED_MODEL, read_facts
 from components.metrics.paired import correct_holm, difference_interval, mcnemar_test
 from components.run_dir import RunDir
 from components.storage.files import read_json

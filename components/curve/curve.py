@@ -28,7 +28,7 @@ from components.train.estimator import HeadClassifier
 from components.train.inputs import evaluate_from_memory, train_from_memory
 from components.train.normalization import MEASURED, normalize_lengths, scale_vectors
 from components.train.settings import Architecture, Recipe, resolve_architecture, settle_recipe
-from components.train.train import TrainingPlan, choose_epochs, plan_training
+from components.train.training_plan import TrainingPlan, choose_epochs, plan_training
 
 LEAVE_OUT, SHRINK, FAIL = "leave_out", "shrink", "fail"
 

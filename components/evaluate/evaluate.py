@@ -22,7 +22,7 @@ from components.evaluate.tfma_analysis import (
     read_confusion,
     read_metrics,
 )
-from components.export.export import list_versions, read_facts
+from components.export.versions import list_versions, read_facts
 from components.metrics.confusion import describe_unanswered, describe_weakest, list_recalls
 from components.outcomes import Bottlenecks, Evaluation, Examples, Export, Work
 from components.run_dir import BLESSED, MODEL_CARD, RunDir

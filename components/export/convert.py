@@ -14,8 +14,8 @@ import tensorflow as tf
 
 from components import features
 from components.errors import UserError
-from components.export.export import check_export, read_facts
 from components.export.formats import FORMATS, IMAGES, LABELS_FILE, Classify
+from components.export.versions import check_export, read_facts
 from components.features import ENCODED, LABEL
 from components.run_dir import MODEL_CARD, RunDir
 from components.shards.records import IMAGE_SPEC, read_batches, shard_files

@@ -24,7 +24,6 @@ SCOPE = "backbone/"
 EXACT = "The evidence is exact: its mean over all places is the logit of the class, less a constant of the class."
 BY_GRADIENT = "The evidence is not exact: the head has hidden layers, so it is the maps times the logit's gradient."
 EXPLAINED = (EXACT, BY_GRADIENT)
-OLD_EXPORT = "The evidence at each place is not known, as an earlier version of Topgraft exported this model."
 
 
 def describe_evidence(graph_def: Any | None, architecture: Architecture) -> tuple[bool, str]:

@@ -31,7 +31,8 @@ from components.train.estimator import HeadClassifier, epoch_rank
 from components.train.model import HeadParams, model_fn
 from components.train.optimization import Optimization
 from components.train.settings import Architecture, Recipe, resolve_architecture
-from components.train.train import make_optimization, read_source, weigh_data, write_history
+from components.train.train import read_source, write_history
+from components.train.training_plan import make_optimization, weigh_data
 from components.train.warm_start import read_head
 
 v1 = tf.compat.v1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import itertools
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,9 +15,10 @@ from components.data.image_file import Listing
 from components.errors import DamagedFile, UserError
 from components.features import SPLITS
 from components.images.formats import Limits
+from components.ingest.checks import check_classes, check_plan, check_rejects, check_written
 from components.ingest.duplicates import DROPPED, Copy, find_copies
 from components.ingest.notes import describe_findings
-from components.ingest.placement import Planned, place_files
+from components.ingest.placement import Planned, list_rows, place_files
 from components.ingest.settings import IngestRules
 from components.ingest.split import Member, SplitPlan, assign_splits
 from components.ingest.write_shards import WriteExampleShard, remove_markers
@@ -54,7 +54,7 @@ def ingest_images(
     image, or for copies that the rules forbid.
     """
     plan = SplitPlan(rules.split.fractions, rules.split.train_per_class, seed)
-    _check_plan(plan, listing)
+    check_plan(plan, listing)
     make_folder(run.examples)
     remove_partials(run.examples)
     former = _read_former(run, plan)
@@ -64,7 +64,7 @@ def ingest_images(
         # Existing records have the numbers of their classes, so new classes come after those.
         before = read_labels_file(str(run.labels)) if run.labels.exists() else []
         listing = listing._replace(labels=append_classes(listing.labels, before))
-    unread = [row.file for row in _list_rows(planned) if row.facts is None]
+    unread = [row.file for row in list_rows(planned) if row.facts is None]
     with progress.watch_folder(run.examples, sum(file.size for file in unread), len(unread), "images"):
         # The first plan knows only earlier facts. It stays as it is if no new file is damaged or a copy.
         planned, _ = resolve_rows(planned, listing, plan, rules.duplicates, former)
@@ -73,18 +73,18 @@ def ingest_images(
         _write_copies(run, copies, rules)
         if planned != written:
             written = write_rows(planned, spans, run, rules.limits, options)
-    _check_written(planned, written, run)
+    check_written(planned, written, run)
     remove_written(run.examples, keep=list_artifacts(run, spans))
     remove_markers(run.examples)
 
-    rows, new = _list_rows(planned), len(unread)
+    rows, new = list_rows(planned), len(unread)
     kept, rejects = sorted(row for row in rows if row.split), _list_rejects(rows, listing, copies)
     found = len(listing.files) + len(listing.rejects)
     if len(kept) + len(rejects) != found:
         raise RuntimeError(f"ingest accounts for {len(kept) + len(rejects)} of {found} files")
     _write_tables(run, listing.labels, rejects, kept, describe_rule(plan))
-    _check_rejects(rejects, found, rules.max_reject_share, run)
-    _check_classes(kept, listing, plan)
+    check_rejects(rejects, found, rules.max_reject_share, run)
+    check_classes(kept, listing, plan)
     splits = collections.Counter(row.split for row in kept)
     images = collections.Counter(row.file.text for row in kept)
     return Examples(
@@ -102,18 +102,6 @@ def ingest_images(
     )
 
 
-def _check_plan(plan: SplitPlan, listing: Listing) -> None:
-    if plan.train_per_class and not ("train" in listing.open_splits and len(listing.open_splits) > 1):
-        raise UserError(
-            f"data.split.train_per_class is {plan.train_per_class}, but the layout of the data fixes its splits: "
-            f"remove one of the two."
-        )
-
-
-def _list_rows(planned: Planned) -> list[Row]:
-    return [*itertools.chain(*planned.values())]
-
-
 def resolve_rows(
     planned: Planned, listing: Listing, plan: SplitPlan, policy: str, former: Mapping[str, str]
 ) -> tuple[Planned, list[Copy]]:
@@ -121,7 +109,7 @@ def resolve_rows(
 
     former maps keys and SHA-256 to the splits of an earlier run. Under the policy drop, copies in a class get no split.
     """
-    members = [_to_member(row, former) for row in _list_rows(planned) if not (row.facts and row.facts.reason)]
+    members = [_to_member(row, former) for row in list_rows(planned) if not (row.facts and row.facts.reason)]
     copies = find_copies(members, policy)
     dropped = {copy.key for copy in copies if copy.action == DROPPED}
     splits = assign_splits([member for member in members if member.key not in dropped], plan, listing.open_splits)
@@ -226,14 +214,6 @@ def _write_copies(run: RunDir, copies: list[Copy], rules: IngestRules) -> None:
         )
 
 
-def _check_written(planned: Planned, written: Planned, run: RunDir) -> None:
-    for row, found in zip(_list_rows(planned), _list_rows(written), strict=True):
-        if row != found:
-            raise UserError(f"'{row.file.path}' changed while it was being read: run again when nothing writes to it.")
-    if not {name for shard in planned for name in shard_names(shard)} <= list_files(run.examples).keys():
-        raise UserError(f"Shards vanished from '{run.examples}' while they were written: run again to write them.")
-
-
 def _list_rejects(rows: Iterable[Row], listing: Listing, copies: Iterable[Copy]) -> list[Reject]:
     dropped = [copy for copy in copies if copy.action == DROPPED]
     return sorted(
@@ -242,46 +222,4 @@ def _list_rejects(rows: Iterable[Row], listing: Listing, copies: Iterable[Copy])
             *(Reject(file.key, facts.reason, facts.detail) for file, facts, *_ in rows if facts and facts.reason),
             *(Reject(copy.key, DUPLICATE, f"the same bytes as '{copy.copy_of}'") for copy in dropped),
         ]
-    )
-
-
-def _check_rejects(rejects: list[Reject], found: int, max_reject_share: float, run: RunDir) -> None:
-    unusable = [reject for reject in rejects if reject.reason != DUPLICATE]
-    if len(unusable) > max_reject_share * found:
-        first = unusable[0]
-        raise UserError(
-            f"{len(unusable)} of {found} files are not usable images (the first: '{first.key}', {first.reason}, "
-            f"{first.detail}), "
-            f"more than data.max_reject_share={max_reject_share} allows: read '{run.rejects}', then repair the files."
-        )
-
-
-def _check_classes(rows: Sequence[Row], listing: Listing, plan: SplitPlan) -> None:
-    splits = {row.split for row in rows}
-    for split in SPLITS:
-        if split not in splits:
-            raise UserError(f"The {split} split has no image at all{_explain_empty_split(rows, listing, plan)}.")
-    trained = {row.file.text for row in rows if row.split == "train"}
-    for text in listing.labels:
-        if text not in trained:
-            raise UserError(
-                f"Class '{text}' has no readable image in the train split: add images to it or remove its folder."
-            )
-
-
-def _explain_empty_split(rows: Sequence[Row], listing: Listing, plan: SplitPlan) -> str:
-    """Return the reason of an empty split: assign_splits fills it from any class with enough images."""
-    units: dict[str, set[str]] = collections.defaultdict(set)
-    for row in rows:
-        if row.facts and not row.file.split:
-            units[row.file.text].add(row.file.group or row.facts.sha256)
-    if not rows:
-        return ": no file is a usable image"
-    if not units:
-        return ", and the data fixes the splits of all others: add images to it, or leave some without a split"
-    largest = max(units, key=lambda text: len(units[text]))
-    needed = len(listing.open_splits) - 1 + (plan.train_per_class or 1)
-    return (
-        f": a class of {needed} images can have one in each of {', '.join(listing.open_splits)} (copies and images of "
-        f"one group count as one), but the largest, '{largest}', has {len(units[largest])}: add images to it"
     )

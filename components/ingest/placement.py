@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -40,6 +41,11 @@ def place_files(
     for rows in planned.values():
         rows.sort(key=lambda row: encode_text(row.file.key))
     return planned, spans, stay
+
+
+def list_rows(planned: Planned) -> list[Row]:
+    """Return the rows of all shards."""
+    return [*itertools.chain(*planned.values())]
 
 
 def _read_spans(run: RunDir) -> list[int]:

@@ -17,7 +17,7 @@ from components.backbones.prepare import BackboneSession, prepare_cached
 from components.backbones.spec import Spec
 from components.errors import UserError
 from components.export.explain import SCOPE
-from components.export.export import check_export, read_note
+from components.export.versions import check_export, read_note
 from components.images.check import Limits, RejectedImage, check_image, inspect_image, read_file
 from components.predict.pixels import encode_pixels
 from components.storage.places import describe_error, do_side_by_side, is_remote, plain_folder

@@ -14,7 +14,7 @@ import numpy as np
 
 from components.audit.audit import LEAKS, NEAR_DUPLICATES, SUSPICIOUS_LABELS
 from components.evaluate.tfma_analysis import read_confusion, read_slice_metrics
-from components.export.export import read_facts
+from components.export.versions import read_facts
 from components.features import SOURCE
 from components.metrics.calibration import (
     Abstention,

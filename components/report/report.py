@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib import metadata
@@ -23,7 +22,7 @@ from components.errors import UserError
 from components.evaluate.evaluate import find_last_blessed
 from components.export.explain import EXPLAINED
 from components.features import EVIDENCE
-from components.metrics.confusion import ClassRow, most_confused, order_by_confusion
+from components.metrics.confusion import ClassRow, most_confused
 from components.outcomes import Export, Report, Results, TunedHead, Work
 from components.pages.figures import plot_calibration, plot_confusion, plot_coverage, plot_history, plot_map
 from components.pages.html import embed_figure, encode_evidence, load_plotly, load_template
@@ -31,6 +30,7 @@ from components.predict.predict import load_export
 from components.report.card_text import describe_card
 from components.report.content import Content, TableRow, describe_leaks, read_health, read_report_content
 from components.report.model_card import build_card
+from components.report.page_data import gather_page_data
 from components.run_dir import BLESSED, MODEL_CARD, RunDir
 from components.shards.pictures import collect_pictures, read_encoded
 from components.storage.files import write_json
@@ -39,8 +39,6 @@ from components.storage.tables import escape_name, read_csv, scan_csv, write_csv
 
 GALLERY_IMAGES = 9
 MISTAKES_SHOWN = 60
-# Test images that the page can list behind its numbers; with so many it has 11 MB (benchmarks/large_report.py).
-MOST_IN_PAGE = 10_000
 # Packages whose versions the results of a run depend on.
 PACKAGES = (
     *("topgraft", "tensorflow", "tensorflow-hub", "apache-beam"),
@@ -215,31 +213,3 @@ def _find_version(name: str) -> str:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return ""
-
-
-def gather_page_data(content: Content) -> dict[str, Any]:
-    """Return the data with which the page's script lists the images behind a number, MOST_IN_PAGE of them at most."""
-    predictions, labels = content.predictions, content.results.examples.labels
-    index = {label: number for number, label in enumerate(labels)}
-    listed = [predictions[row] for row in choose_listed(predictions, MOST_IN_PAGE)]
-    return {
-        "labels": labels,
-        "confusion": content.confusion.tolist(),
-        "similar": order_by_confusion(content.confusion),
-        "paths": [row["path"] for row in listed],
-        "actual": [index[row["actual"]] for row in listed],
-        "predicted": [index[row["label"]] for row in listed],
-        "probability": [round(float(row["probability"]), 4) for row in listed],
-    }
-
-
-def choose_listed(predictions: Sequence[TableRow], most: int) -> list[int]:
-    """Return which rows to list, in order: of each cell of the confusion matrix the most probable, as many of each.
-
-    So all mistakes are there where few images are of their kind, and what is left out are images recognised as others.
-    """
-    cells: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
-    for row in sorted(range(len(predictions)), key=lambda row: -float(predictions[row]["probability"])):
-        cells[predictions[row]["actual"], predictions[row]["label"]].append(row)
-    ranked = sorted((rank, row) for rows in cells.values() for rank, row in enumerate(rows))
-    return sorted(row for _, row in ranked[:most])

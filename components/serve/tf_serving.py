@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from tensorflow.core.protobuf import saved_model_pb2
 
 from components.errors import UserError
-from components.export.export import SAVED_MODEL, find_export
+from components.export.versions import SAVED_MODEL, find_export
 from components.features import (
     ABSTAINED,
     CLASS,

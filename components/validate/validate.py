@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import apache_beam as beam
@@ -14,7 +13,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from google.protobuf import text_format
 from google.protobuf.json_format import MessageToDict
 from tensorflow_data_validation.statistics.stats_impl import GenerateSlicedStatisticsImpl
-from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2, statistics_pb2
+from tensorflow_metadata.proto.v0 import schema_pb2, statistics_pb2
 from tfx_bsl.public import tfxio
 
 from components import features
@@ -26,13 +25,9 @@ from components.shards.records import check_count, shard_patterns
 from components.storage.files import write_json, write_text
 from components.storage.ownership import replacing_shared_folder
 from components.storage.places import plain_folder
+from components.validate.schema import SIZE_CLASS, describe_anomalies, describe_changes, infer_schema, load_schema
 from components.validate.settings import Gate
 
-# With fewer values, TFDV does not count the formats of images (ImageStatsGenerator's values_threshold).
-IMAGES_FOR_FORMATS = 100
-# A column for statistics alone. TFDV's divergence of numbers compares histograms with different edges, so two random
-# halves of photos that are 240 or 320 pixels wide differ.
-SIZE_CLASS = "image/size"
 STATISTICS_FILE = "statistics.tfrecord"
 
 
@@ -49,7 +44,7 @@ def validate_examples(examples: Examples, run: RunDir, gate: Gate, options: Pipe
         for split, count in examples.splits.items():
             check_count(statistics[split].datasets[0].num_examples, count, run.examples / f"{split}-*.tfrecord")
         path, labels = gate.schema_path, examples.labels
-        schema = _load_schema(path) if path else infer_schema(statistics, previous, labels, gate)
+        schema = load_schema(path) if path else infer_schema(statistics, previous, labels, gate)
         write_text(folder / "schema.pbtxt", text_format.MessageToString(schema, as_utf8=True))
         train = statistics["train"]
         anomalies = {"train": tfdv.validate_statistics(train, schema, previous_statistics=previous)}
@@ -85,9 +80,7 @@ def _compute_statistics(folder: Path, shards: Sequence[int], file: Path, options
             batches
             | "Join splits" >> beam.Flatten()
             | "Add size classes" >> beam.MapTuple(lambda split, batch: (split, add_size_class(batch)))
-            # tfdv.GenerateStatistics applies this after slicing functions, which add a slice of all splits. Without
-            # slicing it would run once per split, with a graph of three times the size, and small data spends most of
-            # its time on the graph.
+            # tfdv.GenerateStatistics would add a slice of all splits, or run once per split: three times the graph.
             | "Compute statistics" >> GenerateSlicedStatisticsImpl(settings, is_slicing_enabled=True)
             | "Write statistics" >> tfdv.WriteStatisticsToTFRecord(str(file))
         )
@@ -110,74 +103,8 @@ def add_size_class(batch: pa.RecordBatch) -> pa.RecordBatch:
     )
 
 
-def infer_schema(
-    statistics: Mapping[str, statistics_pb2.DatasetFeatureStatisticsList],
-    previous: statistics_pb2.DatasetFeatureStatisticsList | None,
-    labels: Sequence[str],
-    gate: Gate,
-) -> schema_pb2.Schema:
-    """Return the schema of the train split: every record is a readable image of a known class, all splits alike.
-
-    previous holds the statistics of the train split of the baseline.
-    """
-    train, *others = (statistics[split].datasets[0].num_examples for split in SPLITS)
-    before = previous.datasets[0].num_examples if previous else train
-    schema = tfdv.infer_schema(statistics["train"], max_string_domain_size=0)
-    image = tfdv.get_feature(schema, features.ENCODED)
-    image.image_domain.SetInParent()
-    if min(train, *others) >= IMAGES_FOR_FORMATS:
-        image.image_domain.minimum_supported_image_fraction = 1.0
-    tfdv.set_domain(schema, features.TEXT, schema_pb2.StringDomain(name="classes", value=labels))
-    for name in (features.TEXT, features.FORMAT, SIZE_CLASS):
-        feature = tfdv.get_feature(schema, name)
-        feature.skew_comparator.infinity_norm.threshold = min(1.0, gate.split_skew + _allow_chance(train, min(others)))
-        feature.drift_comparator.infinity_norm.threshold = min(1.0, gate.drift + _allow_chance(train, before))
-    label = tfdv.get_feature(schema, features.LABEL)
-    label.int_domain.min, label.int_domain.max = 0, len(labels) - 1
-    schema.dataset_constraints.min_examples_count = 1
-    return schema
-
-
-def _allow_chance(images: int, others: int) -> float:
-    # A fraction of n images has a variance of at most 1/4n, and the difference of two fractions has the sum of their
-    # variances. A difference of four standard errors is hardly chance.
-    return 4 * math.sqrt(0.25 / images + 0.25 / others)
-
-
-def describe_changes(baseline: RunDir, labels: Sequence[str]) -> list[str]:
-    """Return a sentence on the classes that the baseline does not have, and one on its classes that are missing now."""
-    before = baseline.labels.read_text(encoding="utf-8", errors="surrogateescape").split("\n")[:-1]
-    changes = {"New": sorted(set(labels) - set(before)), "Vanished": sorted(set(before) - set(labels))}
-    return [
-        f"{word} since '{baseline.root}': class{'es' if len(names) > 1 else ''} {', '.join(map(repr, names))}."
-        for word, names in changes.items()
-        if names
-    ]
-
-
 def _load_baseline(baseline: RunDir) -> statistics_pb2.DatasetFeatureStatisticsList:
     file = baseline.validation / STATISTICS_FILE
     if not file.exists():
         raise UserError(f"The file '{file}' does not exist: set validation.baseline to a run directory that has it.")
     return load_statistics(file)["train"]
-
-
-def _load_schema(path: Path) -> schema_pb2.Schema:
-    try:
-        return tfdv.load_schema_text(str(path))
-    except (OSError, text_format.ParseError) as error:
-        raise UserError(
-            f"Cannot read the schema '{path}' ({error}): validation.schema takes a TFDV schema.pbtxt."
-        ) from error
-
-
-def describe_anomalies(split: str, anomalies: anomalies_pb2.Anomalies) -> list[tuple[str, str]]:
-    """Return (severity, sentence) for each anomaly of a split, the sentence without its full stop."""
-    infos = [(f"{split} split, {name}", info) for name, info in sorted(anomalies.anomaly_info.items())]
-    if anomalies.HasField("dataset_anomaly_info"):
-        infos.append((f"{split} split", anomalies.dataset_anomaly_info))
-    severity_of = anomalies_pb2.AnomalyInfo.Severity.Name
-    return [
-        (severity_of(info.severity), f"{place}: {info.description or info.short_description}".rstrip("."))
-        for place, info in infos
-    ]

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from components import features
-from components.audit.audit import LabelRow, PairRow, audit_bottlenecks
+from components.audit.audit import audit_bottlenecks
 from components.audit.label_errors import LEAST_MARGIN
 from components.audit.settings import AuditLimits
+from components.audit.tables import LabelRow, PairRow
 from components.extract.write_shards import bottleneck_record
 from components.outcomes import Audit, Bottlenecks, Work
 from components.run_dir import RunDir

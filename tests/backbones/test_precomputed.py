@@ -11,7 +11,7 @@ from toys import COLOURS, write_config
 from components.backbones.precomputed import ImportedBottlenecks, read_vector
 from components.backbones.spec import Spec
 from components.errors import UserError
-from components.export.export import list_versions
+from components.export.versions import list_versions
 from components.run_dir import RunDir
 from pipeline.cli import main
 

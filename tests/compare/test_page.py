@@ -8,7 +8,7 @@ from compared import draw_answers, write_export
 from components.compare.compare import compare_exports
 from components.compare.page import SHOWN, describe_change, write_difference_page
 from components.compare.predictions import COLUMNS, TEST_PREDICTIONS, read_answers
-from components.export.export import list_versions
+from components.export.versions import list_versions
 from components.storage.tables import write_csv
 from pipeline.cli import main
 

@@ -30,7 +30,7 @@ from components.storage.tables import write_csv
 from components.train.model import L2, STANDARDIZE, WHITEN, add_final_training_ops
 from components.train.normalization import scale_vectors
 from components.train.settings import SOFTMAX, Architecture, Recipe, settle_recipe
-from components.train.train import plan_training
+from components.train.training_plan import plan_training
 from components.train.warm_start import BIASES, WEIGHTS
 from pipeline.cli import main
 

@@ -14,7 +14,7 @@ from clusters import find_port, inside, wait_for
 from toys import write_config
 from trials import contents, finish, list_servers, topgraft
 
-from components.export.export import list_versions
+from components.export.versions import list_versions
 from components.run_dir import RunDir
 from components.storage.files import PARTIAL
 

@@ -17,7 +17,7 @@ from components.evaluate import tfma_analysis as model_analysis
 from components.evaluate.evaluate import evaluate_model, explain_missing_baseline, find_baseline, find_last_blessed
 from components.evaluate.settings import ModelGate, Thresholds
 from components.evaluate.tfma_analysis import read_confusion, read_slice_metrics
-from components.export.export import list_versions
+from components.export.versions import list_versions
 from components.outcomes import Bottlenecks, Examples, Export, Head, Work
 from components.run_dir import RunDir
 from components.shards.bottlenecks import read_bottlenecks

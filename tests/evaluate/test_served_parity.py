@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import binomtest
 
 from components.evaluate.served_parity import Parity, compare_answers, measure_parity
-from components.export.export import list_versions
+from components.export.versions import list_versions
 from components.features import OPENVINO_BF16, TENSORFLOW
 from components.outcomes import Bottlenecks, Examples, Work
 from components.run_dir import RunDir

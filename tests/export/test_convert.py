@@ -12,7 +12,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 from toys import refusal, write_config
 
 from components.export.convert import convert_export
-from components.export.export import list_versions
+from components.export.versions import list_versions
 from components.run_dir import RunDir
 from components.shards.records import IMAGE_SPEC, read_batches, shard_files
 from components.storage.ownership import MARK

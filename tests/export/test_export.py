@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from scipy.special import softmax
-from toys import fill, read_outcome, refusal
+from toys import read_outcome
 
 from components.backbones.settings import Augment
 from components.backbones.spec import parse_backbone
 from components.export.explain import EXACT
-from components.export.export import export_model, find_export, list_versions, read_facts, read_note
+from components.export.export import export_model
 from components.export.settings import Abstain
+from components.export.versions import list_versions, read_facts, read_note
 from components.extract.extract import extract_bottlenecks
 from components.extract.settings import EngineChoice
 from components.features import BOTTLENECK_VIEWS
@@ -24,7 +25,7 @@ from components.predict.predict import load_export
 from components.run_dir import REFIT, RunDir
 from components.shards.bottlenecks import load_vectors
 from components.shards.records import IMAGE_SPEC, read_batches, shard_files
-from components.storage.files import PARTIAL, write_json
+from components.storage.files import write_json
 from components.train.model import WHITEN
 from components.train.normalization import scale_vectors
 from components.train.settings import Architecture, Recipe
@@ -242,54 +243,3 @@ def test_the_threshold_of_a_model_that_averages_is_measured_on_the_averages(
     _, _, served = read_split(run, "val")
     np.testing.assert_allclose(served, views.mean(1), atol=1e-5)
     assert not np.allclose(served, views[:, 0], atol=1e-3)
-
-
-def lay_versions(exports, **versions):
-    """Make empty exports of these names, each blessed or not."""
-    for name, blessed in versions.items():
-        fill(exports, f"{name.strip('v')}/saved_model.pb", *([f"{name.strip('v')}/BLESSED"] if blessed else []))
-    return exports
-
-
-@pytest.mark.parametrize(
-    ("versions", "meant", "words"),
-    [
-        ({"v9": True, "v10": True}, "10", ""),
-        (
-            {"v9": True, "v10": True, "v11": False},
-            "10",
-            "version 11 is not blessed: 10, the newest blessed one, is taken.",
-        ),
-        ({"v9": False, "v10": False}, "10", "no version is blessed: 10, the newest, is taken."),
-    ],
-    ids=["newest", "an older one", "none"],
-)
-def test_a_run_and_its_export_folder_mean_the_newest_blessed_version(versions, meant, words, tmp_path, capsys):
-    exports = lay_versions(tmp_path / "export", **versions)
-    for place in (tmp_path, exports):
-        assert find_export(place) == exports / meant
-        error = capsys.readouterr().err
-        assert error == (f"topgraft: in '{exports}' {words}\n" if words else "")
-
-
-def test_a_version_folder_means_itself_blessed_or_not(tmp_path, capsys):
-    exports = lay_versions(tmp_path / "export", v9=False, v10=True)
-    assert find_export(exports / "9") == exports / "9"
-    assert find_export(lay_versions(tmp_path / "copied", v7=True)) == tmp_path / "copied" / "7"
-    assert capsys.readouterr().err == ""
-
-
-def test_a_place_without_an_export_is_refused_with_what_it_could_be(tmp_path):
-    assert f"'{tmp_path}' holds no exported model: give the directory of a finished run" in refusal(
-        find_export, tmp_path
-    )
-    assert "does not exist" in refusal(find_export, tmp_path / "gone")
-    assert "holds no exported model" in refusal(find_export, Path(fill(tmp_path, "file")) / "file")
-
-
-def test_versions_are_ordered_by_number(tmp_path):
-    for name in ("9", "10", f"11{PARTIAL}", "12", "notes"):
-        (tmp_path / name).mkdir()
-    for name in ("9", "10", f"11{PARTIAL}"):  # of 12 the upload has not come to its end
-        (tmp_path / name / "saved_model.pb").touch()
-    assert [folder.name for folder in list_versions(tmp_path)] == ["9", "10"]

@@ -15,8 +15,8 @@ from toys import refusal
 
 from components.backbones.openvino_network import openvino
 from components.export.convert import convert_export
-from components.export.export import list_versions
 from components.export.formats import FORMATS, OPSET
+from components.export.versions import list_versions
 from components.predict.predict import load_export
 from components.run_dir import RunDir
 from pipeline.cli import main

@@ -14,7 +14,7 @@ from toys import COLOURS, paint_images, quiet_progress, read_outcome, refusal, w
 from components.audit.similarity import to_embeddings
 from components.backbones.prepare import BackboneSession, load_graph, read_backbone
 from components.errors import DamagedShard
-from components.export.export import list_versions
+from components.export.versions import list_versions
 from components.features import SPLITS
 from components.finetune import finetune
 from components.finetune.finetune import finetune_backbone, plan_tuning

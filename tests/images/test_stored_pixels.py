@@ -13,7 +13,7 @@ from toys import quiet_progress
 
 from components.backbones.prepare import BackboneSession, prepare_backbone
 from components.backbones.spec import parse_backbone
-from components.export.export import list_versions
+from components.export.versions import list_versions
 from components.images.check import Limits, RejectedImage, check_image
 from components.images.formats import MAX_GIF_BLOCKS
 from components.images.stored_pixels import decode_upright

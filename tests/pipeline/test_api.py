@@ -17,7 +17,7 @@ from PIL import Image
 from toys import encode_noise, refusal, write_config
 
 import pipeline
-from components.export.export import list_versions
+from components.export.versions import list_versions
 from pipeline.cli import main
 
 LOADED = """

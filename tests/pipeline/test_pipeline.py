@@ -121,7 +121,7 @@ def test_a_damaged_shard_is_computed_again_and_the_run_ends_as_before(toy_run, t
 def test_a_model_that_averages_views_serves_what_was_measured(toy_config, tmp_path):
     import tensorflow as tf
 
-    from components.export.export import list_versions
+    from components.export.versions import list_versions
 
     augment = {"flip": True, "crops": 2, "average": True}
     config = write_config(
@@ -205,7 +205,7 @@ def test_real_bottlenecks_and_image_bytes_give_the_same_index_for_every_test_ima
     import tensorflow as tf
 
     from components.data.published import locate_dataset
-    from components.export.export import list_versions
+    from components.export.versions import list_versions
 
     _, run = digits
     with run.predictions.open(newline="") as file:

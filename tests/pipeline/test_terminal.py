@@ -10,7 +10,7 @@ from toys import encode_noise, write_config
 
 from components.backbones.spec import EMBEDDED, FROZEN, KERAS
 from components.curve.page import CurvePoint
-from components.export.export import list_versions
+from components.export.versions import list_versions
 from pipeline.cli import main
 from pipeline.terminal import format_classes, print_curve, print_summary
 

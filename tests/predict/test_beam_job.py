@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from toys import encode_noise, paint_images
 
-from components.export.export import list_versions
+from components.export.versions import list_versions
 from components.predict.beam_job import NAMES_FILE, FileRange, divide_files, join_outputs, predict_by_beam
 from components.predict.predict import PREDICTION_BATCH
 from pipeline.cli import main

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from toys import encode_noise, paint_images, refusal, write_config
 
-from components.export.export import list_versions, read_facts
+from components.export.versions import list_versions, read_facts
 from components.predict import outputs as prediction_files
 from components.predict.outputs import WRITERS, check_output, write_predictions
 from components.predict.predict import PREDICTION_BATCH, Answer, Classifier

@@ -9,7 +9,7 @@ from toys import encode_noise, paint_images, refusal, shared_data
 
 from components.backbones import spec
 from components.backbones.network import imagenet_class_names
-from components.export.export import list_versions
+from components.export.versions import list_versions
 from components.predict.predict import (
     PREDICTION_BATCH,
     Answer,

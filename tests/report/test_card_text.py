@@ -6,7 +6,7 @@ import pytest
 from cards import CONTENT, EXAMPLES, FACTS, make_card, make_content
 from scipy.stats import binomtest
 
-from components.export.export import list_versions
+from components.export.versions import list_versions
 from components.outcomes import Audit, Work
 from components.report.card_text import describe_card, find_weak_classes, list_limits, list_metrics
 

@@ -11,7 +11,7 @@ from sklearn.metrics import accuracy_score, precision_score, recall_score
 from toys import write_config
 
 from components.backbones.spec import Spec
-from components.export.export import list_versions
+from components.export.versions import list_versions
 from components.storage.tables import read_csv
 from pipeline.cli import main
 

@@ -15,10 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.backbones.spec import parse_backbone
-from components.export.export import list_versions
+from components.export.versions import list_versions
 from components.metrics.calibration import NEVER_ANSWERS
 from components.report import report
-from components.report.report import choose_listed, write_report
+from components.report.page_data import choose_listed
+from components.report.report import write_report
 from components.run_dir import RunDir
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import tensorflow as tf
 
 from components.data.tf_examples import find_offsets
-from components.export.export import list_versions
+from components.export.versions import list_versions
 from components.serve import neighbours
 from components.serve.neighbours import load_training_images
 from components.storage.tables import read_csv

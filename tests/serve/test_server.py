@@ -18,7 +18,7 @@ from servers import start_server
 from starlette.testclient import TestClient
 from toys import encode_noise, refusal
 
-from components.export.export import list_versions
+from components.export.versions import list_versions
 from components.predict.predict import load_export
 from components.serve import server as serving
 from components.serve.neighbours import Neighbour

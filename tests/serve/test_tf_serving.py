@@ -8,7 +8,7 @@ import pytest
 from starlette.exceptions import HTTPException
 from toys import refusal
 
-from components.export.export import list_versions
+from components.export.versions import list_versions
 from components.predict.predict import Answer, Classifier
 from components.serve.tf_serving import (
     MAX_INSTANCES,

@@ -16,7 +16,7 @@ from toys import ingest, paint_images, read_outcome, refusal, write_config
 
 from components.backbones.settings import Augment
 from components.backbones.spec import parse_backbone
-from components.export.export import list_versions, read_facts
+from components.export.versions import list_versions, read_facts
 from components.extract.extract import extract_bottlenecks
 from components.extract.settings import EngineChoice
 from components.features import INDEX
@@ -41,15 +41,8 @@ from components.train.settings import (
     resolve_architecture,
     settle_recipe,
 )
-from components.train.train import (
-    choose_epochs,
-    load_classifier,
-    plan_head,
-    plan_training,
-    read_source,
-    train_head,
-    weigh_classes,
-)
+from components.train.train import load_classifier, read_source, train_head
+from components.train.training_plan import choose_epochs, plan_head, plan_training, weigh_classes
 from components.train.warm_start import BIASES, WEIGHTS, read_head
 from pipeline.cli import main
 
@@ -166,7 +159,7 @@ def draw_vectors(count, seed, classes=3):
 def test_l2_auto_is_chosen_for_the_very_loss_that_is_trained(tmp_path, normalize, held_out, monkeypatch):
     compared = []
     monkeypatch.setattr(
-        "components.train.train.choose_penalty", lambda pairs: compared.append(pairs) or choose_penalty(pairs)
+        "components.train.training_plan.choose_penalty", lambda pairs: compared.append(pairs) or choose_penalty(pairs)
     )
     train, val = draw_vectors(90, 0), draw_vectors(60, 1)
     architecture = Architecture(normalize=normalize)

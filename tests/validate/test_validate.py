@@ -12,8 +12,9 @@ from toys import ingest, paint_images
 from components.errors import UserError
 from components.features import ENCODED, SPLITS, TEXT
 from components.run_dir import RunDir
+from components.validate.schema import SIZE_CLASS, infer_schema
 from components.validate.settings import Gate
-from components.validate.validate import SIZE_CLASS, STATISTICS_FILE, infer_schema, load_statistics, validate_examples
+from components.validate.validate import STATISTICS_FILE, load_statistics, validate_examples
 
 
 @pytest.fixture(scope="module")
