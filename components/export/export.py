@@ -37,7 +37,7 @@ from components.shards.bottlenecks import Source
 from components.storage.checksums import write_checksums
 from components.storage.files import write_json
 from components.storage.ownership import replacing_folder
-from components.storage.places import plain_folder
+from components.storage.places import plain_folder, remove
 from components.train.estimator import HeadClassifier
 from components.train.inputs import evaluate_from_shards
 from components.train.model import model_fn
@@ -103,6 +103,7 @@ def export_model(
             item.rename(partial / item.name)
         exported.rmdir()
         scratch.rmdir()
+        remove(partial / "variables" / "variables_temp")  # TensorFlow goes on if it cannot remove its temporary files
         _name_signatures(partial / SAVED_MODEL)
         write_checksums(partial, (file for file in partial.rglob("*") if file.is_file()))
         write_json(partial / MODEL_CARD, describe_model(examples, bottlenecks, head, abstention, note))

@@ -25,7 +25,9 @@ from components.predict.predict import load_export
 from components.run_dir import REFIT, RunDir
 from components.shards.bottlenecks import load_vectors
 from components.shards.records import IMAGE_SPEC, read_batches, shard_files
+from components.storage.checksums import find_mismatch
 from components.storage.files import write_json
+from components.train.estimator import HeadClassifier
 from components.train.model import WHITEN
 from components.train.normalization import scale_vectors
 from components.train.settings import Architecture, Recipe
@@ -194,6 +196,23 @@ def export_again(toy_run, tmp_path):
         return run, outcome.folder(run)
 
     return export
+
+
+def test_temporary_files_that_tensorflow_could_not_remove_are_not_exported(export_again, monkeypatch):
+    real = HeadClassifier.export_saved_model
+
+    def leave(*arguments):
+        folder = real(*arguments)
+        fill(Path(folder.decode()), "variables/variables_temp/part-0.index")
+        return folder
+
+    monkeypatch.setattr(HeadClassifier, "export_saved_model", leave)
+    _, folder = export_again(None)
+    assert sorted(file.name for file in (folder / "variables").iterdir()) == [
+        "variables.data-00000-of-00001",
+        "variables.index",
+    ]
+    assert not find_mismatch(folder)
 
 
 @pytest.mark.parametrize("precision", [0.8, 0.95])
