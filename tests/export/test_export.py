@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from scipy.special import softmax
-from toys import read_outcome
+from toys import fill, read_outcome
 
 from components.backbones.settings import Augment
 from components.backbones.spec import parse_backbone
