@@ -27,7 +27,6 @@ from components.shards.bottlenecks import load_vectors
 from components.shards.records import IMAGE_SPEC, read_batches, shard_files
 from components.storage.checksums import find_mismatch
 from components.storage.files import write_json
-from components.train.estimator import HeadClassifier
 from components.train.model import WHITEN
 from components.train.normalization import scale_vectors
 from components.train.settings import Architecture, Recipe
@@ -199,14 +198,14 @@ def export_again(toy_run, tmp_path):
 
 
 def test_temporary_files_that_tensorflow_could_not_remove_are_not_exported(export_again, monkeypatch):
-    real = HeadClassifier.export_saved_model
+    real = tf.estimator.Estimator.export_saved_model
 
     def leave(*arguments):
         folder = real(*arguments)
         fill(Path(folder.decode()), "variables/variables_temp/part-0.index")
         return folder
 
-    monkeypatch.setattr(HeadClassifier, "export_saved_model", leave)
+    monkeypatch.setattr(tf.estimator.Estimator, "export_saved_model", leave)
     _, folder = export_again(None)
     assert sorted(file.name for file in (folder / "variables").iterdir()) == [
         "variables.data-00000-of-00001",
