@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from components.data.image_file import Listing
+from components.data.image_list import Listing
 from components.data.listing import list_images
 from components.run_dir import RunDir
 from components.shards.spans import choose_shards

@@ -6,6 +6,8 @@ from __future__ import annotations
 VERSION = "0.6.0"
 
 SPLITS = ("train", "val", "test")
+# In columns a split is its position here.
+SPLIT_CODES = ("", *SPLITS)
 
 # Engines that compute bottlenecks.
 TENSORFLOW, OPENVINO, OPENVINO_BF16 = "tensorflow", "openvino", "openvino_bf16"

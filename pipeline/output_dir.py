@@ -11,7 +11,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from components.backbones.spec import source_files
-from components.data.image_file import Listing
+from components.data.image_list import Listing
 from components.data.keys import name_roots
 from components.errors import UserError
 from components.run_dir import RunDir

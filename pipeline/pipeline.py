@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from components.backbones.spec import Spec, name_specs
-from components.data.image_file import Listing
+from components.data.image_list import Listing
 from components.data.listing import list_images
 from components.outcomes import (
     Audit,

@@ -50,7 +50,7 @@ def plan_run(
     run, key = RunDir(config.run_folder), trial_key(config)
     check_own(run.root)
     last, kept = read_last_run(config, run), read_trials(run.throughput, key)
-    files: list[ImageFile] = []
+    files: Sequence[ImageFile] = []
     if again or not kept or not images:
         try:
             files = list_data(config, progress).files

@@ -9,7 +9,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from components.data.image_file import Listing
+from components.data.image_list import Listing
 from components.outcomes import Examples
 from components.storage.files import fingerprint_file
 

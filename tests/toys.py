@@ -111,7 +111,7 @@ SHARES = {"train": 0.5, "val": 0.25, "test": 0.25}
 
 def ingest(place, run: RunDir, options, shards: int = 2, shares=SHARES, seed: int = 0, train_per_class=None, **rules):
     """Ingest a folder, manifest or Listing as a run would."""
-    from components.data.image_file import Listing
+    from components.data.image_list import Listing
     from components.ingest.ingest import ingest_images
     from components.ingest.settings import IngestRules, Split
 

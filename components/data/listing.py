@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import collections
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 
 from components.data.class_names import check_spelling, describe_doubtful, match_labels, order_classes, read_labels_file
 from components.data.folders import list_folder
-from components.data.image_file import TFRECORD, Excluded, Listing
+from components.data.image_file import TFRECORD, Excluded
+from components.data.image_list import ImageList, Listing, Words
 from components.data.keys import find_patterns, group_finder, name_roots
 from components.data.manifests import list_manifest
 from components.errors import UserError
@@ -54,12 +55,13 @@ def list_images(
         )
     if not listing.files:
         raise UserError(f"{shown} has no image of a class: {EXPECTED}.")
+    files = listing.files
+    if "" in files.groups.count():
+        found = (group or find_group(key) for group, key in zip(files.groups, files.read_keys(), strict=True))
+        files = replace(files, groups=Words.collect(found))
     # TFMA makes no slice of text that is not Unicode.
-    sources = {source: escape_name(source) for source in {file.source for file in listing.files}}
-    files = [
-        file._replace(group=file.group or find_group(file.key), source=sources[file.source]) for file in listing.files
-    ]
-    check_spelling({file.text: file.key for file in reversed(files)})
+    files = replace(files, sources=files.sources.map(escape_name))
+    check_spelling({text: files[row].key for text, row in files.texts.find_first().items()})
     notes = [*listing.notes]
     notes += [
         f"The pattern {pattern!r} of data.exclude leaves nothing out: patterns are compared with whole paths below the "
@@ -70,7 +72,7 @@ def list_images(
     labels = listing.labels
     if labels_file:
         labels = read_labels_file(labels_file)
-        match_labels(labels, collections.Counter(file.text for file in files), labels_file)
+        match_labels(labels, files.texts.count(), labels_file)
     if len(labels) == 1:
         raise UserError(f"{shown} has the single class {labels[0]!r}: a classifier needs two or more classes.")
     notes += describe_doubtful(labels)
@@ -116,12 +118,8 @@ def _list_tfrecords(root: str, excluded: Excluded) -> Listing:
 
 def _list_below(root: str, name: str, excluded: Excluded, layout: str) -> Listing:
     listing = _list_root(root, lambda key: excluded(f"{name}/{key}"), layout)
-    files = [
-        file._replace(key=f"{name}/{file.key}", source=f"{name}/{file.source}" if file.source else name)
-        for file in listing.files
-    ]
     rejects = [reject._replace(key=f"{name}/{reject.key}") for reject in listing.rejects]
-    return listing._replace(files=files, rejects=rejects)
+    return listing._replace(files=listing.files.put_below(name), rejects=rejects)
 
 
 def _join(listings: Sequence[Listing]) -> Listing:
@@ -131,7 +129,7 @@ def _join(listings: Sequence[Listing]) -> Listing:
     complete = len(longest) == len(found)
     open_splits = {split for listing in listings for split in listing.open_splits}
     return Listing(
-        files=sorted(file for listing in listings for file in listing.files),
+        files=ImageList.join([listing.files for listing in listings]).sort(),
         labels=longest if complete else order_classes(found),
         rejects=sorted(reject for listing in listings for reject in listing.rejects),
         unlabelled=[path for listing in listings for path in listing.unlabelled],

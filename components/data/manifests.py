@@ -8,11 +8,17 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from array import array
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import NamedTuple, TextIO
 
+import numpy as np
+import pyarrow.compute as pc
+
 from components.data.class_names import is_one_line, natural_key, order_classes
-from components.data.image_file import Excluded, ImageFile, Listing
+from components.data.image_file import Excluded, ImageFile
+from components.data.image_list import ImageList, Listing
 from components.data.split_words import SPLIT_WORDS, check_evaluation
 from components.errors import UserError
 from components.storage.places import REMOTE, Status, as_path, describe_error, is_remote, storage_errors, walk_objects
@@ -38,36 +44,60 @@ def list_manifest(manifest: str, excluded: Excluded) -> Listing:
     """
     folder = os.path.dirname(manifest)
     base = folder if is_remote(folder) else os.path.abspath(folder)
-    rows: dict[str, ManifestRow] = {}
-    for row in read_rows(manifest):
-        row = row._replace(path=_find_spelling(row.path, folder))
-        key = find_key(row.path, base)
-        if not excluded(key):
-            first = rows.setdefault(key, row)
-            for column, before, now in zip(COLUMN_NAMES[1:], first[2:], row[2:], strict=True):
-                if before != now:
-                    raise UserError(
-                        f"Line {row.line} of {manifest!r} gives {key!r} the {column} {now!r}, line {first.line} gave "
-                        f"it {before!r}: expected one row for each image, remove the wrong one."
-                    )
-    paths = {key: _locate(row.path, folder) for key, row in rows.items()}
-    listed = _list_remote(paths.values())
-    measured = {key: _measure(path, listed) for key, path in paths.items()}
-    if rows and not any(measured.values()):  # then the paths are wrong, not the files
-        key, row = next(iter(rows.items()))
-        place = paths[key] if is_url(paths[key]) else os.path.abspath(paths[key])
+    lines = array("q")
+
+    def read() -> Iterator[ImageFile]:
+        for line, written, label, split, source, group in read_rows(manifest):
+            path = _find_spelling(written, folder)
+            key = find_key(path, base)
+            if not excluded(key):
+                lines.append(line)
+                yield ImageFile(key, _locate(path, folder), label, source, group, split, 0, 0)
+
+    files = ImageList.collect(read())
+    order = pc.array_sort_indices(files.keys).to_numpy()
+    files, numbers = _drop_repeated(files.take(order), np.asarray(lines)[order], manifest)
+    listed = _list_remote(files)
+    measured = [array("q"), array("q")]
+    missing = 0
+    for file in files:
+        status = _measure(file.path, listed)
+        missing += status is None
+        for column, value in zip(measured, status or (0, 0), strict=True):
+            column.append(value)
+    if len(files) and missing == len(files):  # then the paths are wrong, not the files
+        line, path = int(numbers.min()), files[int(np.argmin(numbers))].path
+        written = next(row.path for row in read_rows(manifest) if row.line == line)
+        place = path if is_url(path) else os.path.abspath(path)
         raise UserError(
-            f"None of the {len(rows)} files in {manifest!r} exists, the first {row.path!r} of line {row.line} would be "
+            f"None of the {len(files)} files in {manifest!r} exists, the first {written!r} of line {line} would be "
             f"{place!r}: expected paths relative to the folder of the manifest, absolute ones or gs:// addresses, "
             f"correct them there."
         )
-    files = [
-        ImageFile(key, paths[key], row.label, row.source, row.group, row.split, *(measured[key] or (0, 0)))
-        for key, row in sorted(rows.items())
-        if row.label
-    ]
-    unlabelled = [paths[key] for key in sorted(rows, key=natural_key) if not rows[key].label]
-    return Listing(files, order_classes(file.text for file in files), [], unlabelled)
+    files = replace(files, sizes=np.asarray(measured[0]), modified_ns=np.asarray(measured[1]))
+    labelled = files.texts.codes != files.texts.find("")
+    unlabelled = sorted(files.read(np.flatnonzero(~labelled)), key=lambda file: natural_key(file.key))
+    files = files.select(labelled)
+    return Listing(files, order_classes(files.texts.count()), [], [file.path for file in unlabelled])
+
+
+def _drop_repeated(files: ImageList, lines: np.ndarray, manifest: str) -> tuple[ImageList, np.ndarray]:
+    """Return files, sorted by key and line, and their lines, each key once; raises UserError for rows that differ."""
+    same = pc.equal(files.keys[1:], files.keys[:-1]).to_numpy(zero_copy_only=False)
+    is_first = np.append(True, ~same)[: len(files)]
+    rows = np.flatnonzero(~is_first)
+    firsts = np.flatnonzero(is_first)[np.cumsum(is_first)[rows] - 1]
+    for place in np.argsort(lines[rows], kind="stable"):
+        first, now = files[int(firsts[place])], files[int(rows[place])]
+        for column in COLUMN_NAMES[1:]:
+            field = "text" if column == "label" else column
+            if getattr(first, field) != getattr(now, field):
+                raise UserError(
+                    f"Line {lines[rows[place]]} of {manifest!r} gives {now.key!r} the {column} "
+                    f"{getattr(now, field)!r}, line {lines[firsts[place]]} gave it {getattr(first, field)!r}: expected "
+                    f"one row for each image, remove the wrong one."
+                )
+    return files.select(is_first), lines[is_first]
 
 
 def _find_spelling(path: str, folder: str) -> str:
@@ -101,10 +131,10 @@ def _locate(path: str, folder: str) -> str:
     return os.path.join(folder, path)
 
 
-def _list_remote(paths: Iterable[str]) -> dict[str, Status]:
-    """Return the objects in the remote folders of paths; one listing covers a thousand files, one request one file."""
+def _list_remote(files: ImageList) -> dict[str, Status]:
+    """Return the objects in the remote folders of files; one listing covers a thousand files, one request one file."""
     listed = {}
-    for folder in {path.rpartition("/")[0] for path in paths if is_remote(path)}:
+    for folder in {file.path.rpartition("/")[0] for file in files if is_remote(file.path)}:
         try:
             for name, status in walk_objects(as_path(folder), nested=False):
                 listed[f"{folder}/{name}"] = status

@@ -11,7 +11,8 @@ from typing import BinaryIO, NamedTuple
 import tensorflow as tf
 
 from components.data.class_names import order_classes, parse_labels
-from components.data.image_file import TFRECORD, Excluded, ImageFile, Listing, open_train
+from components.data.image_file import TFRECORD, Excluded, ImageFile
+from components.data.image_list import ImageList, Listing, open_train
 from components.data.keys import is_system_file
 from components.data.split_words import SPLIT_WORDS, check_evaluation, last_split_word
 from components.data.tf_examples import FRAME_BYTES, find_class, find_image, parse_features, read_content
@@ -65,10 +66,10 @@ def list_tfrecords(place: str, excluded: Excluded) -> Listing:
     classes = _name_classes(records, "/".join(paths[0].split("/")[:shared]))
     # A record has a number, a name or both.
     texts = [record.text if record.number is None else classes[record.number] for record in records]
-    files = [record.file._replace(text=text) for record, text in zip(records, texts, strict=True)]
+    named = (record.file._replace(text=text) for record, text in zip(records, texts, strict=True))
     labels = [classes[number] for number in sorted(classes)]
     labels += order_classes(set(texts) - set(labels))
-    files, open_splits = open_train(sorted(files))
+    files, open_splits = open_train(ImageList.collect(named).sort())
     cut = [reject.key.rpartition("#") for reject in rejects if reject.detail.endswith(REST_IS_LOST)]
     notes = [
         f"The file {name!r} is damaged, and its records from number {number} on were not read (see rejects.jsonl)."

@@ -17,7 +17,8 @@ from components.images.transcode import set_upright
 THUMBNAIL = 160  # pixels, the longer side
 LIMITS = Limits()  # of a decoded image, independent of the limits of the run
 
-_decode_upright = tf.function(decode_upright, input_signature=[tf.TensorSpec([], tf.string)])
+# It has no Python to translate, which would take a second.
+_decode_upright = tf.function(decode_upright, input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
 
 
 def make_thumbnail(encoded: bytes) -> Image.Image | None:

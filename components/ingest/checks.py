@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Sequence
 
-from components.data.image_file import Listing
+from components.data.image_list import Listing
 from components.errors import UserError
 from components.features import SPLITS
-from components.ingest.placement import Planned, list_rows
+from components.ingest.placement import Planned, find_differences
 from components.ingest.split import SplitPlan
 from components.rejects import DUPLICATE, Reject
 from components.run_dir import RunDir
-from components.shards.index import Row
 from components.shards.names import shard_names
+from components.shards.spans import list_shards
 from components.storage.places import list_files
 
 
@@ -28,10 +27,13 @@ def check_plan(plan: SplitPlan, listing: Listing) -> None:
 
 def check_written(planned: Planned, written: Planned, run: RunDir) -> None:
     """Raise UserError for an image that changed while it was read, and for shards that are missing."""
-    for row, found in zip(list_rows(planned), list_rows(written), strict=True):
-        if row != found:
-            raise UserError(f"'{row.file.path}' changed while it was being read: run again when nothing writes to it.")
-    if not {name for shard in planned for name in shard_names(shard)} <= list_files(run.examples).keys():
+    for row in find_differences(planned, written)[:1]:
+        path = planned.files[int(row)].path
+        raise UserError(f"'{path}' changed while it was being read: run again when nothing writes to it.")
+    if (
+        not {name for shard in list_shards(planned.spans) for name in shard_names(shard)}
+        <= list_files(run.examples).keys()
+    ):
         raise UserError(f"Shards vanished from '{run.examples}' while they were written: run again to write them.")
 
 
@@ -47,13 +49,13 @@ def check_rejects(rejects: list[Reject], found: int, max_reject_share: float, ru
         )
 
 
-def check_classes(rows: Sequence[Row], listing: Listing, plan: SplitPlan) -> None:
+def check_classes(planned: Planned, listing: Listing, plan: SplitPlan) -> None:
     """Raise UserError for a split without an image, and for a class without one to train on."""
-    splits = {row.split for row in rows}
+    splits = planned.splits.count()
     for split in SPLITS:
         if split not in splits:
-            raise UserError(f"The {split} split has no image at all{_explain_empty_split(rows, listing, plan)}.")
-    trained = {row.file.text for row in rows if row.split == "train"}
+            raise UserError(f"The {split} split has no image at all{_explain_empty_split(planned, listing, plan)}.")
+    trained = planned.count_classes("train")
     for text in listing.labels:
         if text not in trained:
             raise UserError(
@@ -61,13 +63,14 @@ def check_classes(rows: Sequence[Row], listing: Listing, plan: SplitPlan) -> Non
             )
 
 
-def _explain_empty_split(rows: Sequence[Row], listing: Listing, plan: SplitPlan) -> str:
+def _explain_empty_split(planned: Planned, listing: Listing, plan: SplitPlan) -> str:
     """Return the reason of an empty split: assign_splits fills it from any class with enough images."""
     units: dict[str, set[str]] = collections.defaultdict(set)
-    for row in rows:
+    kept = planned.find_kept()
+    for row in planned.read(kept):
         if row.facts and not row.file.split:
             units[row.file.text].add(row.file.group or row.facts.sha256)
-    if not rows:
+    if not len(kept):
         return ": no file is a usable image"
     if not units:
         return ", and the data fixes the splits of all others: add images to it, or leave some without a split"

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from scipy.sparse import coo_matrix  # type: ignore[import-untyped]
 from scipy.sparse.csgraph import connected_components  # type: ignore[import-untyped]
 
-from components.features import COPY, LABEL_CONFLICT, LEAK, SPLITS
+from components.data.image_list import ImageList, Words, compact
+from components.features import COPY, LABEL_CONFLICT, LEAK, SPLIT_CODES
 
 KEPT, DROPPED = "kept", "dropped"
 
 
-class Member(NamedTuple):
-    """The facts about a usable image that decide its split and whether it is a copy."""
+@dataclass(frozen=True, eq=False)
+class Members:
+    """N images in columns, sorted by key: the facts that decide whether they are copies, and their splits."""
 
-    key: str
-    text: str  # class
-    group: str  # images of one group stay in one split; '' without one
-    sha256: str
-    split: str  # fixed by the user's layout, or ''
-    former: str  # the split from an earlier run with the same settings, or ''
+    files: ImageList
+    digests: np.ndarray  # S32[N], SHA-256
+    contents: np.ndarray  # int64[N], the same number for the same bytes, less than N
+    fixed: np.ndarray  # int32[N], the codes of the splits that the user's layout fixes
+    formers: np.ndarray  # int32[N], those of an earlier run with the same settings
 
 
 class Copy(NamedTuple):
@@ -38,87 +40,130 @@ class Copy(NamedTuple):
     sha256: str
 
 
-class Component(NamedTuple):
-    """Images that share a split because a group or equal bytes link them."""
+@dataclass(frozen=True, eq=False)
+class Components:
+    """M sets of images that share a split because a group or equal bytes link them; those of one image come first."""
 
-    id: str  # the smallest key
-    keys: list[str]
-    sizes: Mapping[str, int]  # number of images per class
-    split: str  # fixed, or ''
-    former: str  # the one of most of the images, or ''
+    ids: np.ndarray  # int64[M], the row of the smallest key
+    linked: list[np.ndarray]  # rows of each set of several images
+    sizes: list[Mapping[int, int]]  # number of images per code of a class
+    counts: np.ndarray  # int32[M], images
+    splits: np.ndarray  # int32[M], codes of the fixed splits
+    formers: np.ndarray  # int32[M], codes of the splits of most of the images
 
 
-def find_copies(members: Sequence[Member], policy: str) -> list[Copy]:
-    """Return the rows of all copies, sorted by kind and key; the policy drop drops copies within a class.
+def number_contents(digests: np.ndarray, is_read: np.ndarray) -> np.ndarray:
+    """Return for each SHA-256, S32[N], the row of its first image as int64[N]; an unread image is unlike any other."""
+    numbers = np.arange(len(digests))
+    rows = np.flatnonzero(is_read)
+    starts = digests.view(np.uint64)[::4][rows]
+    order = np.argsort(starts, kind="stable")
+    same = starts[order][1:] == starts[order][:-1]
+    # Eight bytes are compared in columns, and all of them for the few images with equal ones.
+    alike = np.unique(np.append(order[1:][same], order[:-1][same]))
+    firsts: dict[bytes, int] = {}
+    for row in rows[alike].tolist():
+        numbers[row] = firsts.setdefault(digests[row], row)
+    return numbers
+
+
+def find_copies(members: Members, rows: np.ndarray, policy: str) -> dict[int, Copy]:
+    """Return for each row that has a copy, except the originals, its row of the table; policy drop drops some of them.
 
     A label conflict is always kept, as only the user knows the right label. Of a leak, test wins over val, and val over
     train: the other image is always dropped, so that no copies remain in different fixed splits.
     """
-    counts = Counter(member.sha256 for member in members)
-    same: defaultdict[str, list[Member]] = defaultdict(list)
-    for member in members:
-        if counts[member.sha256] > 1:  # a list for each of them would take much memory
-            same[member.sha256].append(member)
+    contents = members.contents[rows]
+    copied = rows[np.bincount(contents, minlength=len(members.contents))[contents] > 1]
+    same: dict[int, list[int]] = {}
+    for row, content in zip(copied.tolist(), members.contents[copied].tolist(), strict=True):
+        same.setdefault(content, []).append(row)
     action = DROPPED if policy == "drop" else KEPT
-    return sorted(row for copies in same.values() for row in _compare(copies, action))
+    return dict(pair for copies in same.values() for pair in _compare(members, copies, action))
 
 
-def _compare(copies: list[Member], action: str) -> Iterator[Copy]:
+def _compare(members: Members, copies: list[int], action: str) -> Iterator[tuple[int, Copy]]:
     """Yield the rows of images with the same bytes; action is that of a copy within a class."""
+    files = {row: members.files[row] for row in copies}
     # First test, val, train and no fixed split; then the images of an earlier run; then the smallest key.
-    held_out = ("", *SPLITS).index
-    original, *others = sorted(copies, key=lambda copy: (-held_out(copy.split), not copy.former, copy.key))
-    first_of_class = {original.text: original}
-    for member in others:
-        if member.split not in ("", original.split):
-            yield _make_row(LEAK, member, original, DROPPED)
-        elif member.text in first_of_class:
-            yield _make_row(COPY, member, first_of_class[member.text], action)
+    original, *others = sorted(copies, key=lambda row: (-members.fixed[row], members.formers[row] == 0, row))
+    first_of_class = {files[original].text: original}
+
+    def describe(kind: str, row: int, copy_of: int, what: str) -> tuple[int, Copy]:
+        (key, _, text, *_), (of_key, _, of_text, *_) = files[row], files[copy_of]
+        sha256 = members.digests[row].ljust(32, b"\0").hex()
+        return row, Copy(kind, key, text, of_key, of_text, what, sha256)
+
+    for row in others:
+        if members.fixed[row] not in (0, members.fixed[original]):
+            yield describe(LEAK, row, original, DROPPED)
+        elif files[row].text in first_of_class:
+            yield describe(COPY, row, first_of_class[files[row].text], action)
         else:
-            first_of_class[member.text] = member
-            yield _make_row(LABEL_CONFLICT, member, original, KEPT)
+            first_of_class[files[row].text] = row
+            yield describe(LABEL_CONFLICT, row, original, KEPT)
 
 
-def _make_row(kind: str, member: Member, original: Member, action: str) -> Copy:
-    return Copy(kind, member.key, member.text, original.key, original.text, action, member.sha256)
+def link_members(members: Members, rows: np.ndarray) -> Components:
+    """Return the connected components of images, int64[M] ascending, with the same group or bytes.
+
+    A fixed image is linked to no other, but its copies share its split.
+    """
+    fixed, contents, groups = members.fixed, members.contents, members.files.groups
+    pins = np.zeros(len(fixed), np.int32)  # by content
+    own = rows[fixed[rows] > 0]
+    pins[contents[own]] = fixed[own]
+    pins = np.where(fixed > 0, fixed, pins[contents])
+    free = rows[fixed[rows] == 0]
+    shared = np.bincount(contents[free], minlength=len(fixed))[contents[free]] > 1
+    linked = free[shared | (groups.codes[free] != groups.find(""))]
+    alone = np.ones(len(fixed), bool)
+    alone[linked] = False
+    single = rows[alone[rows]]
+    texts = members.files.texts
+    one_of = [{code: 1} for code in range(len(texts.words))]
+    parts = [part for whole in _connect(members, linked) for part in _part_by_split(whole, pins)]
+    return Components(
+        ids=_append(single, [part[0] for part in parts]),
+        linked=parts,
+        sizes=[
+            *(one_of[code] for code in texts.codes[single].tolist()),
+            *(Counter(texts.codes[part].tolist()) for part in parts),
+        ],
+        counts=_append(np.broadcast_to(np.int32(1), single.shape), [len(part) for part in parts]),
+        splits=_append(pins[single], [pins[part].max() for part in parts]),
+        formers=_append(members.formers[single], [_find_most_frequent(members.formers[part]) for part in parts]),
+    )
 
 
-def link_members(members: Sequence[Member]) -> list[Component]:
-    """Return the connected components of images with the same group or SHA-256; a fixed image is linked to no other."""
-    firsts: dict[tuple[int, str], int] = {}
-    links = [
-        (row, firsts.setdefault(link, row))
-        for row, member in enumerate(members)
-        if not member.split
-        for link in enumerate((member.sha256, member.group))
-        if link[1]
-    ]
-    ends = np.array(links, np.int64).reshape(-1, 2).T
-    graph = coo_matrix((np.ones(len(links), bool), ends), [len(members)] * 2)
-    _, numbers = connected_components(graph, directed=False)
-    linked = defaultdict(list)
-    for number, member in zip(numbers.tolist(), members, strict=True):
-        linked[number].append(member)
-    fixed = {member.sha256: member.split for member in members if member.split}
-    single = {text: {text: 1} for text in {member.text for member in members}}
-    components = []
-    for part in linked.values():
-        if len(part) == 1:  # nearly all parts: this is faster, and takes less memory
-            (member,) = part
-            split = member.split or fixed.get(member.sha256, "")
-            components.append(Component(member.key, [member.key], single[member.text], split, member.former))
-        else:
-            components.extend(_make_components(part, fixed))
-    return components
+def _append(column: np.ndarray, values: Sequence[int]) -> np.ndarray:
+    return compact(np.append(column, values).astype(column.dtype) if values else column)
 
 
-def _make_components(linked: list[Member], fixed: Mapping[str, str]) -> Iterator[Component]:
+def _connect(members: Members, rows: np.ndarray) -> list[np.ndarray]:
+    """Return the rows of each connected component of images with the same group or bytes."""
+    groups: Words = members.files.groups.take(rows)
+    grouped = np.flatnonzero(groups.codes != groups.find(""))
+    count, contents = len(rows), np.unique(members.contents[rows], return_inverse=True)[1]
+    # A graph of images, contents and groups.
+    ends = np.append(contents, len(rows) + groups.codes[grouped]) + count
+    starts = np.append(np.arange(count), grouped)
+    size = 2 * count + len(groups.words)
+    graph = coo_matrix((np.ones(len(starts), bool), (starts, ends)), [size, size])
+    numbers = connected_components(graph, directed=False)[1][:count]
+    order = np.argsort(numbers, kind="stable")
+    borders = np.flatnonzero(np.diff(numbers[order])) + 1
+    return np.split(rows[order], borders) if count else []
+
+
+def _part_by_split(rows: np.ndarray, pins: np.ndarray) -> Iterator[np.ndarray]:
     """Yield linked images as one component, or as one per split if they are copies of images fixed in several."""
-    pins = [member.split or fixed.get(member.sha256, "") for member in linked]
-    most_held_out = max(pins, key=("", *SPLITS).index)
-    for split in {pin or most_held_out for pin in pins}:
-        part = [member for member, pin in zip(linked, pins, strict=True) if (pin or most_held_out) == split]
-        keys = sorted(member.key for member in part)
-        formers = Counter(member.former for member in part if member.former)
-        former = max(SPLITS, key=formers.__getitem__) if formers else ""
-        yield Component(keys[0], keys, Counter(member.text for member in part), split, former)
+    found = np.where(pins[rows] > 0, pins[rows], pins[rows].max())
+    for split in np.unique(found):
+        yield rows[found == split]
+
+
+def _find_most_frequent(codes: np.ndarray) -> int:
+    """Return the split of most images, 0 if none has one; of equally frequent ones the first."""
+    counts = np.bincount(codes, minlength=len(SPLIT_CODES))[1:]
+    return int(counts.argmax()) + 1 if counts.any() else 0

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import collections
 import json
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import apache_beam as beam
+import numpy as np
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from components.data.class_names import append_classes, read_labels_file
-from components.data.image_file import Listing
+from components.data.image_list import Listing, Words
 from components.errors import DamagedFile, UserError
-from components.features import SPLITS
+from components.features import SPLIT_CODES, SPLITS
 from components.images.formats import Limits
 from components.ingest.checks import check_classes, check_plan, check_rejects, check_written
-from components.ingest.duplicates import DROPPED, Copy, find_copies
+from components.ingest.duplicates import DROPPED, Copy, Members, find_copies, number_contents
+from components.ingest.former_splits import Former, read_former
 from components.ingest.notes import describe_findings
-from components.ingest.placement import Planned, list_rows, place_files
+from components.ingest.placement import Planned, find_differences, place_files
 from components.ingest.settings import IngestRules
-from components.ingest.split import Member, SplitPlan, assign_splits
+from components.ingest.split import SplitPlan, assign_splits
 from components.ingest.write_shards import WriteExampleShard, remove_markers
 from components.outcomes import Examples, Work
 from components.rejects import DUPLICATE, Reject
@@ -32,7 +33,7 @@ from components.shards.spans import list_shards
 from components.storage.files import remove_partials, write_json, write_text
 from components.storage.ownership import claim_files, remove_written
 from components.storage.places import list_files, make_folder
-from components.storage.tables import scan_csv, write_csv
+from components.storage.tables import write_csv
 from components.terminal.progress import Progress
 
 IMAGES_COLUMNS = ("path", "label", "source", "split", "rule", "format", "width", "height", "sha256")
@@ -57,107 +58,108 @@ def ingest_images(
     check_plan(plan, listing)
     make_folder(run.examples)
     remove_partials(run.examples)
-    former = _read_former(run, plan)
-    planned, spans, stay = place_files(listing.files, run, shards, rules.limits)
-    claim_files(run.examples, list_artifacts(run, spans))
+    former = read_former(run, describe_rule(plan))
+    planned, stay = place_files(listing.files, run, shards, rules.limits)
+    claim_files(run.examples, list_artifacts(run, planned.spans))
     if stay and not listing.ordered:
         # Existing records have the numbers of their classes, so new classes come after those.
         before = read_labels_file(str(run.labels)) if run.labels.exists() else []
         listing = listing._replace(labels=append_classes(listing.labels, before))
-    unread = [row.file for row in list_rows(planned) if row.facts is None]
-    with progress.watch_folder(run.examples, sum(file.size for file in unread), len(unread), "images"):
+    unread = ~planned.facts.is_read
+    new = int(unread.sum())
+    with progress.watch_folder(run.examples, int(listing.files.sizes[unread].sum()), new, "images"):
         # The first plan knows only earlier facts. It stays as it is if no new file is damaged or a copy.
         planned, _ = resolve_rows(planned, listing, plan, rules.duplicates, former)
-        written = write_rows(planned, spans, run, rules.limits, options)
+        written = write_rows(planned, run, rules.limits, options)
         planned, copies = resolve_rows(written, listing, plan, rules.duplicates, former)
         _write_copies(run, copies, rules)
-        if planned != written:
-            written = write_rows(planned, spans, run, rules.limits, options)
+        if len(find_differences(planned, written)):
+            written = write_rows(planned, run, rules.limits, options)
     check_written(planned, written, run)
-    remove_written(run.examples, keep=list_artifacts(run, spans))
+    remove_written(run.examples, keep=list_artifacts(run, planned.spans))
     remove_markers(run.examples)
 
-    rows, new = list_rows(planned), len(unread)
-    kept, rejects = sorted(row for row in rows if row.split), _list_rejects(rows, listing, copies)
+    rejects = _list_rejects(planned, listing, copies)
+    kept = planned.find_kept()
     found = len(listing.files) + len(listing.rejects)
     if len(kept) + len(rejects) != found:
         raise RuntimeError(f"ingest accounts for {len(kept) + len(rejects)} of {found} files")
-    _write_tables(run, listing.labels, rejects, kept, describe_rule(plan))
+    _write_tables(run, listing.labels, rejects, planned, describe_rule(plan))
     check_rejects(rejects, found, rules.max_reject_share, run)
-    check_classes(kept, listing, plan)
-    splits = collections.Counter(row.split for row in kept)
-    images = collections.Counter(row.file.text for row in kept)
+    check_classes(planned, listing, plan)
+    splits, images = planned.splits.count(), planned.files.texts.take(kept).count()
     return Examples(
-        work=Work(items=found, reused=len(rows) - new, computed=new),
+        work=Work(items=found, reused=len(listing.files) - new, computed=new),
         found=found,
         written=len(kept),
         rejected=len(rejects),
         duplicates=len(copies),
         label_conflicts=sum(copy.label != copy.copy_of_label for copy in copies),
-        splits={split: splits[split] for split in SPLITS},
+        splits={split: splits.get(split, 0) for split in SPLITS},
         labels=listing.labels,
-        shards=spans,
-        warnings=[*listing.notes, *describe_findings(kept, listing, copies)],
-        images={text: images[text] for text in listing.labels},
+        shards=planned.spans,
+        warnings=[*listing.notes, *describe_findings(planned, listing, copies)],
+        images={text: images.get(text, 0) for text in listing.labels},
     )
 
 
 def resolve_rows(
-    planned: Planned, listing: Listing, plan: SplitPlan, policy: str, former: Mapping[str, str]
+    planned: Planned, listing: Listing, plan: SplitPlan, policy: str, former: Former
 ) -> tuple[Planned, list[Copy]]:
-    """Return rows with the split and label that follow from their facts, and the copies among them.
+    """Return rows with the split and label that follow from their facts, and the copies among them, sorted.
 
-    former maps keys and SHA-256 to the splits of an earlier run. Under the policy drop, copies in a class get no split.
+    Under the policy drop, copies in a class get no split.
     """
-    members = [_to_member(row, former) for row in list_rows(planned) if not (row.facts and row.facts.reason)]
-    copies = find_copies(members, policy)
-    dropped = {copy.key for copy in copies if copy.action == DROPPED}
-    splits = assign_splits([member for member in members if member.key not in dropped], plan, listing.open_splits)
-    labels = {text: number for number, text in enumerate(listing.labels)}
-    resolved = {
-        shard: [row._replace(split=splits.get(row.file.key, ""), label=labels[row.file.text]) for row in rows]
-        for shard, rows in planned.items()
-    }
-    return resolved, copies
+    facts, files = planned.facts, planned.files
+    usable = facts.find_usable()
+    members = Members(
+        files=files,
+        digests=facts.digests,
+        contents=number_contents(facts.digests, facts.is_read & usable),
+        fixed=files.splits.recode(SPLIT_CODES),
+        formers=former.find(files, facts),
+    )
+    copies = find_copies(members, np.flatnonzero(usable), policy)
+    usable[[row for row, copy in copies.items() if copy.action == DROPPED]] = False
+    splits = assign_splits(members, np.flatnonzero(usable), plan, listing.open_splits)
+    labels = files.texts.recode(listing.labels)
+    return replace(planned, splits=Words(splits, SPLIT_CODES), labels=labels), sorted(copies.values())
 
 
-def _to_member(row: Row, former: Mapping[str, str]) -> Member:
-    file, sha256 = row.file, row.facts.sha256 if row.facts else f"unread {row.file.key}"
-    return Member(file.key, file.text, file.group, sha256, file.split, former.get(file.key) or former.get(sha256, ""))
-
-
-def write_rows(
-    planned: Planned, spans: Sequence[int], run: RunDir, limits: Limits, options: PipelineOptions
-) -> Planned:
+def write_rows(planned: Planned, run: RunDir, limits: Limits, options: PipelineOptions) -> Planned:
     """Write the shards that differ from their rows, and return all rows, with the facts of the images just read.
 
     Raises DamagedFile if an index does not have the rows that were planned.
     """
     present = list_files(run.examples)  # one request: on an object store each file would take a round trip
-    changed = [shard for shard, rows in planned.items() if plan_shard(run.examples, shard, rows, limits, present)]
+    changed = [
+        (shard, numbers)
+        for shard, numbers, rows in planned.read_shards()
+        if plan_shard(run.examples, shard, rows, limits, present)
+    ]
     # Written after the plans: if this run is interrupted, the next one finds each image in its shard.
-    write_json(run.spans, spans)
+    write_json(run.spans, planned.spans)
     if changed:
-        former = list_former(run.examples, spans)
+        former = list_former(run.examples, planned.spans)
         with beam.Pipeline(options=options) as pipeline:
             # Beam moves only numbers: the worker of a shard reads its plan and the images, and writes its files.
             _ = (
                 pipeline
-                | "List shards" >> beam.Create([tuple(shard) for shard in changed])
+                | "List shards" >> beam.Create([tuple(shard) for shard, _ in changed])
                 | "Spread shards" >> beam.Reshuffle()
                 | "Write example shards" >> beam.ParDo(WriteExampleShard(run.examples, former, limits))
             )
-    written = {**planned}
-    for shard in changed:
+    facts, splits = planned.facts.copy(), planned.splits.codes.copy()
+    for shard, numbers in changed:
         index = run.examples / index_name(shard)
         found, _ = read_index(index, limits)
-        if [row.file.key for row in found] != [row.file.key for row in planned[shard]]:
+        if [row.file.key for row in found] != [*planned.files.read_keys(numbers)]:
             raise DamagedFile(str(index))
-        # The files stay those of the caller, so that memory holds their names only once.
-        written[shard] = [
-            row._replace(facts=new.facts, split=new.split) for row, new in zip(planned[shard], found, strict=True)
-        ]
-    return written
+        for number, row in zip(numbers.tolist(), found, strict=True):
+            if row.facts:
+                facts[number] = row.facts
+            splits[number] = SPLIT_CODES.index(row.split)
+    return replace(planned, facts=facts, splits=Words(splits, SPLIT_CODES))
 
 
 def list_artifacts(run: RunDir, spans: Sequence[int]) -> list[str]:
@@ -175,19 +177,7 @@ def describe_rule(plan: SplitPlan) -> str:
     return f"{train:g}/{val:g}/{test:g}, seed {plan.seed}"
 
 
-def _read_former(run: RunDir, plan: SplitPlan) -> dict[str, str]:
-    """Return the split of each image of an earlier run with the same rule by its key, and by its SHA-256 if renamed."""
-    former: dict[str, str] = {}
-    rule = describe_rule(plan)
-    for row in scan_csv(run.images) if run.images.exists() else ():
-        if row["rule"] == rule:
-            former[row["path"]] = former[row["sha256"]] = sys.intern(row["split"])
-    return former
-
-
-def _write_tables(
-    run: RunDir, labels: Sequence[str], rejects: Iterable[Reject], rows: Iterable[Row], rule: str
-) -> None:
+def _write_tables(run: RunDir, labels: Sequence[str], rejects: Iterable[Reject], planned: Planned, rule: str) -> None:
     def list_cells(row: Row) -> list[object]:
         file, facts = row.file, row.facts
         assert facts
@@ -196,7 +186,7 @@ def _write_tables(
 
     write_text(run.rejects, "".join(f"{json.dumps(reject._asdict())}\n" for reject in rejects))
     write_text(run.labels, "".join(f"{text}\n" for text in labels))
-    write_csv(run.images, IMAGES_COLUMNS, map(list_cells, rows))
+    write_csv(run.images, IMAGES_COLUMNS, map(list_cells, planned.read(planned.find_kept())))
 
 
 def _write_copies(run: RunDir, copies: list[Copy], rules: IngestRules) -> None:
@@ -214,12 +204,15 @@ def _write_copies(run: RunDir, copies: list[Copy], rules: IngestRules) -> None:
         )
 
 
-def _list_rejects(rows: Iterable[Row], listing: Listing, copies: Iterable[Copy]) -> list[Reject]:
+def _list_rejects(planned: Planned, listing: Listing, copies: Iterable[Copy]) -> list[Reject]:
     dropped = [copy for copy in copies if copy.action == DROPPED]
     return sorted(
         [
             *listing.rejects,
-            *(Reject(file.key, facts.reason, facts.detail) for file, facts, *_ in rows if facts and facts.reason),
+            *(
+                Reject(planned.files[row].key, facts.reason, facts.detail)
+                for row, facts in planned.facts.rejects.items()
+            ),
             *(Reject(copy.key, DUPLICATE, f"the same bytes as '{copy.copy_of}'") for copy in dropped),
         ]
     )

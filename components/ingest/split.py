@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import bisect
 import itertools
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import NamedTuple, TypeVar
+
+import numpy as np
 
 from components.errors import UserError
-from components.features import SPLITS
-from components.ingest.duplicates import Component, Member, link_members
+from components.features import SPLIT_CODES, SPLITS
+from components.ingest.duplicates import Components, Members, link_members
 from components.shards.spans import hash_fraction
+
+S = TypeVar("S")
 
 # A class with too few components for every split has one in each of the first of these.
 PRIORITY = ("train", "test", "val")
+TRAIN = SPLIT_CODES.index("train")
 
 
 @dataclass(frozen=True)
@@ -28,45 +33,51 @@ class SplitPlan:
 
 
 class SplitCounts(NamedTuple):
-    """For each (class, split): the images that are missing from its quota, and the components that are in it."""
+    """By code of a split, then of a class: images missing from the quota, and components that are in the split."""
 
-    missing: Counter[tuple[str, str]]
-    components: Counter[tuple[str, str]]
+    missing: list[list[int]]
+    components: list[list[int]]
 
-    def add(self, component: Component, split: str, times: int = 1) -> None:
+    def add(self, sizes: Mapping[int, int], split: int, times: int = 1) -> None:
         """Add a component to a split, or remove it with times -1."""
-        for text, size in component.sizes.items():
-            self.missing[text, split] -= times * size
-            self.components[text, split] += times
+        for text, size in sizes.items():
+            self.missing[split][text] -= times * size
+            self.components[split][text] += times
 
 
-def assign_splits(members: Sequence[Member], plan: SplitPlan, open_splits: Sequence[str] = SPLITS) -> dict[str, str]:
-    """Return the split of each key: the fixed one, else that of a fixed copy, else one of the open splits.
+def assign_splits(
+    members: Members, rows: np.ndarray, plan: SplitPlan, open_splits: Sequence[str] = SPLITS
+) -> np.ndarray:
+    """Return int32[N], the codes of the splits of some rows, 0 for the other rows.
 
-    Fixed copies must share a split (find_copies drops the others). An image leaves its former split only if its class
-    would otherwise have an empty open split, despite enough components, or too few train_per_class images. Components
-    are chosen for training in hash order if they fit, so a class with groups or fixed images may get fewer. Raises
-    UserError for a class that has no more than train_per_class images.
+    The split is the fixed one, else that of a fixed copy, else one of the open splits. Fixed copies must share a split
+    (find_copies drops the others). An image leaves its former split only if its class would otherwise have an empty
+    open split, despite enough components, or too few train_per_class images. Components are chosen for training in hash
+    order if they fit, so a class with groups or fixed images may get fewer. Raises UserError for a class that has no
+    more than train_per_class images.
     """
-    components = link_members(members)
-    splits = [split for split in PRIORITY if split in open_splits]
+    components, words = link_members(members, rows), members.files.texts.words
+    keys = members.files.read_keys(components.ids)
+    hashes = np.fromiter((hash_fraction(key, f"split-{plan.seed}") for key in keys), float, len(components.ids))
+    splits = [SPLIT_CODES.index(split) for split in PRIORITY if split in open_splits]
     if plan.train_per_class is not None:
-        components = _choose_training(components, plan.train_per_class, plan.seed, splits)
-        splits.remove("train")
-    placed = _place_components(components, plan, splits)
-    return {key: placed[component.id] for component in components for key in component.keys}
+        components = _choose_training(components, words, hashes, plan.train_per_class, splits)
+        splits.remove(TRAIN)
+    placed = _place_components(components, words, hashes, plan, splits)
+    codes, single = np.zeros(len(members.files), np.int32), len(placed) - len(components.linked)
+    codes[components.ids[:single]] = placed[:single]
+    for part, split in zip(components.linked, placed[single:].tolist(), strict=True):
+        codes[part] = split
+    return codes
 
 
-def _choose_training(components: list[Component], per_class: int, seed: int, splits: list[str]) -> list[Component]:
+def _choose_training(
+    components: Components, words: Sequence[str], hashes: np.ndarray, per_class: int, splits: list[int]
+) -> Components:
     """Return the components, those chosen for training fixed in train; raises UserError for a small class."""
-    usable: Counter[str] = Counter()
-    training: Counter[str] = Counter()
-    for component in components:
-        if component.split in ("", *splits):
-            usable.update(component.sizes)
-        if component.split == "train":
-            training.update(component.sizes)
-    short = [(count, text) for text, count in usable.items() if count <= per_class]
+    usable = _count_images(components, np.isin(components.splits, [0, *splits]), len(words))
+    training = _count_images(components, components.splits == TRAIN, len(words))
+    short = [(count, words[text]) for text, count in enumerate(usable) if 0 < count <= per_class]
     if short:
         count, text = min(short)
         raise UserError(
@@ -74,51 +85,61 @@ def _choose_training(components: list[Component], per_class: int, seed: int, spl
             f"train_per_class={per_class} and a test image: add images to it, remove it or lower train_per_class."
         )
     # Former training images stay. Former test images come last, as they evaluated earlier models.
-    ranks = {former: rank for rank, former in enumerate(("train", "", "val", "test"))}
-    chosen = []
-    for component in sorted(components, key=lambda c: (ranks[c.former], _hash_id(c, seed))):
-        fits = all(training[text] + size <= per_class for text, size in component.sizes.items())
-        if not component.split and (fits or component.former == "train"):
-            training.update(component.sizes)
-            component = component._replace(split="train")
-        chosen.append(component)
-    return chosen
+    ranks = np.array([("train", "", "val", "test").index(split) for split in SPLIT_CODES])
+    chosen = components.splits.copy()
+    for number in np.lexsort((hashes, ranks[components.formers])):
+        sizes = components.sizes[number]
+        fits = all(training[text] + size <= per_class for text, size in sizes.items())
+        if not chosen[number] and (fits or components.formers[number] == TRAIN):
+            chosen[number] = TRAIN
+            for text, size in sizes.items():
+                training[text] += size
+    return replace(components, splits=chosen)
 
 
-def _place_components(components: list[Component], plan: SplitPlan, splits: list[str]) -> dict[str, str]:
-    """Return the split of each component by its id: the fixed, else the former, else the one that misses most."""
-    placed: dict[str, str] = {}
-    new: list[Component] = []
-    totals: Counter[str] = Counter()
-    for component in components:
-        split = component.split or (component.former if component.former in splits else "")
-        if split:
-            placed[component.id] = split
-        else:
-            new.append(component)
-        if split in ("", *splits):
-            totals.update(component.sizes)
-    fractions = {split: plan.fractions[split] for split in splits}
-    counts = SplitCounts(Counter(), Counter())
-    for text, total in totals.items():
-        counts.missing.update({(text, split): quota for split, quota in apportion(total, fractions).items()})
-    for component in components:
-        if component.id in placed:
-            counts.add(component, placed[component.id])
+def _count_images(components: Components, mask: np.ndarray, classes: int) -> list[int]:
+    """Return the images of each class in the components where a mask, bool[M], is true."""
+    counts = [0] * classes
+    for number in np.flatnonzero(mask):
+        for text, size in components.sizes[number].items():
+            counts[text] += size
+    return counts
+
+
+def _place_components(
+    components: Components, words: Sequence[str], hashes: np.ndarray, plan: SplitPlan, splits: list[int]
+) -> np.ndarray:
+    """Return the split of each component, int32[M]: the fixed, else the former, else the one that misses most."""
+    formers = np.where(np.isin(components.formers, splits), components.formers, 0)
+    placed = np.where(components.splits > 0, components.splits, formers).astype(np.int32)
+    fractions = {split: plan.fractions[SPLIT_CODES[split]] for split in splits}
+    empty = [[0] * len(words) for _ in SPLIT_CODES]
+    counts = SplitCounts(empty, [[*column] for column in empty])
+    for text, total in enumerate(_count_images(components, np.isin(placed, [0, *splits]), len(words))):
+        for split, quota in apportion(total, fractions).items() if total else ():
+            counts.missing[split][text] = quota
+    for number in np.flatnonzero(placed):
+        counts.add(components.sizes[number], int(placed[number]))
 
     # Large components are placed first, so that small ones fill the rest of each quota.
-    new.sort(key=lambda c: (-len(c.keys), _hash_id(c, plan.seed)))
-    waiting = Counter(text for component in new for text in component.sizes)
-    for component in new:
-        own = _choose_own_split(_hash_id(component, plan.seed), fractions)
-        placed[component.id] = split = _choose_split(component, own, splits, counts, waiting)
-        counts.add(component, split)
-        waiting.subtract(component.sizes.keys())
-    _fill_empty_splits(components, placed, splits, counts, plan.seed)
+    new = np.flatnonzero(placed == 0)
+    new = new[np.lexsort((hashes[new], -components.counts[new]))]
+    waiting = [0] * len(words)
+    for number in new:
+        for text in components.sizes[number]:
+            waiting[text] += 1
+    for number in new:
+        sizes = components.sizes[number]
+        split = _choose_split(sizes, _choose_own_split(hashes[number], fractions), splits, counts, waiting)
+        placed[number] = split
+        counts.add(sizes, split)
+        for text in sizes:
+            waiting[text] -= 1
+    _fill_empty_splits(components, words, hashes, placed, splits, counts)
     return placed
 
 
-def apportion(total: int, fractions: Mapping[str, float]) -> dict[str, int]:
+def apportion(total: int, fractions: Mapping[S, float]) -> dict[S, int]:
     """Return whole numbers that sum to total in proportion to fractions, by largest remainder (Hamilton's method)."""
     exact = {split: total * fraction / sum(fractions.values()) for split, fraction in fractions.items()}
     numbers = {split: int(number) for split, number in exact.items()}
@@ -129,57 +150,66 @@ def apportion(total: int, fractions: Mapping[str, float]) -> dict[str, int]:
     return numbers
 
 
-def _choose_own_split(position: float, fractions: Mapping[str, float]) -> str:
+def _choose_own_split(position: float, fractions: Mapping[int, float]) -> int:
     """Return the split whose part of [0, 1) contains a position."""
     *ends, total = itertools.accumulate(fractions.values())
     return list(fractions)[bisect.bisect(ends, position * total)]
 
 
 def _choose_split(
-    component: Component, own: str, splits: list[str], counts: SplitCounts, waiting: Mapping[str, int]
-) -> str:
+    sizes: Mapping[int, int], own: int, splits: list[int], counts: SplitCounts, waiting: Sequence[int]
+) -> int:
     """Return an empty split if its class has just enough components left, else the own split of the component if it
     misses that many images, else the split that misses most.
 
     The own split keeps grown data divided much as before, even without the splits of an earlier run.
     """
-    forced: Counter[str] = Counter()
-    for text in component.sizes:
-        empty = [split for split in splits if not counts.components[text, split]]
-        if waiting[text] <= len(empty):
-            forced.update(empty[: waiting[text]])
-    missing = {split: sum(counts.missing[text, split] for text in component.sizes) for split in splits}
-    fits = missing[own] >= len(component.keys)
+    forced: Counter[int] = Counter()
+    for text in sizes:
+        if waiting[text] <= len(splits):
+            empty = [split for split in splits if not counts.components[split][text]]
+            if waiting[text] <= len(empty):
+                forced.update(empty[: waiting[text]])
+    missing = {split: sum(counts.missing[split][text] for text in sizes) for split in splits}
+    fits = missing[own] >= sum(sizes.values())
     return max(splits, key=lambda split: (forced[split], fits and split == own, missing[split]))
 
 
 def _fill_empty_splits(
-    components: list[Component], placed: dict[str, str], splits: list[str], counts: SplitCounts, seed: int
+    components: Components,
+    words: Sequence[str],
+    hashes: np.ndarray,
+    placed: np.ndarray,
+    splits: list[int],
+    counts: SplitCounts,
 ) -> None:
     """Move a component into each empty split of a class that has enough, unless another class loses its last one."""
-    movable = defaultdict(list)
-    for component in components:
-        for text in () if component.split else component.sizes:
-            movable[text].append(component)
     empty = [
         (text, split)
-        for text in sorted(movable)
+        for text in sorted(range(len(words)), key=words.__getitem__)
         for split in splits
-        if not counts.components[text, split] and sum(counts.components[text, s] for s in splits) >= len(splits)
+        if not counts.components[split][text] and sum(counts.components[s][text] for s in splits) >= len(splits)
     ]
+    movable: dict[int, list[int]] = {text: [] for text, _ in empty}
+    for number in np.flatnonzero(components.splits == 0) if empty else ():
+        for text in components.sizes[number].keys() & movable.keys():
+            movable[text].append(number)
     moved = True
     while moved:  # a move for one class can free a component for another
         moved = False
         for text, split in empty:
-            spare = [c for c in movable[text] if all(counts.components[t, placed[c.id]] > 1 for t in c.sizes)]
-            if spare and not counts.components[text, split]:
-                ranks = {c.id: (bool(c.former), counts.missing[text, placed[c.id]], len(c.keys)) for c in spare}
-                chosen = min(spare, key=lambda c: (ranks[c.id], _hash_id(c, seed)))
-                counts.add(chosen, placed[chosen.id], -1)
-                counts.add(chosen, split)
-                placed[chosen.id] = split
+            spare = [c for c in movable[text] if all(counts.components[placed[c]][t] > 1 for t in components.sizes[c])]
+            if spare and not counts.components[split][text]:
+                chosen = min(
+                    spare,
+                    key=lambda c: (
+                        components.formers[c] > 0,
+                        counts.missing[placed[c]][text],
+                        components.counts[c],
+                        hashes[c],
+                    ),
+                )
+                counts.add(components.sizes[chosen], placed[chosen], -1)
+                counts.add(components.sizes[chosen], split)
+                placed[chosen] = split
                 moved = True
-
-
-def _hash_id(component: Component, seed: int) -> float:
-    return hash_fraction(component.id, f"split-{seed}")

@@ -23,7 +23,8 @@ from components.images.formats import Limits
 from components.ingest.isolated_reader import IsolatedReader
 from components.ingest.read_images import read_images
 from components.rejects import RejectedImage
-from components.shards.index import Facts, Row, encode_text, measure_shard, read_index, write_index
+from components.shards.facts import Facts
+from components.shards.index import Row, encode_text, measure_shard, read_index, write_index
 from components.shards.names import Shard, index_name
 from components.shards.records import find_overlapping, writing_shards
 from components.storage.files import write_text

@@ -8,32 +8,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from components.data.image_file import ImageFile
+from components.data.image_list import ImageList
 from components.errors import DamagedFile
 from components.images.formats import Limits
 from components.rejects import UNREADABLE
-from components.shards.names import Shard, index_name, is_index, shard_names
-from components.shards.spans import list_shards
+from components.shards.facts import FactColumns, Facts
+from components.shards.names import Shard, index_name, is_index, parse_shard, shard_names
+from components.shards.spans import RowGroups, choose_places, list_shards
 from components.storage.files import read_json, write_text
 from components.storage.ownership import list_written
 from components.storage.places import Status
 
 # Increased when a new version gets other facts or another record from the same file, so that files are read again.
 READING = 2
-
-
-class Facts(NamedTuple):
-    """The facts read from a file: the reason why it is not a usable image ('' if it is one), else its SHA-256, format,
-    height and width in pixels, EXIF orientation, and 1 if all its pixels have one colour."""
-
-    reason: str
-    detail: str
-    sha256: str = ""
-    format: str = ""
-    height: int = 0
-    width: int = 0
-    orientation: int = 1
-    uniform: int = 0
 
 
 class Row(NamedTuple):
@@ -43,13 +33,6 @@ class Row(NamedTuple):
     facts: Facts | None = None
     split: str = ""
     label: int = 0
-
-
-class EarlierRecord(NamedTuple):
-    """An image after earlier runs: its facts, None if the file has changed, and the shard of its record."""
-
-    facts: Facts | None = None
-    place: Shard | None = None
 
 
 def encode_text(text: str) -> bytes:
@@ -78,26 +61,39 @@ def read_index(path: Path, limits: Limits | None = None) -> tuple[list[Row], lis
         raise DamagedFile(str(path)) from error
 
 
-def read_known(folder: Path, files: Sequence[ImageFile], spans: Sequence[int], limits: Limits) -> list[EarlierRecord]:
-    """Return for each file its facts from earlier runs, and the shard of its record if it is in these spans.
+def read_known(
+    folder: Path, files: ImageList, positions: np.ndarray, spans: Sequence[int], limits: Limits
+) -> tuple[FactColumns, np.ndarray]:
+    """Return the facts of files from earlier runs, and int32[N], the shards of their records among those of the spans.
 
-    A file is unchanged if key, size, time of change and offset in a TFRecord file are the same; the key alone decides
-    the shard. A file that could not be read has no facts. Raises DamagedFile for a damaged index.
+    positions are those of hash_key. A file is unchanged if key, size, time of change and offset in a TFRecord file are
+    the same; the key alone decides the shard, -1 without a record in these spans. A file that could not be read has no
+    facts. Raises DamagedFile for a damaged index.
     """
-    wanted = {file.key: number for number, file in enumerate(files)}
-    found = [EarlierRecord()] * len(files)
-    kept = {index_name(shard): shard for shard in list_shards(spans)}
-    for name in (name for name in list_written(folder) if is_index(name)):
-        place = kept.get(name)
-        for row in read_index(folder / name, limits)[0]:
-            number = wanted.get(row.file.key)
-            if number is not None:
-                # Without a time of change, a file can have changed.
-                same = row.file.modified_ns and file_stamp(row.file) == file_stamp(files[number])
-                readable = row.facts is not None and row.facts.reason != UNREADABLE
-                before = found[number]
-                found[number] = EarlierRecord(row.facts if same and readable else before.facts, place or before.place)
-    return found
+    facts, places = FactColumns(len(files)), np.full(len(files), -1, np.int32)
+    kept = {index_name(shard): place for place, shard in enumerate(list_shards(spans))}
+    groups: dict[int, RowGroups] = {}
+    for name in list_written(folder):
+        shard = parse_shard(name) if is_index(name) else None
+        if not shard:
+            continue
+        if shard.of not in groups:
+            groups[shard.of] = RowGroups.of(choose_places(positions, shard.of), shard.of)
+        rows = groups[shard.of].find(shard.number)
+        wanted = {file.key: (row, file) for row, file in zip(rows.tolist(), files.read(rows), strict=True)}
+        for before in read_index(folder / name, limits)[0]:
+            row, file = wanted.get(before.file.key, (-1, None))
+            if file is None:
+                continue
+            places[row] = kept.get(name, places[row])
+            # Without a time of change, a file can have changed.
+            same = before.file.modified_ns and file_stamp(before.file) == file_stamp(file)
+            if same and before.facts is not None and before.facts.reason != UNREADABLE:
+                try:
+                    facts[row] = before.facts
+                except ValueError as error:  # of a checksum
+                    raise DamagedFile(str(folder / name)) from error
+    return facts, places
 
 
 def file_stamp(file: ImageFile) -> tuple[str, int, int, int]:

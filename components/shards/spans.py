@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
 
 from components.shards.names import Shard
 
@@ -19,9 +22,36 @@ def hash_fraction(key: str, salt: str) -> float:
     return (int.from_bytes(digest, "big") >> 11) / 2**53  # 53 bits: exact in a double and never rounded up to 1
 
 
+def hash_key(key: str) -> float:
+    """Return the position of a key in [0, 1), which decides its shard."""
+    return hash_fraction(key, "shard")
+
+
 def assign_shard(key: str, shards: int) -> int:
     """Return the shard number of a key in [0, shards), which does not depend on its split."""
-    return int(hash_fraction(key, "shard") * shards)
+    return int(hash_key(key) * shards)
+
+
+def choose_places(positions: np.ndarray, shards: int) -> np.ndarray:
+    """Map positions, float64[N] of hash_key, to numbers of shards, int32[N] in [0, shards)."""
+    return (positions * shards).astype(np.int32)
+
+
+@dataclass(frozen=True, eq=False)
+class RowGroups:
+    """N rows by the number of their group."""
+
+    order: np.ndarray  # int64[N], rows sorted by group, in a group ascending
+    ends: np.ndarray  # int64[groups]
+
+    @classmethod
+    def of(cls, numbers: np.ndarray, count: int) -> RowGroups:
+        """Return the rows by their groups, int32[N] in [0, count)."""
+        return cls(np.argsort(numbers, kind="stable"), np.cumsum(np.bincount(numbers, minlength=count)))
+
+    def find(self, number: int) -> np.ndarray:
+        """Return the rows of a group, int64[M]."""
+        return self.order[self.ends[number - 1] if number else 0 : self.ends[number]]
 
 
 def choose_shards(images: int) -> int:
@@ -35,11 +65,6 @@ def choose_shards(images: int) -> int:
 def list_shards(spans: Sequence[int]) -> list[Shard]:
     """Return the shards of spans in order, given the number of shards per span."""
     return [Shard(number, count, span) for span, count in enumerate(spans) for number in range(count)]
-
-
-def place_key(key: str, spans: Sequence[int]) -> Shard:
-    """Return the shard of a new image, which is in the newest span."""
-    return Shard(assign_shard(key, spans[-1]), spans[-1], len(spans) - 1)
 
 
 def keeps_spans(former: Sequence[int], images: int, asked: int | None) -> bool:

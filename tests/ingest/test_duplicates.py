@@ -2,10 +2,11 @@ from collections import defaultdict
 
 from hypothesis import given
 from hypothesis import strategies as st
+from members import Member, assign_splits, find_copies
 
 from components.features import SPLITS
-from components.ingest.duplicates import Copy, Member, find_copies
-from components.ingest.split import SplitPlan, assign_splits
+from components.ingest.duplicates import Copy
+from components.ingest.split import SplitPlan
 
 PLAN = SplitPlan({"train": 0.6, "val": 0.2, "test": 0.2}, None, 0)
 policies = st.sampled_from(["drop", "keep"])

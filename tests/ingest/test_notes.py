@@ -1,21 +1,35 @@
-from components.data.image_file import ImageFile, Listing
+import numpy as np
+
+from components.data.image_file import ImageFile
+from components.data.image_list import ImageList, Listing, Words
 from components.features import SPLITS
 from components.ingest.duplicates import Copy
 from components.ingest.notes import describe_findings
-from components.shards.index import Facts, Row
+from components.ingest.placement import Planned
+from components.shards.facts import FactColumns, Facts
+from components.shards.index import Row
 
 
 def row(key, split="train", image_format="jpeg", orientation=1, uniform=0):
-    facts = Facts("", "", "checksum", image_format, 5, 5, orientation, uniform)
+    facts = Facts("", "", "00" * 32, image_format, 5, 5, orientation, uniform)
     return Row(ImageFile(key, key, key.split("/")[0], "", "", "", 5, 7), facts, split)
 
 
 ALL_SPLITS = [row(f"{text}/{split}.jpg", split) for text in "ab" for split in SPLITS]
 
 
+def to_columns(rows):
+    facts, files = FactColumns(len(rows)), ImageList.collect(row.file for row in rows)
+    for number, row in enumerate(rows):
+        facts[number] = row.facts
+    return Planned(
+        files, facts, [1], np.zeros(len(rows)), Words.collect(row.split for row in rows), np.zeros(len(rows))
+    )
+
+
 def describe(rows=(), copies=(), unlabelled=()):
     """Describe rows beside those of two classes that have images in all splits."""
-    return describe_findings([*ALL_SPLITS, *rows], Listing([], ["a", "b"], [], list(unlabelled)), copies)
+    return describe_findings(to_columns([*ALL_SPLITS, *rows]), Listing([], ["a", "b"], [], list(unlabelled)), copies)
 
 
 def test_data_without_findings_has_no_notes():
@@ -48,6 +62,6 @@ def test_images_of_one_colour_are_counted_and_one_is_named():
 
 def test_classes_that_lack_a_split_are_named():
     rows = [row("a/1.jpg"), row("b/1.jpg"), row("a/2.jpg", "test")]
-    val, test = describe_findings(rows, Listing([], ["a", "b"], [], []), [])
+    val, test = describe_findings(to_columns(rows), Listing([], ["a", "b"], [], []), [])
     assert val == "2 classes have too few groups for the val split, for example 'a'."
     assert test == "1 class has too few groups for the test split, for example 'b'."

@@ -2,11 +2,11 @@ from collections import Counter, defaultdict
 
 from hypothesis import given
 from hypothesis import strategies as st
+from members import Member, assign_splits, count_components
 from toys import refusal
 
 from components.features import SPLITS
-from components.ingest.duplicates import Member, link_members
-from components.ingest.split import SplitPlan, apportion, assign_splits
+from components.ingest.split import SplitPlan, apportion
 from components.shards.spans import assign_shard
 
 FRACTIONS = {"train": 0.6, "val": 0.2, "test": 0.2}
@@ -61,7 +61,7 @@ def count_images(members, splits):
 
 def find_unserved(members, splits):
     """(class, split) without an image although the class has three components or more."""
-    components = Counter(text for component in link_members(members) for text in component.sizes)
+    components = count_components(members)
     present = count_images(members, splits)
     return [
         (text, split) for text in components for split in SPLITS if components[text] >= 3 and not present[text, split]

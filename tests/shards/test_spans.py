@@ -1,6 +1,7 @@
 import itertools
 from collections import Counter
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -9,12 +10,14 @@ from components.shards.names import Shard, index_name, parse_shard, shard_name
 from components.shards.spans import (
     IMAGES_PER_SHARD,
     ONE_SPAN,
+    RowGroups,
     assign_shard,
+    choose_places,
     choose_shards,
     hash_fraction,
+    hash_key,
     keeps_spans,
     list_shards,
-    place_key,
     plan_spans,
 )
 
@@ -44,12 +47,13 @@ def test_the_number_of_shards_is_a_power_of_two_that_grows_with_the_data(images)
     assert shards <= choose_shards(images + 1)
 
 
-@given(keys, spans)
-def test_a_new_key_lies_in_a_shard_of_the_newest_span_by_its_hash_alone(key, spans):
-    place = place_key(key, spans)
-    assert place in list_shards(spans)
-    assert place.span == len(spans) - 1
-    assert place[:2] == place_key(key, [7, spans[-1]])[:2]
+@given(st.lists(keys, unique=True), st.integers(1, 5000))
+def test_the_shards_of_a_column_are_those_of_its_keys(keys, shards):
+    places = choose_places(np.array([hash_key(key) for key in keys]), shards)
+    assert places.tolist() == [assign_shard(key, shards) for key in keys]
+    groups = RowGroups.of(places, shards)
+    assert sorted(row for shard in range(shards) for row in groups.find(shard)) == [*range(len(keys))]
+    assert all((places[groups.find(shard)] == shard).all() for shard in range(shards))
 
 
 @given(spans)
@@ -96,5 +100,5 @@ def test_spans_stay_in_a_large_set_unless_another_number_of_shards_is_asked_for(
 
 
 def test_a_span_is_spread_evenly():
-    counts = Counter(place_key(f"class/{number}.jpg", [4, 8]) for number in range(20_000))
+    counts = Counter(assign_shard(f"class/{number}.jpg", 8) for number in range(20_000))
     assert len(counts) == 8 and all(abs(count / 20_000 - 1 / 8) < 0.02 for count in counts.values())

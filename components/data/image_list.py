@@ -1,0 +1,291 @@
+"""A list of images in columns: about 90 bytes of memory per image, so that ten million fit into one process."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from components.data.image_file import ImageFile
+from components.features import SPLITS
+from components.rejects import Reject
+
+# Rows that exist as Python objects at once.
+BATCH = 8192
+# The columns of an ImageList beside its keys.
+TEXTS = ("prefixes", "texts", "sources", "groups", "splits")
+NUMBERS = ("cuts", "sizes", "modified_ns", "offsets")
+
+
+@dataclass(frozen=True, eq=False)
+class Words:
+    """A column of N texts of which few differ."""
+
+    codes: np.ndarray  # int32[N], the position of each text in words
+    words: Sequence[str]
+
+    @classmethod
+    def collect(cls, texts: Iterable[str]) -> Words:
+        """Return the column of texts."""
+        (column,) = cls.collect_columns(1, ((text,) for text in texts))
+        return column
+
+    @classmethod
+    def collect_columns(cls, count: int, rows: Iterable[tuple[str, ...]]) -> list[Words]:
+        """Return the columns of rows of `count` texts."""
+        words: list[dict[str, int]] = [{} for _ in range(count)]
+        parts: list[list[np.ndarray]] = [[] for _ in range(count)]
+        for batch in batched(rows):
+            for texts, known, part in zip(zip(*batch, strict=True), words, parts, strict=True):
+                part.append(compact(np.array([known.setdefault(text, len(known)) for text in texts], np.int32)))
+        return [cls(join_parts(part, np.int32), (*known,)) for part, known in zip(parts, words, strict=True)]
+
+    @classmethod
+    def repeat(cls, text: str, count: int) -> Words:
+        """Return the column of one text, count times."""
+        return cls(np.broadcast_to(np.int32(0), count), (text,))
+
+    @classmethod
+    def join(cls, columns: Sequence[Words]) -> Words:
+        """Return columns one after another."""
+        numbers: dict[str, int] = {}
+        places = [[numbers.setdefault(word, len(numbers)) for word in column.words] for column in columns]
+        codes = [
+            compact(np.array(place, np.int32)[column.codes])
+            for place, column in zip(places, columns, strict=True)
+            if place
+        ]
+        return cls(join_parts(codes, np.int32), (*numbers,))
+
+    def __iter__(self) -> Iterator[str]:
+        for start in range(0, len(self.codes), BATCH):
+            yield from self.decode(slice(start, start + BATCH))
+
+    def take(self, rows: np.ndarray) -> Words:
+        """Return the column of some rows."""
+        return Words(take_rows(self.codes, rows), self.words)
+
+    def map(self, function: Callable[[str], str]) -> Words:
+        """Return the column of the results of a function of a text."""
+        mapped = Words.collect(map(function, self.words))
+        return Words(compact(mapped.codes[self.codes]), mapped.words)
+
+    def find(self, word: str) -> int:
+        """Return the code of a text, -1 for one that does not appear."""
+        return self.words.index(word) if word in self.words else -1
+
+    def recode(self, words: Sequence[str]) -> np.ndarray:
+        """Return the column as int32[N] positions in other words; raises ValueError for a text that is not there."""
+        places = {word: place for place, word in enumerate(words)}
+        codes = np.array([places.get(word, -1) for word in self.words], np.int32)[self.codes]
+        if (codes < 0).any():
+            raise ValueError(f"{self.words[self.codes[codes < 0][0]]!r} is not among the words")
+        return codes
+
+    def decode(self, rows: slice | np.ndarray) -> list[str]:
+        """Return the texts of some rows."""
+        return [self.words[code] for code in self.codes[rows].tolist()]
+
+    def count(self) -> dict[str, int]:
+        """Return how often each text appears, without those that do not."""
+        numbers = np.bincount(self.codes, minlength=len(self.words)).tolist()
+        return {word: number for word, number in zip(self.words, numbers, strict=True) if number}
+
+    def find_first(self) -> dict[str, int]:
+        """Return the first row of each text."""
+        first = np.full(len(self.words), -1)
+        first[self.codes[::-1]] = np.arange(len(self.codes))[::-1]  # of several rows the last one is kept
+        return {word: row for word, row in zip(self.words, first.tolist(), strict=True) if row >= 0}
+
+
+@dataclass(frozen=True, eq=False)
+class ImageList(Sequence[ImageFile]):
+    """N images in columns. A path is its prefix and the part of the key from its cut on."""
+
+    keys: pa.LargeBinaryArray  # [N], as encode_key writes them
+    prefixes: Words
+    cuts: np.ndarray  # int64[N]
+    texts: Words
+    sources: Words
+    groups: Words
+    splits: Words
+    sizes: np.ndarray  # int64[N]
+    modified_ns: np.ndarray  # int64[N]
+    offsets: np.ndarray  # int64[N]
+
+    @classmethod
+    def collect(cls, files: Iterable[ImageFile]) -> ImageList:
+        """Return the list of files, in their order."""
+        keys: list[pa.LargeBinaryArray] = []
+        numbers: list[list[np.ndarray]] = [[] for _ in NUMBERS]
+
+        def read() -> Iterator[tuple[str, ...]]:
+            for batch in batched(files):
+                keys.append(pa.array([encode_key(file.key) for file in batch], pa.large_binary()))
+                split = [_split_path(file.path, file.key) for file in batch]
+                *_, sizes, modified_ns, offsets = zip(*batch, strict=True)
+                for part, values in zip(numbers, ([cut for _, cut in split], sizes, modified_ns, offsets), strict=True):
+                    part.append(compact(np.array(values, np.int64)))
+                for (prefix, _), (_, _, *texts, _, _, _) in zip(split, batch, strict=True):
+                    yield prefix, *texts
+
+        words = dict(zip(TEXTS, Words.collect_columns(len(TEXTS), read()), strict=True))
+        joined = {name: join_parts(part, np.int64) for name, part in zip(NUMBERS, numbers, strict=True)}
+        return cls(**{"keys": _join_keys(keys), **words, **joined})
+
+    @classmethod
+    def join(cls, lists: Sequence[ImageList]) -> ImageList:
+        """Return lists one after another."""
+        words = {name: Words.join([getattr(one, name) for one in lists]) for name in TEXTS}
+        numbers = {name: join_parts([getattr(one, name) for one in lists], np.int64) for name in NUMBERS}
+        return cls(**{"keys": _join_keys([one.keys for one in lists]), **words, **numbers})
+
+    def __len__(self) -> int:
+        return len(self.cuts)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence) or len(other) != len(self):
+            return False
+        return all(one == file for one, file in zip(self, other, strict=True))
+
+    def __getitem__(self, row):  # type: ignore[no-untyped-def]  # int -> ImageFile, slice -> list
+        if isinstance(row, slice):
+            return [*self.read(np.arange(len(self))[row])]
+        return next(self.read(np.array([range(len(self))[row]])))
+
+    def __iter__(self) -> Iterator[ImageFile]:
+        for start in range(0, len(self), BATCH):
+            yield from self._read(slice(start, start + BATCH), self.keys.slice(start, BATCH))
+
+    def read(self, rows: np.ndarray) -> Iterator[ImageFile]:
+        """Yield the images of some rows, int64[M], in their order."""
+        for start in range(0, len(rows), BATCH):
+            part = rows[start : start + BATCH]
+            yield from self._read(part, self.keys.take(pa.array(part)))
+
+    def _read(self, rows: slice | np.ndarray, keys: pa.LargeBinaryArray) -> Iterator[ImageFile]:
+        words = (getattr(self, name).decode(rows) for name in TEXTS)
+        numbers = (getattr(self, name)[rows].tolist() for name in NUMBERS)
+        for encoded, prefix, *texts, cut, size, modified_ns, offset in zip(
+            keys.to_pylist(), *words, *numbers, strict=True
+        ):
+            key = decode_key(encoded)
+            yield ImageFile._make((key, prefix + key[cut:], *texts, size, modified_ns, offset))
+
+    def read_keys(self, rows: np.ndarray | None = None) -> Iterator[str]:
+        """Yield the keys of some rows, int64[M], by default of all."""
+        for start in range(0, len(self) if rows is None else len(rows), BATCH):
+            part = (
+                self.keys.slice(start, BATCH) if rows is None else self.keys.take(pa.array(rows[start : start + BATCH]))
+            )
+            yield from map(decode_key, part.to_pylist())
+
+    def take(self, rows: np.ndarray) -> ImageList:
+        """Return the list of some rows, int64[M]."""
+        words = {name: getattr(self, name).take(rows) for name in TEXTS}
+        numbers = {name: take_rows(getattr(self, name), rows) for name in NUMBERS}
+        return ImageList(**{"keys": self.keys.take(pa.array(rows)), **words, **numbers})
+
+    def select(self, mask: np.ndarray) -> ImageList:
+        """Return the list of the rows where a mask, bool[N], is true."""
+        return self if mask.all() else self.take(np.flatnonzero(mask))
+
+    def sort(self) -> ImageList:
+        """Return the list sorted by key."""
+        return self.take(pc.sort_indices(self.keys).to_numpy())
+
+    def put_below(self, name: str) -> ImageList:
+        """Return the list with keys below a name."""
+        start = encode_key(f"{name}/")
+        before, between = (pa.scalar(text, pa.large_binary()) for text in (start, b""))
+        keys = pc.binary_join_element_wise(before, self.keys, between)
+        sources = self.sources.map(lambda source: f"{name}/{source}" if source else name)
+        return replace(self, keys=keys, cuts=compact(self.cuts + len(name) + 1), sources=sources)
+
+
+class Listing(NamedTuple):
+    """The images at one place or several."""
+
+    files: ImageList  # sorted by their keys, which are unique
+    labels: list[str]  # in natural order, or in that of labels.txt or of the class numbers of TFRecords
+    rejects: list[Reject]  # files that cannot be listed as an image of a class
+    unlabelled: list[str]  # paths of images without a class, for prediction only
+    open_splits: tuple[str, ...] = SPLITS  # the images without a split are divided among these
+    ordered: bool = False  # the labels are in the user's order, not the natural one
+    notes: tuple[str, ...] = ()  # sentences for the user
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of the whole list, as hex digits; a changed path, size or time of a file changes it."""
+        digest = hashlib.sha256(ascii(self[1:]).encode())
+        for file in self.files:
+            digest.update(ascii(file[:]).encode())
+        return digest.hexdigest()
+
+
+def open_train(files: ImageList) -> tuple[ImageList, tuple[str, ...]]:
+    """Return files and the open splits; if val or test has no file, files of train lose their split.
+
+    So a data set with train and test gets its val from train, and its test stays unchanged.
+    """
+    given = files.splits.count()
+    missing = [split for split in SPLITS[1:] if split not in given]
+    if not missing:
+        return files, SPLITS if "" in given else ()
+    opened = files.splits.map(lambda split: "" if split == "train" else split)
+    return replace(files, splits=opened), ("train", *missing)
+
+
+T = TypeVar("T")
+
+
+def batched(rows: Iterable[T]) -> Iterator[list[T]]:
+    """Yield rows as lists of BATCH; the last one may be shorter."""
+    stream = iter(rows)
+    while batch := [*itertools.islice(stream, BATCH)]:
+        yield batch
+
+
+def join_parts(parts: Sequence[np.ndarray], kind: type[np.generic]) -> np.ndarray:
+    """Return the column of parts one after another; it is compact if they are."""
+    filled = [part for part in parts if len(part)]
+    if all(part.strides == (0,) for part in filled) and len({part[0].item() for part in filled}) == 1:
+        return np.broadcast_to(filled[0][0], sum(map(len, filled)))
+    return np.concatenate([np.zeros(0, kind), *filled])
+
+
+def compact(column: np.ndarray) -> np.ndarray:
+    """Return a column; in one whose values are all the same, they share one place in memory."""
+    return np.broadcast_to(column[0], column.shape) if len(column) and (column == column[0]).all() else column
+
+
+def take_rows(column: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Return some rows of a column, which stays compact."""
+    return np.broadcast_to(column[0], rows.shape) if len(column) and column.strides == (0,) else column[rows]
+
+
+def encode_key(key: str) -> bytes:
+    """Return bytes whose order is that of the texts; every text has its own, whatever bytes a file name has."""
+    return key.encode("utf-8", "surrogatepass")
+
+
+def decode_key(encoded: bytes) -> str:
+    """Return the key that encode_key was given."""
+    return encoded.decode("utf-8", "surrogatepass")
+
+
+def _join_keys(parts: Sequence[pa.LargeBinaryArray]) -> pa.LargeBinaryArray:
+    return pa.concat_arrays([pa.array([], pa.large_binary()), *parts])
+
+
+def _split_path(path: str, key: str) -> tuple[str, int]:
+    """Return the prefix of a path and the cut of its key; few prefixes differ, as they are roots or folders."""
+    for cut in (0, key.rfind("/") + 1):
+        if path.endswith(key[cut:]):
+            return path[: len(path) - len(key) + cut], cut
+    return path, len(key)
