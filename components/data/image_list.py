@@ -56,11 +56,7 @@ class Words:
         """Return columns one after another."""
         numbers: dict[str, int] = {}
         places = [[numbers.setdefault(word, len(numbers)) for word in column.words] for column in columns]
-        codes = [
-            compact(np.array(place, np.int32)[column.codes])
-            for place, column in zip(places, columns, strict=True)
-            if place
-        ]
+        codes = [map_codes(column.codes, place) for place, column in zip(places, columns, strict=True) if place]
         return cls(join_parts(codes, np.int32), (*numbers,))
 
     def __iter__(self) -> Iterator[str]:
@@ -74,7 +70,7 @@ class Words:
     def map(self, function: Callable[[str], str]) -> Words:
         """Return the column of the results of a function of a text."""
         mapped = Words.collect(map(function, self.words))
-        return Words(compact(mapped.codes[self.codes]), mapped.words)
+        return Words(map_codes(self.codes, mapped.codes), mapped.words)
 
     def find(self, word: str) -> int:
         """Return the code of a text, -1 for one that does not appear."""
@@ -83,7 +79,7 @@ class Words:
     def recode(self, words: Sequence[str]) -> np.ndarray:
         """Return the column as int32[N] positions in other words; raises ValueError for a text that is not there."""
         places = {word: place for place, word in enumerate(words)}
-        codes = np.array([places.get(word, -1) for word in self.words], np.int32)[self.codes]
+        codes = map_codes(self.codes, [places.get(word, -1) for word in self.words])
         if (codes < 0).any():
             raise ValueError(f"{self.words[self.codes[codes < 0][0]]!r} is not among the words")
         return codes
@@ -267,6 +263,14 @@ def compact(column: np.ndarray) -> np.ndarray:
 def take_rows(column: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Return some rows of a column, which stays compact."""
     return np.broadcast_to(column[0], rows.shape) if len(column) and column.strides == (0,) else column[rows]
+
+
+def map_codes(codes: np.ndarray, places: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Return int32[N], the place of each code; a compact column stays compact."""
+    values = np.asarray(places, np.int32)
+    if len(codes) and codes.strides == (0,):
+        return np.broadcast_to(values[codes[0]], codes.shape)
+    return compact(values[codes])
 
 
 def encode_key(key: str) -> bytes:

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.sparse import coo_matrix  # type: ignore[import-untyped]
 from scipy.sparse.csgraph import connected_components  # type: ignore[import-untyped]
 
-from components.data.image_list import ImageList, Words, compact
+from components.data.image_list import ImageList, Words, compact, take_rows
 from components.features import COPY, LABEL_CONFLICT, LEAK, SPLIT_CODES
 
 KEPT, DROPPED = "kept", "dropped"
@@ -73,8 +73,7 @@ def find_copies(members: Members, rows: np.ndarray, policy: str) -> dict[int, Co
     A label conflict is always kept, as only the user knows the right label. Of a leak, test wins over val, and val over
     train: the other image is always dropped, so that no copies remain in different fixed splits.
     """
-    contents = members.contents[rows]
-    copied = rows[np.bincount(contents, minlength=len(members.contents))[contents] > 1]
+    copied = _find_shared(members.contents, rows)
     same: dict[int, list[int]] = {}
     for row, content in zip(copied.tolist(), members.contents[copied].tolist(), strict=True):
         same.setdefault(content, []).append(row)
@@ -110,16 +109,17 @@ def link_members(members: Members, rows: np.ndarray) -> Components:
     A fixed image is linked to no other, but its copies share its split.
     """
     fixed, contents, groups = members.fixed, members.contents, members.files.groups
-    pins = np.zeros(len(fixed), np.int32)  # by content
-    own = rows[fixed[rows] > 0]
-    pins[contents[own]] = fixed[own]
-    pins = np.where(fixed > 0, fixed, pins[contents])
-    free = rows[fixed[rows] == 0]
-    shared = np.bincount(contents[free], minlength=len(fixed))[contents[free]] > 1
-    linked = free[shared | (groups.codes[free] != groups.find(""))]
+    own = rows[take_rows(fixed, rows) > 0]
+    pins, free = fixed, rows
+    if len(own):
+        by_content = np.zeros(len(fixed), np.int32)
+        by_content[contents[own]] = fixed[own]
+        pins, free = np.where(fixed > 0, fixed, by_content[contents]), rows[fixed[rows] == 0]
     alone = np.ones(len(fixed), bool)
-    alone[linked] = False
-    single = rows[alone[rows]]
+    alone[_find_shared(contents, free)] = False
+    if groups.find("") < 0 or len(groups.words) > 1:
+        alone[free[groups.codes[free] != groups.find("")]] = False
+    linked, single = (rows[alone[rows] == wanted] for wanted in (False, True))
     texts = members.files.texts
     one_of = [{code: 1} for code in range(len(texts.words))]
     parts = [part for whole in _connect(members, linked) for part in _part_by_split(whole, pins)]
@@ -131,9 +131,22 @@ def link_members(members: Members, rows: np.ndarray) -> Components:
             *(Counter(texts.codes[part].tolist()) for part in parts),
         ],
         counts=_append(np.broadcast_to(np.int32(1), single.shape), [len(part) for part in parts]),
-        splits=_append(pins[single], [pins[part].max() for part in parts]),
-        formers=_append(members.formers[single], [_find_most_frequent(members.formers[part]) for part in parts]),
+        splits=_append(take_rows(pins, single), [pins[part].max() for part in parts]),
+        formers=_append(
+            take_rows(members.formers, single), [_find_most_frequent(members.formers[part]) for part in parts]
+        ),
     )
+
+
+def _find_shared(contents: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Return those of some rows whose content another one of them has too, int64[M]."""
+    numbers = contents[rows]
+    # Nearly all images are the first with their content, and the only one.
+    is_shared = np.zeros(len(contents), bool)
+    is_shared[numbers[numbers != rows]] = True
+    candidates = rows[is_shared[numbers]]
+    _, places, counts = np.unique(contents[candidates], return_inverse=True, return_counts=True)
+    return candidates[counts[places] > 1]
 
 
 def _append(column: np.ndarray, values: Sequence[int]) -> np.ndarray:

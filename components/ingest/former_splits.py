@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from components.data.image_list import ImageList, encode_key
+from components.data.image_list import ImageList, batched, encode_key
 from components.features import SPLIT_CODES
 from components.run_dir import RunDir
 from components.shards.facts import FactColumns
@@ -27,7 +27,7 @@ class Former:
     def find(self, files: ImageList, facts: FactColumns) -> np.ndarray:
         """Return the codes of the former splits of files, int32[N]: by key, or by content for a renamed file."""
         if not len(self.keys):
-            return np.zeros(len(files), np.int32)
+            return np.broadcast_to(np.int32(0), len(files))
         places = pc.index_in(files.keys, value_set=self.keys).fill_null(-1).to_numpy()
         found = np.where(places >= 0, self.splits[places], 0)
         rows = np.flatnonzero((found == 0) & facts.is_read)
@@ -41,8 +41,11 @@ class Former:
 def read_former(run: RunDir, rule: str) -> Former:
     """Return the images of an earlier run that were split by the same rule."""
     rows = (row for row in scan_csv(run.images) if row["rule"] == rule) if run.images.exists() else ()
-    found = [(encode_key(row["path"]), bytes.fromhex(row["sha256"]), SPLIT_CODES.index(row["split"])) for row in rows]
-    splits = np.array([split for *_, split in found], np.int32)
-    digests = np.array([digest for _, digest, _ in found], "S32")
-    order = np.argsort(digests, kind="stable")
-    return Former(pa.array([key for key, *_ in found], pa.large_binary()), digests[order], splits, splits[order])
+    keys, digests, splits = [pa.array([], pa.large_binary())], [np.zeros(0, "S32")], [np.zeros(0, np.int32)]
+    for batch in batched(rows):
+        keys.append(pa.array([encode_key(row["path"]) for row in batch], pa.large_binary()))
+        digests.append(np.array([bytes.fromhex(row["sha256"]) for row in batch], "S32"))
+        splits.append(np.array([SPLIT_CODES.index(row["split"]) for row in batch], np.int32))
+    sums, codes = np.concatenate(digests), np.concatenate(splits)
+    order = np.argsort(sums, kind="stable")
+    return Former(pa.concat_arrays(keys), sums[order], codes, codes[order])

@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from components.data.image_list import take_rows
 from components.errors import UserError
 from components.features import SPLIT_CODES, SPLITS
 from components.ingest.duplicates import Components, Members, link_members
@@ -123,7 +124,8 @@ def _place_components(
 
     # Large components are placed first, so that small ones fill the rest of each quota.
     new = np.flatnonzero(placed == 0)
-    new = new[np.lexsort((hashes[new], -components.counts[new]))]
+    new = new[np.argsort(hashes[new])]
+    new = new[np.argsort(-take_rows(components.counts, new), kind="stable")]
     waiting = [0] * len(words)
     for number in new:
         for text in components.sizes[number]:

@@ -16,7 +16,7 @@ ON_WORKERS = ("ingest", "validate", "extract", "reextract", "evaluate")
 # Images above which a stage has a constant cost. The report shows 2,500 pictures, those of about 5,000 images.
 IMAGE_LIMITS = {START: 0, "export": 0, "report": 5000}
 # Measured bytes of Python with its libraries and of an image in ingest; copies of the bottlenecks in the audit.
-BASE_BYTES, ROW_BYTES, AUDIT_COPIES = 1.5 * 2**30, 1600, 5
+BASE_BYTES, ROW_BYTES, AUDIT_COPIES = 1.5 * 2**30, 400, 5
 
 
 class LinearCost(NamedTuple):

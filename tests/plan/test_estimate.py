@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.plan.estimate import BASE_BYTES, START, RunPlan, fit_line, make_plan
+from components.plan.estimate import BASE_BYTES, ROW_BYTES, START, RunPlan, fit_line, make_plan
 from components.plan.trials import Cost, TrialRun
 
 PARTS = st.floats(0, 1e6)
@@ -88,7 +88,7 @@ def test_more_workers_never_take_longer_and_more_images_never_less(images, cores
 
 def test_memory_grows_with_the_audited_bottlenecks_then_with_the_list_of_images():
     assert plan(50_000).driver_bytes == pytest.approx(BASE_BYTES + 5 * 4 * 1280 * 50_000)
-    assert plan(10**8).driver_bytes == pytest.approx(BASE_BYTES + 1600 * 10**8)
+    assert plan(10**8).driver_bytes == pytest.approx(BASE_BYTES + ROW_BYTES * 10**8)
 
 
 def test_a_plan_within_what_was_measured_has_no_notes():
