@@ -16,8 +16,7 @@ from components.features import SPLITS
 from components.run_dir import RunDir
 from components.validate.settings import Gate
 
-# With fewer values, TFDV does not count the formats of images (ImageStatsGenerator's values_threshold).
-IMAGES_FOR_FORMATS = 100
+
 # A column for statistics alone. TFDV's divergence of numbers compares histograms with different edges, so two random
 # halves of photos that are 240 or 320 pixels wide differ.
 SIZE_CLASS = "image/size"
@@ -36,10 +35,6 @@ def infer_schema(
     train, *others = (statistics[split].datasets[0].num_examples for split in SPLITS)
     before = previous.datasets[0].num_examples if previous else train
     schema = tfdv.infer_schema(statistics["train"], max_string_domain_size=0)
-    image = tfdv.get_feature(schema, features.ENCODED)
-    image.image_domain.SetInParent()
-    if min(train, *others) >= IMAGES_FOR_FORMATS:
-        image.image_domain.minimum_supported_image_fraction = 1.0
     tfdv.set_domain(schema, features.TEXT, schema_pb2.StringDomain(name="classes", value=labels))
     for name in (features.TEXT, features.FORMAT, SIZE_CLASS):
         feature = tfdv.get_feature(schema, name)
@@ -69,12 +64,17 @@ def describe_changes(baseline: RunDir, labels: Sequence[str]) -> list[str]:
 
 
 def load_schema(path: Path) -> schema_pb2.Schema:
+    """Return the schema of a file without the images, as the statistics have none: ingest has decoded each of them."""
     try:
-        return tfdv.load_schema_text(str(path))
+        schema = tfdv.load_schema_text(str(path))
     except (OSError, text_format.ParseError) as error:
         raise UserError(
             f"Cannot read the schema '{path}' ({error}): validation.schema takes a TFDV schema.pbtxt."
         ) from error
+    kept = [feature for feature in schema.feature if feature.name != features.ENCODED]
+    del schema.feature[:]
+    schema.feature.extend(kept)
+    return schema
 
 
 def describe_anomalies(split: str, anomalies: anomalies_pb2.Anomalies) -> list[tuple[str, str]]:

@@ -13,7 +13,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from google.protobuf import text_format
 from google.protobuf.json_format import MessageToDict
 from tensorflow_data_validation.statistics.stats_impl import GenerateSlicedStatisticsImpl
-from tensorflow_metadata.proto.v0 import schema_pb2, statistics_pb2
+from tensorflow_metadata.proto.v0 import statistics_pb2
 from tfx_bsl.public import tfxio
 
 from components import features
@@ -65,23 +65,22 @@ def validate_examples(examples: Examples, run: RunDir, gate: Gate, options: Pipe
 
 
 def _compute_statistics(folder: Path, shards: Sequence[int], file: Path, options: PipelineOptions) -> None:
-    # The domain makes TFDV count formats and sizes of the images instead of ranking the bytes as strings.
-    images = schema_pb2.Feature(name=features.ENCODED, type=schema_pb2.BYTES, image_domain=schema_pb2.ImageDomain())
-    settings = tfdv.StatsOptions(schema=schema_pb2.Schema(feature=[images]), enable_semantic_domain_stats=True)
     with beam.Pipeline(options=options) as pipeline:
         batches = []
         for split in SPLITS:
             patterns = shard_patterns(folder, split, shards)
             records = tfxio.TFExampleRecord(patterns, telemetry_descriptors=["topgraft"])
             batches.append(
-                pipeline | f"Read {split} examples" >> records.BeamSource() | f"Name {split}" >> beam.WithKeys(split)
+                pipeline
+                | f"Read {split} examples" >> records.BeamSource()
+                | f"Describe {split} images" >> beam.Map(describe_images)
+                | f"Name {split}" >> beam.WithKeys(split)
             )
         _ = (
             batches
             | "Join splits" >> beam.Flatten()
-            | "Add size classes" >> beam.MapTuple(lambda split, batch: (split, add_size_class(batch)))
             # tfdv.GenerateStatistics would add a slice of all splits, or run once per split: three times the graph.
-            | "Compute statistics" >> GenerateSlicedStatisticsImpl(settings, is_slicing_enabled=True)
+            | "Compute statistics" >> GenerateSlicedStatisticsImpl(tfdv.StatsOptions(), is_slicing_enabled=True)
             | "Write statistics" >> tfdv.WriteStatisticsToTFRecord(str(file))
         )
 
@@ -92,15 +91,16 @@ def load_statistics(file: Path) -> dict[str, statistics_pb2.DatasetFeatureStatis
     return {data.name: statistics_pb2.DatasetFeatureStatisticsList(datasets=[data]) for data in datasets}
 
 
-def add_size_class(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Return the batch with a column that names the octave of the size of each image, the square root of its pixels."""
-    height, width = (batch.column(batch.schema.get_field_index(name)) for name in (features.HEIGHT, features.WIDTH))
-    pixels = height.flatten().to_numpy() * width.flatten().to_numpy().astype(np.float64)
-    octaves = np.floor(np.log2(pixels) / 2).astype(int)
+def describe_images(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Return the batch without the images, which ingest has decoded and which would move between the workers, and with
+    a column that names the octave of the size of each image, the square root of its pixels."""
+    columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+    height, width = (columns[name].flatten().to_numpy() for name in (features.HEIGHT, features.WIDTH))
+    octaves = np.floor(np.log2(height * width.astype(np.float64)) / 2).astype(int)
     names = [[f"{2**octave} to {2 ** (octave + 1)} pixels".encode()] for octave in octaves]
-    return pa.RecordBatch.from_arrays(
-        [*batch.columns, pa.array(names, pa.large_list(pa.large_binary()))], [*batch.schema.names, SIZE_CLASS]
-    )
+    del columns[features.ENCODED]
+    columns[SIZE_CLASS] = pa.array(names, pa.large_list(pa.large_binary()))
+    return pa.RecordBatch.from_arrays([*columns.values()], [*columns])
 
 
 def _load_baseline(baseline: RunDir) -> statistics_pb2.DatasetFeatureStatisticsList:

@@ -6,7 +6,7 @@ import pytest
 import tensorflow_data_validation as tfdv
 from google.protobuf import text_format
 from PIL import Image
-from tensorflow_metadata.proto.v0 import statistics_pb2
+from tensorflow_metadata.proto.v0 import schema_pb2, statistics_pb2
 from toys import ingest, paint_images
 
 from components.errors import UserError
@@ -30,7 +30,7 @@ def test_statistics_schema_and_anomalies_are_written(ingested, options):
     statistics = load_statistics(run.validation / STATISTICS_FILE)
     assert {split: found.datasets[0].num_examples for split, found in statistics.items()} == examples.splits
     schema = tfdv.load_schema_text(str(run.validation / "schema.pbtxt"))
-    assert tfdv.get_feature(schema, "image/encoded").image_domain.minimum_supported_image_fraction == 1.0
+    assert ENCODED not in {feature.name for feature in schema.feature}
     assert list(tfdv.get_domain(schema, "image/class/text").value) == ["cyan", "magenta", "yellow"]
     assert set(json.loads((run.validation / "anomalies.json").read_text())) == {"train", "val", "test"}
 
@@ -41,11 +41,22 @@ def test_statistics_of_a_split_are_those_that_tfdv_computes_of_its_files_alone(i
     for split, found in load_statistics(run.validation / STATISTICS_FILE).items():
         alone = tfdv.generate_statistics_from_tfrecord(str(run.examples / f"{split}-*.tfrecord"))
         (expected,), (data,) = alone.datasets, found.datasets
-        # TFDV counts the formats of the bytes here; without the domain of images it ranks them as strings.
         here = {feature.path.step[0]: feature for feature in data.features}
         there = {feature.path.step[0]: feature for feature in expected.features}
-        assert here.keys() - there.keys() == {SIZE_CLASS}
-        assert all(here[name] == there[name] for name in there.keys() - {ENCODED})
+        assert here.keys() ^ there.keys() == {SIZE_CLASS, ENCODED}
+        assert all(here[name] == there[name] for name in here.keys() & there.keys())
+
+
+def test_a_schema_of_an_earlier_version_that_has_the_images_is_still_good(ingested, options, tmp_path):
+    run, examples = ingested
+    validate_examples(examples, run, Gate(split_skew=0.5), options)
+    schema = tfdv.load_schema_text(str(run.validation / "schema.pbtxt"))
+    images = schema.feature.add(name=ENCODED, type=schema_pb2.BYTES)
+    images.presence.min_fraction = 1.0
+    images.image_domain.minimum_supported_image_fraction = 1.0
+    (tmp_path / "schema.pbtxt").write_text(text_format.MessageToString(schema))
+    gate = Gate(split_skew=0.5, schema_path=tmp_path / "schema.pbtxt")
+    assert validate_examples(examples, run, gate, options).warnings == []
 
 
 def test_a_class_that_the_schema_lacks_stops_the_run(ingested, options, tmp_path):
