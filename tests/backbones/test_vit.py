@@ -14,6 +14,7 @@ from components.backbones.vit import add_vit, list_layers
 from components.backbones.vit_folder import FAMILIES, Weights, read_config
 from components.finetune.trainable_graph import weights_after
 from components.run_dir import RunDir
+from components.storage.places import as_path, upload
 from pipeline.cli import main
 
 FOLDERS = Path(__file__).with_name("vit")
@@ -60,5 +61,35 @@ def test_a_folder_runs_the_whole_pipeline_and_fine_tuning(toy_config, tmp_path):
     values |= {"evaluate": {"thresholds": {"accuracy": 0.2}}}
     assert main(["run", str(write_config(tmp_path / "c.yaml", **values))]) == 0
     check_bottlenecks_agree(RunDir(tmp_path / "run"), images)
+    for name in ("onnx", "tflite"):
+        assert main(["export", str(tmp_path / "run"), "--to", name, "--quiet"]) == 0
     values["train"] = {**values["train"], "finetune": {"from": "block0", "epochs": 1}}
     assert main(["run", str(write_config(tmp_path / "c.yaml", **values))]) == 0
+
+
+def test_two_folders_side_by_side_in_averaged_views_run_draw_a_curve_and_are_not_converted(toy_config, tmp_path, capsys):
+    images = paint_images(tmp_path / "images", per_class=12)
+    values = {**toy_config, "output_dir": str(tmp_path / "run"), "data": {"path": str(images)}}
+    values |= {"backbone": [{"vit": str(FOLDERS / name)} for name in ("dinov2", "siglip")]}
+    values |= {"augment": {"flip": True, "average": True}, "evaluate": {"thresholds": {"accuracy": 0.2}}}
+    config, run = str(write_config(tmp_path / "c.yaml", **values)), RunDir(tmp_path / "run")
+    assert main(["run", config]) == 0
+    assert main(["curve", config, "--shots", "4", "--draws", "1"]) == 0
+    assert main(["export", str(run.root), "--to", "onnx", "--quiet"]) == 2
+    assert "a conversion needs a run with one backbone" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("storage")
+def test_a_folder_in_cloud_storage_is_the_same_network(tmp_path):
+    remote = as_path("gs://bucket/vit/siglip")
+    upload(FOLDERS / "siglip", remote)
+    here, there = (
+        prepare_backbone(parse_backbone({"vit": str(place)}), tmp_path / name, quiet_progress())
+        for name, place in (("here", FOLDERS / "siglip"), ("there", remote))
+    )
+    images = encode_noise(2)
+    vectors = [
+        BackboneSession(tmp_path / name / backbone.id).compute_bottlenecks(images)
+        for name, backbone in (("here", here), ("there", there))
+    ]
+    np.testing.assert_array_equal(*vectors)
