@@ -64,7 +64,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.12",
     packages=find_packages(include=["pipeline*", "components*"]),
-    package_data={"components.pages": ["templates/*.j2"]},
+    package_data={"components.pages": ["templates/*.j2"], "components.export": ["classify.html"]},
     install_requires=REQUIRED,
     extras_require={"dev": DEVELOPMENT, "serve": SERVE, "int8": INT8, "onnx": ONNX},
     entry_points={

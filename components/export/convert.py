@@ -19,7 +19,7 @@ from components.export.versions import check_export, read_facts
 from components.features import ENCODED, LABEL
 from components.run_dir import MODEL_CARD, RunDir
 from components.shards.records import IMAGE_SPEC, read_batches, shard_files
-from components.storage.files import write_json
+from components.storage.files import write_json, write_text
 from components.storage.ownership import replacing_folder
 from components.storage.places import plain_folder
 from components.terminal.progress import Progress
@@ -27,8 +27,9 @@ from components.terminal.progress import Progress
 v1 = tf.compat.v1
 
 COMPARISON_FILE = "comparison.json"
-# The client that is written beside the models, and the change in it for networks with TensorFlow 1's resizing.
-CLIENT, RESIZING = Path(__file__).with_name("classify.py"), ("OFFSET = 0.5", "OFFSET = 0.0")
+# The clients that are written beside the models, and the change in them for networks with TensorFlow 1's resizing.
+CLIENTS = {"tflite": ["classify.py"], "onnx": ["classify.py", "classify.html"], "openvino": ["classify.py"]}
+RESIZING = ("OFFSET = 0.5", "OFFSET = 0.0")
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,9 @@ def convert_export(export: Path, run: RunDir, target: str, progress: Progress) -
             raise UserError(
                 f"{target} cannot express this model ({reason}): choose a backbone of standard operations."
             ) from error
-        client = CLIENT.read_text(encoding="utf-8")
-        (folder / CLIENT.name).write_text(client.replace(*RESIZING) if _resizes_as_before(served) else client)
+        for name in CLIENTS[target]:
+            client = Path(__file__).with_name(name).read_text(encoding="utf-8")
+            write_text(folder / name, client.replace(*RESIZING) if _resizes_as_before(served) else client)
         batches = read_batches(shard_files(run.examples, "test", examples["shards"]), IMAGE_SPEC)
         sizes = {
             name: sum(file.stat().st_size for file in folder.glob(f"{path.stem}.*")) for name, path in paths.items()

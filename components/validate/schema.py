@@ -16,7 +16,6 @@ from components.features import SPLITS
 from components.run_dir import RunDir
 from components.validate.settings import Gate
 
-
 # A column for statistics alone. TFDV's divergence of numbers compares histograms with different edges, so two random
 # halves of photos that are 240 or 320 pixels wide differ.
 SIZE_CLASS = "image/size"

@@ -67,7 +67,9 @@ def test_a_folder_runs_the_whole_pipeline_and_fine_tuning(toy_config, tmp_path):
     assert main(["run", str(write_config(tmp_path / "c.yaml", **values))]) == 0
 
 
-def test_two_folders_side_by_side_in_averaged_views_run_draw_a_curve_and_are_not_converted(toy_config, tmp_path, capsys):
+def test_two_folders_side_by_side_in_averaged_views_run_draw_a_curve_and_are_not_converted(
+    toy_config, tmp_path, capsys
+):
     images = paint_images(tmp_path / "images", per_class=12)
     values = {**toy_config, "output_dir": str(tmp_path / "run"), "data": {"path": str(images)}}
     values |= {"backbone": [{"vit": str(FOLDERS / name)} for name in ("dinov2", "siglip")]}

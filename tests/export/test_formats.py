@@ -1,10 +1,15 @@
 """Exports to ONNX and OpenVINO, and the client beside each export, as a stranger would run it."""
 
+import functools
 import json
 import shutil
 import subprocess
 import sys
+import tarfile
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 import onnx
@@ -162,3 +167,51 @@ def test_a_model_that_a_format_cannot_express_is_refused_and_nothing_is_written(
 
 def test_a_missing_package_is_named_with_its_extra():
     assert "pip install 'topgraft[onnx]'" in refusal(load_extra, "no_such_package", "onnx")
+
+
+@pytest.fixture(scope="module")
+def runtime(tmp_path_factory):
+    """The folder of ONNX Runtime for browsers, from npm."""
+    folder = tmp_path_factory.mktemp("npm")
+    if not shutil.which("npm"):
+        pytest.skip("needs npm in PATH")
+    try:
+        subprocess.run(
+            ["npm", "pack", "onnxruntime-web@1.30.0"], cwd=folder, check=True, capture_output=True, timeout=300
+        )
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
+        pytest.skip("npm could not fetch onnxruntime-web")
+    with tarfile.open(next(folder.glob("*.tgz"))) as archive:
+        archive.extractall(folder, filter="data")
+    return folder / "package" / "dist"
+
+
+def test_the_page_alone_gives_the_labels_of_topgraft_predict_and_asks_no_other_host(
+    run, images, tmp_path, browser, runtime
+):
+    folder = shutil.copytree(folder_of(run, "onnx"), tmp_path / "elsewhere")
+    (folder / "ort").symlink_to(runtime)
+    handler = functools.partial(QuietHandler, directory=str(folder))
+    asked = []
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server, browser.new_page() as page:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(f"http://127.0.0.1:{server.server_address[1]}/classify.html")
+        page.wait_for_selector("body[data-ready]")
+        page.set_input_files("input", images)
+        page.wait_for_function("count => answers.textContent.split('\\n').length > count", arg=len(images))
+        lines = page.inner_text("#answers").splitlines()
+        server.shutdown()
+    assert all(urlsplit(url).hostname == "127.0.0.1" for url in asked)
+    classifier = load_export(list_versions(run.exports)[-1])
+    expected = classifier.compute([path.read_bytes() for path in images])
+    for line, image, answer in zip(lines, images, expected, strict=True):
+        name, label, probability, *note = line.split("\t")
+        assert (name, label) == (image.name, classifier.labels[answer.probabilities.argmax()])
+        assert float(probability) == pytest.approx(answer.probabilities.max(), abs=0.02)
+        assert note == (["abstained"] if float(probability) < THRESHOLD else [])
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
