@@ -32,7 +32,7 @@ BEAM = {
 }
 STEPS = {
     "ingest": {"List shards", "Spread shards", "Write example shards"},
-    "validate": {"Read train examples", "Name test", "Add size classes", "Compute statistics", "Write statistics"},
+    "validate": {"Read train examples", "Describe val images", "Name test", "Compute statistics", "Write statistics"},
     "extract": {"List shards", "Spread shards", "Extract shards", "Collect outcomes", "Write outcome"},
     "evaluate": {"ReadFromTFRecordToArrow", "ExtractEvaluateAndWriteResults"},
     "predict": {"List shards", "Spread shards", "Predict"},
