@@ -37,7 +37,8 @@ from components.backbones.openvino_network import cut_graph, quantize_network
 from components.backbones.prepare import BackboneSession, prepare_backbone
 from components.backbones.settings import Augment
 from components.backbones.spec import EMBEDDED, parse_backbone
-from components.data.image_file import ImageFile, Listing
+from components.data.image_file import ImageFile
+from components.data.image_list import ImageList, Listing
 from components.data.listing import list_images
 from components.extract.engine_choice import COMPARED_IMAGES, QUANTIZED_BY, try_engines
 from components.extract.extract import extract_bottlenecks
@@ -57,7 +58,7 @@ SHARES = {"train": 0.6, "val": 0.2, "test": 0.2}
 def take_listing(whole: Listing, files: list[ImageFile]) -> Listing:
     """Return a listing of some files with the classes that they have."""
     texts = {file.text for file in files}
-    return whole._replace(files=files, labels=[text for text in whole.labels if text in texts])
+    return whole._replace(files=ImageList.collect(files), labels=[text for text in whole.labels if text in texts])
 
 
 def read_batches(listing: Listing) -> list[list[bytes]]:
