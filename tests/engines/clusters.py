@@ -1,7 +1,7 @@
 """Real clusters of Flink and Spark for tests: no process listens on an address that another machine reaches.
 
-Each TaskManager of Flink has a network namespace of its own, with a cable to the JobManager that can be cut, as one on
-another host has; this needs root. All processes of a cluster, and the Python workers below them, end with it.
+Each TaskManager of Flink has a network namespace of its own, with a cable that can be cut, as one on another host has,
+and so has the JobManager; this needs root. All processes of a cluster, and the Python workers below them, end with it.
 """
 
 import contextlib
@@ -66,7 +66,7 @@ def ip(*words, check=True):
 
 
 def cable(number):
-    """Return the name of the network namespace of a TaskManager, and of its cable."""
+    """Return the name of the network namespace of a host, and of its cable."""
     return f"topgraft{number}"
 
 
@@ -95,7 +95,7 @@ def disconnect_hosts(hosts):
 
 
 def inside(number):
-    """Return the words before a command that runs it on the host of a TaskManager."""
+    """Return the words before a command that runs it on a host."""
     return ["nsenter", f"--net=/run/netns/{cable(number)}"]
 
 
@@ -171,8 +171,8 @@ class Flink(Cluster):
     def __init__(self, folder, managers=3, **settings):
         super().__init__(folder)
         self.home, self.managers = HOME / "flink" / "pyflink", managers
-        self.host = f"{FLINK_HOST}1"
-        connect_hosts(managers)
+        self.host = f"{FLINK_HOST}{managers + 2}"  # of the JobManager, after those of the TaskManagers
+        connect_hosts(managers + 1)
         port, rest = find_port(), find_port()
         self.rest = f"{self.host}:{rest}"
         self.beam = {"runner": self.runner, "flink_master": self.rest, "flink_job_server_jar": str(self.jar)}
@@ -181,7 +181,8 @@ class Flink(Cluster):
         own = {
             **FLINK_SETTINGS,
             "env.java.opts.all": opens,
-            **{f"{part}": self.host for part in ("jobmanager.rpc.address", "jobmanager.bind-host")},
+            # It sends files to itself through localhost.
+            **{"jobmanager.rpc.address": self.host, "jobmanager.bind-host": "0.0.0.0"},
             **{"jobmanager.rpc.port": port, "rest.port": rest, "taskmanager.numberOfTaskSlots": "1"},
             **{"rest.address": self.host, "rest.bind-address": self.host, "io.tmp.dirs": str(folder)},
             **settings,
@@ -203,7 +204,7 @@ class Flink(Cluster):
         )
 
     def start_master(self):
-        self._start("jobmanager", [], "jobmanager.sh")
+        self._start("jobmanager", inside(self.managers), "jobmanager.sh")
 
     def start_manager(self, number, hidden=None):
         """Start a TaskManager; it and its workers find another folder in the place of a hidden one."""
@@ -218,7 +219,7 @@ class Flink(Cluster):
 
     def stop(self):
         super().stop()
-        disconnect_hosts(self.managers)
+        disconnect_hosts(self.managers + 1)
 
     def wait_for_slots(self, slots):
         wait_for(lambda: ask(f"http://{self.rest}/overview")["slots-available"] >= slots)
