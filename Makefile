@@ -27,7 +27,7 @@ coverage: .venv/installed
 engines: .venv/installed
 	PYTHON=.venv/bin/python tests/engines/fetch.sh .engines
 
-# The clusters listen on loopback only, one at a time, and end with the tests.
+# As root: each host of a cluster has a network of its own. One cluster at a time, which ends with the tests.
 test-engines: .venv/installed
 	TOPGRAFT_ENGINES=.engines .venv/bin/python -m pytest tests/engines -x --durations=0
 
