@@ -27,9 +27,10 @@ coverage: .venv/installed
 engines: .venv/installed
 	PYTHON=.venv/bin/python tests/engines/fetch.sh .engines
 
-# As root: each host of a cluster has a network of its own. One cluster at a time, which ends with the tests.
+# As root: each host of a cluster has a network of its own. One cluster at a time, which ends with the tests. WHICH takes
+# pytest's options, such as --last-failed.
 test-engines: .venv/installed
-	TOPGRAFT_ENGINES=.engines .venv/bin/python -m pytest tests/engines -x --durations=0
+	TOPGRAFT_ENGINES=.engines .venv/bin/python -m pytest tests/engines --durations=0 $(WHICH)
 
 lint: .venv/installed
 	.venv/bin/ruff check .
