@@ -1,4 +1,4 @@
-"""A cold run of the whole pipeline against the bare forward passes of its backbone, in one process' time each.
+"""A cold run of the whole pipeline against the bare forward passes of its backbone in the engine of the run.
 
 python benchmarks/cold_run.py configs/caltech101.yaml data.path=data/caltech101
 """
@@ -11,26 +11,35 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
+from components.backbones.engines import BATCHES_IN_FLIGHT, load_engine
 from components.backbones.prepare import BackboneSession, read_backbone
 from components.features import BOTTLENECK, PIXELS
 
 BATCH_SIZE = 32
 
 
-def measure_forward(backbone_folder: Path, images: int) -> float:
-    """Return seconds that the network alone takes for a number of images, pixels already in memory."""
-    session = BackboneSession(backbone_folder)
-    size = read_backbone(backbone_folder).size
+def measure_forward(name: str, backbone_folder: Path, images: int) -> float:
+    """Return seconds that the network alone takes for a number of images in an engine, pixels already in memory."""
+    engine, size = load_engine(name, backbone_folder), read_backbone(backbone_folder).size
     pixels = np.random.default_rng(0).uniform(-1, 1, (BATCH_SIZE, size, size, 3)).astype(np.float32)
-    session.run(BOTTLENECK, PIXELS, pixels)
-    start = time.perf_counter()
-    for _ in range(images // BATCH_SIZE):
-        session.run(BOTTLENECK, PIXELS, pixels)
-    return time.perf_counter() - start
+
+    def compute(_: int) -> None:
+        if isinstance(engine, BackboneSession):
+            engine.run(BOTTLENECK, PIXELS, pixels)
+        else:
+            engine.compute_from_pixels([pixels])
+
+    # As many batches side by side as extraction has.
+    with ThreadPoolExecutor(BATCHES_IN_FLIGHT) as pool:
+        compute(0)
+        start = time.perf_counter()
+        list(pool.map(compute, range(images // BATCH_SIZE)))
+        return time.perf_counter() - start
 
 
 def main() -> None:
@@ -49,9 +58,12 @@ def main() -> None:
         subprocess.run([*command, f"output_dir={run}"], check=True, stdout=subprocess.DEVNULL)
         idle = time.perf_counter() - start
         record = json.loads((run / "run.json").read_text())
-        forward = measure_forward(run / "backbone" / record["backbone"]["id"], record["counts"]["written"])
+        outcome = json.loads((run / "stages" / "extract.json").read_text())["outcome"]
+        folder = run / "backbone" / record["backbone"]["id"]
+        forward = measure_forward(outcome["engine"], folder, record["counts"]["written"])
     figures = {
         "images": record["counts"]["written"],
+        "engine": outcome["engine"],
         "cold_seconds": round(cold, 1),
         "forward_seconds": round(forward, 1),
         "cold_over_forward": round(cold / forward, 2),
