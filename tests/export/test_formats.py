@@ -126,10 +126,11 @@ def test_the_client_alone_gives_the_labels_of_topgraft_predict(run, images, tmp_
 
 def test_the_client_of_a_network_with_the_old_resizing_resizes_as_it(run, tmp_path, progress, monkeypatch):
     assert "OFFSET = 0.5 " in (folder_of(run, "onnx") / "classify.py").read_text()
+    run = RunDir(shutil.copytree(run.root, tmp_path / "run"))
     monkeypatch.setattr("components.export.convert._resizes_as_before", lambda served: True)
     folder, _ = convert_export(list_versions(run.exports)[-1], run, "onnx", progress)
     source = (folder / "classify.py").read_text()
-    assert "OFFSET = 0.0 " in source
+    assert "OFFSET = 0.0 " in source and "OFFSET = 0.0;" in (folder / "classify.html").read_text()
     # The function in the file, without the lines below that load the model.
     scope = {"__file__": str(folder / "classify.py"), "__name__": "client"}
     exec(source.partition("classify, side = load_model()")[0], scope)
