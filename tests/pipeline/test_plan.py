@@ -85,7 +85,7 @@ def test_a_plan_says_what_was_worked_out_by_hand(kept, capsys):
 def test_a_plan_is_a_table_and_a_last_line(kept, capsys):
     assert main(["plan", str(kept), "--images", "1e8", "--workers", "500", "--price", "0.05"]) == 0
     output = capsys.readouterr().out
-    assert "memory of the command: 150.5 GiB" in output
+    assert "memory of the command: 38.8 GiB" in output
     assert "note: This is 100,000 times the measured size" in output
     assert output.splitlines()[-1].startswith("100,000,000 images: ") and ", cost " in output.splitlines()[-1]
     assert main(["plan", str(kept), "--images", "1e8", "--quiet"]) == 0
