@@ -11,8 +11,9 @@ from dataclasses import replace
 import numpy as np
 
 from components.data.class_names import check_spelling, is_one_line, natural_key, order_classes
+from components.data.columns import Words
 from components.data.image_file import Excluded, ImageFile
-from components.data.image_list import ImageList, Listing, Words, open_train
+from components.data.image_list import ImageList, Listing, open_train
 from components.data.keys import is_system_file
 from components.data.split_words import CLASSES, find_splits
 from components.errors import UserError

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from components.data.class_names import check_spelling, describe_doubtful, match_labels, order_classes, read_labels_file
+from components.data.columns import Words
 from components.data.folders import list_folder
 from components.data.image_file import TFRECORD, Excluded
-from components.data.image_list import ImageList, Listing, Words
+from components.data.image_list import ImageList, Listing
 from components.data.keys import find_patterns, group_finder, name_roots
 from components.data.manifests import list_manifest
 from components.errors import UserError

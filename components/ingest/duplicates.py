@@ -11,7 +11,8 @@ import numpy as np
 from scipy.sparse import coo_matrix  # type: ignore[import-untyped]
 from scipy.sparse.csgraph import connected_components  # type: ignore[import-untyped]
 
-from components.data.image_list import ImageList, Words, compact, take_rows
+from components.data.columns import Words, compact, take_rows
+from components.data.image_list import ImageList
 from components.features import COPY, LABEL_CONFLICT, LEAK, SPLIT_CODES
 
 KEPT, DROPPED = "kept", "dropped"

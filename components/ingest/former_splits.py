@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from components.data.image_list import ImageList, batched, encode_key
+from components.data.columns import batched
+from components.data.image_list import ImageList, encode_key
 from components.features import SPLIT_CODES
 from components.run_dir import RunDir
 from components.shards.facts import FactColumns

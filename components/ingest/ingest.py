@@ -11,7 +11,8 @@ import numpy as np
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from components.data.class_names import append_classes, read_labels_file
-from components.data.image_list import Listing, Words
+from components.data.columns import Words
+from components.data.image_list import Listing
 from components.errors import DamagedFile, UserError
 from components.features import SPLIT_CODES, SPLITS
 from components.images.formats import Limits

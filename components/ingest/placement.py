@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from components.data.image_list import ImageList, Words
+from components.data.columns import Words
+from components.data.image_list import ImageList
 from components.errors import DamagedFile
 from components.images.formats import Limits
 from components.run_dir import RunDir

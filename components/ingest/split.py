@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from components.data.image_list import take_rows
+from components.data.columns import take_rows
 from components.errors import UserError
 from components.features import SPLIT_CODES, SPLITS
 from components.ingest.duplicates import Components, Members, link_members

@@ -1,10 +1,9 @@
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from components.data.image_file import ImageFile
-from components.data.image_list import ImageList, Listing, Words, open_train
+from components.data.image_list import ImageList, Listing, open_train
 
 texts = st.text(st.characters(codec=None), max_size=5)
 few = st.sampled_from(["", "a", "b\udcff"])
@@ -55,21 +54,6 @@ def test_below_a_name_keys_and_sources_change_and_paths_stay(rows):
     assert ImageList.collect(rows).put_below("root é") == [
         row._replace(key=f"root é/{row.key}", source=f"root é/{row.source}" if row.source else "root é") for row in rows
     ]
-
-
-@given(st.lists(texts))
-def test_words_are_counted_found_and_changed(column):
-    words = Words.collect(column)
-    assert [*words] == column and len(words.count()) == len({*column}) and sum(words.count().values()) == len(column)
-    assert words.find_first() == {text: column.index(text) for text in column}
-    assert [*words.map(lambda text: text[:1])] == [text[:1] for text in column]
-    assert [*Words.join([words, words])] == column + column
-    assert words.recode([*reversed(words.words)]).tolist() == [[*reversed(words.words)].index(text) for text in column]
-
-
-def test_a_word_that_another_list_of_words_lacks_is_an_error():
-    with pytest.raises(ValueError, match="'b'"):
-        Words.collect("ab").recode(["a"])
 
 
 def test_a_listing_without_val_opens_train_and_keeps_test():

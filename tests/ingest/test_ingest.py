@@ -17,7 +17,7 @@ from records import read_records
 from toys import COLOURS, encode_noise, ingest, paint_images, refusal, shared_data
 
 from components import features
-from components.data.image_list import Words
+from components.data.columns import Words
 from components.data.listing import list_images
 from components.features import SPLITS
 from components.run_dir import RunDir

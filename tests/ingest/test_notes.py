@@ -1,7 +1,8 @@
 import numpy as np
 
+from components.data.columns import Words
 from components.data.image_file import ImageFile
-from components.data.image_list import ImageList, Listing, Words
+from components.data.image_list import ImageList, Listing
 from components.features import SPLITS
 from components.ingest.duplicates import Copy
 from components.ingest.notes import describe_findings
