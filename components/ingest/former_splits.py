@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from components.data.columns import batched
 from components.data.image_list import ImageList, encode_key
+from components.errors import DamagedFile
 from components.features import SPLIT_CODES
 from components.run_dir import RunDir
 from components.shards.facts import FactColumns
@@ -40,13 +41,16 @@ class Former:
 
 
 def read_former(run: RunDir, rule: str) -> Former:
-    """Return the images of an earlier run that were split by the same rule."""
+    """Return the images of an earlier run that were split by the same rule; raises DamagedFile."""
     rows = (row for row in scan_csv(run.images) if row["rule"] == rule) if run.images.exists() else ()
     keys, digests, splits = [pa.array([], pa.large_binary())], [np.zeros(0, "S32")], [np.zeros(0, np.int32)]
-    for batch in batched(rows):
-        keys.append(pa.array([encode_key(row["path"]) for row in batch], pa.large_binary()))
-        digests.append(np.array([bytes.fromhex(row["sha256"]) for row in batch], "S32"))
-        splits.append(np.array([SPLIT_CODES.index(row["split"]) for row in batch], np.int32))
+    try:
+        for batch in batched(rows):
+            keys.append(pa.array([encode_key(row["path"]) for row in batch], pa.large_binary()))
+            digests.append(np.array([bytes.fromhex(row["sha256"]) for row in batch], "S32"))
+            splits.append(np.array([SPLIT_CODES.index(row["split"]) for row in batch], np.int32))
+    except ValueError as error:  # of a checksum, a split, or a row that is cut
+        raise DamagedFile(str(run.images)) from error
     sums, codes = np.concatenate(digests), np.concatenate(splits)
     order = np.argsort(sums, kind="stable")
     return Former(pa.concat_arrays(keys), sums[order], codes, codes[order])

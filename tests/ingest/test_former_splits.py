@@ -1,7 +1,9 @@
 import numpy as np
+import pytest
 
 from components.data.image_file import ImageFile
 from components.data.image_list import ImageList
+from components.errors import DamagedFile
 from components.features import SPLIT_CODES
 from components.ingest.former_splits import read_former
 from components.ingest.ingest import IMAGES_COLUMNS
@@ -52,3 +54,11 @@ def test_the_splits_of_another_rule_and_of_no_run_tell_nothing(tmp_path):
     write(run, [("a/1", "train", "other", "1a" * 32)])
     assert find(run, "r", [("a/1", "1a" * 32)]) == [""]
     assert find(run, "other", []) == [] and np.array_equal(find(run, "other", [("a/1", "")]), ["train"])
+
+
+@pytest.mark.parametrize(("split", "sha256"), [("train", "no checksum"), ("other", "1a" * 32)])
+def test_a_damaged_table_is_named(tmp_path, split, sha256):
+    run = RunDir(tmp_path)
+    write(run, [("a/1", split, "r", sha256)])
+    with pytest.raises(DamagedFile, match="images.csv"):
+        read_former(run, "r")
